@@ -1,0 +1,1 @@
+"""Generative models of medical images, trained and run as MONAI bundles."""

@@ -1,0 +1,131 @@
+"""Mistakes in a configuration, found before anything is built, and how they are shown."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import sys
+from collections.abc import Iterator
+from pydoc import locate
+from types import FrameType, TracebackType
+from typing import Any
+
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
+from monai.utils import ensure_tuple
+from tqdm import tqdm
+
+from medsynth.errors import MedsynthError, as_line
+
+_MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
+
+
+def check_config() -> None:
+    """For a config's `initialize`: refuse misspelt overrides, and show mistakes in one line from here on."""
+    show_mistakes_in_one_line()
+    parser, config_files = find_config()
+    if parser is not None and config_files:
+        refuse_unknown_keys(parser, config_files)
+
+
+def find_config() -> tuple[ConfigParser | None, tuple[str, ...]]:
+    """The parser that is building the caller, and the files that `monai.bundle` gave it; (None, ()) outside of one.
+
+    MONAI hands neither to the objects it builds, so they are looked up in the calls that led here.
+    """
+    parser: ConfigParser | None = None
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if parser is None and isinstance(owner, ConfigParser):
+            parser = owner
+        in_monai = str(frame.f_globals.get("__name__", "")).startswith("monai.bundle")
+        if parser is not None and in_monai and frame.f_locals.get("config_file"):
+            return parser, ensure_tuple(frame.f_locals["config_file"])
+        frame = frame.f_back
+    return parser, ()
+
+
+def refuse_unknown_keys(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
+    """Refuse each key that the first config file lacks and nothing takes; MONAI would add it without a word.
+
+    A new key is taken if the `_target_` beside it has a parameter of that name, or if another entry refers to it.
+
+    Raises:
+        MedsynthError: with the nearest valid key.
+    """
+    given = ConfigParser.load_config_file(config_files[0])
+    workflow_ids = {"initialize", "run", "finalize"}
+    referred = set(_references(parser.config))
+    for path, siblings in _new_keys(given, parser.config, parser.locator):
+        name, key = path[-1], "#".join(path)
+        if key in referred or (len(path) == 1 and name in workflow_ids):
+            continue
+        others = [sibling for sibling in siblings if sibling not in _MONAI_KEYS]
+        near = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
+        if near:
+            advice = f"the nearest valid key is '{'#'.join([*path[:-1], near[0]])}'"
+        else:
+            advice = f"valid keys there: {', '.join(sorted(others))}"
+        raise MedsynthError(f"'{key}': no such key in {config_files[0]}: {advice}")
+
+
+def _new_keys(
+    given: Any, merged: Any, locator: ComponentLocator, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Paths in `merged` that `given` lacks and no `_target_` takes, each with the names that are valid in its place."""
+    if isinstance(given, list) and isinstance(merged, list):
+        for i, (old, new) in enumerate(zip(given, merged, strict=False)):
+            yield from _new_keys(old, new, locator, (*path, str(i)))
+    if not (isinstance(given, dict) and isinstance(merged, dict)):
+        return
+    for name in merged.keys() & given.keys():
+        yield from _new_keys(given[name], merged[name], locator, (*path, name))
+    new = merged.keys() - given.keys() - _MONAI_KEYS
+    parameters = _parameters(merged, locator) if new else []
+    if parameters is not None:
+        yield from (((*path, name), sorted({*given, *parameters})) for name in sorted(new.difference(parameters)))
+
+
+def _parameters(entry: dict[str, Any], locator: ComponentLocator) -> list[str] | None:
+    """Names that the entry's `_target_` takes: [] if it has none, None if it takes any or cannot be asked."""
+    if "_target_" not in entry:
+        return []
+    target = ConfigComponent(entry, locator=locator).resolve_module_name()
+    try:
+        parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
+
+
+def _references(entry: Any) -> Iterator[str]:
+    """Ids that `entry` refers to, and the ids above them, written with `#`."""
+    if isinstance(entry, dict):
+        entry = list(entry.values())
+    if isinstance(entry, list):
+        for item in entry:
+            yield from _references(item)
+    elif isinstance(entry, str):
+        for reference in ReferenceResolver.match_refs_pattern(entry):
+            parts = ReferenceResolver.split_id(reference)
+            yield from ("#".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def show_mistakes_in_one_line() -> None:
+    """From here on a MedsynthError that nobody caught is one line on stderr; the exit status stays 1."""
+    sys.excepthook = _show
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    line = "interrupted" if isinstance(error, KeyboardInterrupt) else as_line(error)
+    record = logging.LogRecord("medsynth", logging.ERROR, __file__, 0, line or repr(error), (), (kind, error, trace))
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+    if line is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        tqdm.write(line, file=sys.stderr)

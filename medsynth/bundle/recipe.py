@@ -1,0 +1,141 @@
+"""model.pt: a network's weights with the recipe that rebuilds it. Opening one runs no code of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medsynth.errors import MedsynthError
+from medsynth.storage import load_plain, save_plain
+
+_FORMAT = 1
+_PACKAGES = ("medsynth.networks.", "monai.networks.")
+_PARTS = {"definition": dict, "weights": dict, "preprocessing": dict, "classes": list, "extra": dict}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What a model.pt holds.
+
+    Attributes:
+        network: rebuilt, on its device, in evaluation mode.
+        preprocessing: how its training images were prepared, as plain values.
+        classes: names of its class indices, in order.
+        definition: `_target_` and arguments of the network.
+        digest: SHA-256 of the file.
+        extra: what else was stored: counters, metrics, a density of its latent space.
+    """
+
+    network: nn.Module
+    preprocessing: dict[str, Any]
+    classes: list[str]
+    definition: dict[str, Any]
+    digest: str
+    extra: dict[str, Any]
+
+
+def save_model(
+    path: Path | str,
+    network: nn.Module,
+    definition: dict[str, Any],
+    preprocessing: dict[str, Any],
+    classes: Sequence[str] = (),
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write model.pt: whole or not at all.
+
+    Args:
+        definition: `_target_` and arguments of the network, plain values only (`Run.definition`).
+    """
+    _refuse_programs({"definition": definition, "preprocessing": preprocessing}, str(path))
+    _network_class(definition, str(path))
+    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    content = {
+        "format": _FORMAT,
+        "version": version("medsynth"),
+        "definition": definition,
+        "weights": weights,
+        "preprocessing": preprocessing,
+        "classes": list(classes),
+        "extra": extra or {},
+    }
+    save_plain(path, content)
+
+
+def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedModel:
+    """Rebuild the network of a model.pt.
+
+    Raises:
+        MedsynthError: no such file, not a whole model.pt, one that names foreign code, or weights of another network.
+    """
+    content = load_plain(path)
+    if content.get("format") != _FORMAT or any(not isinstance(content.get(k), t) for k, t in _PARTS.items()):
+        raise MedsynthError(f"{path} is not a model.pt of this version: use the run's model.pt, not its checkpoints")
+    definition = content["definition"]
+    _refuse_programs({"definition": definition, "preprocessing": content["preprocessing"]}, str(path))
+    network = _build(definition, str(path))
+    try:
+        network.load_state_dict(content["weights"])
+    except RuntimeError as error:
+        raise MedsynthError(
+            f"{path}: its weights are of another network than its definition ({definition['_target_']}): "
+            "export the model again"
+        ) from error
+    return LoadedModel(
+        network=network.to(device).eval(),
+        preprocessing=content["preprocessing"],
+        classes=content["classes"],
+        definition=definition,
+        digest=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        extra=content["extra"],
+    )
+
+
+def _refuse_programs(value: Any, where: str) -> None:
+    """Refuse what MONAI would evaluate: `$`, `@` or `%` at the start of any text."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_programs(name, where)
+            _refuse_programs(item, where)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_programs(item, where)
+    elif isinstance(value, str) and value.startswith(("$", "@", "%")):
+        raise MedsynthError(f"{where}: '{value}' is an expression, and a model holds plain values only: refused")
+
+
+def _network_class(definition: dict[str, Any], where: str) -> type[nn.Module]:
+    target = definition.get("_target_")
+    if not isinstance(target, str) or not target.startswith(_PACKAGES):
+        raise MedsynthError(f"{where}: names {target!r}, and only networks of medsynth and MONAI may be built: refused")
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise MedsynthError(f"{where}: no network {target} in this version: upgrade medsynth or MONAI") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(_PACKAGES)):
+        raise MedsynthError(f"{where}: {target} is not a network: refused")
+    return found
+
+
+def _build(value: Any, where: str) -> Any:
+    """Networks in place of definitions, from the inside out."""
+    if isinstance(value, list):
+        return [_build(item, where) for item in value]
+    if not isinstance(value, dict):
+        return value
+    arguments = {name: _build(item, where) for name, item in value.items() if name != "_target_"}
+    if "_target_" not in value:
+        return arguments
+    try:
+        return _network_class(value, where)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise MedsynthError(f"{where}: {value['_target_']} cannot be built as it says ({error})") from error

@@ -1,0 +1,181 @@
+"""One run of a bundle: its folder, its log, its configuration, its clock."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import ignite.distributed as idist
+from monai.utils import set_determinism
+
+from medsynth import distributed
+from medsynth.bundle import checks
+from medsynth.errors import MedsynthError
+from medsynth.storage import disk_errors, write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: tensors and plain values out, the same back in."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Run:
+    """The folder `output_dir`, made or gone on with. Build it before anything else of a training config.
+
+    It refuses misspelt overrides, shows mistakes in one line, starts `train.log`, keeps the configuration as
+    `config.json` and seeds. The handlers share it.
+
+    Args:
+        output_dir: the run folder.
+        seed: of every random number of the run.
+        resume: go on from `output_dir` if a run is there; if false, a folder that holds one is refused.
+
+    Attributes:
+        start_iteration: where this process went on; 0 in a new run.
+        images: training images seen, over all resumes.
+        stateful: state of handlers that a checkpoint keeps, by name.
+    """
+
+    def __init__(self, output_dir: str, seed: int, resume: bool = True) -> None:
+        checks.show_mistakes_in_one_line()
+        self._parser, config_files = checks.find_config()
+        if self._parser is not None and config_files:
+            checks.refuse_unknown_keys(self._parser, config_files)
+        distributed.start()
+        self.is_main = idist.get_rank() == 0
+        self.folder = Path(output_dir)
+        self.checkpoint = self.folder / "checkpoints" / "latest.pt"
+        self.former_checkpoint = self.checkpoint.with_name("previous.pt")
+        self.model = self.folder / "model.pt"
+        self.seed = seed
+        self.resume = resume
+        self.start_iteration = 0
+        self.images = 0
+        self.stateful: dict[str, Stateful] = {}
+        self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._writer: SummaryWriter | None = None
+        if not resume and self.has_checkpoint():
+            raise MedsynthError(
+                f"{self.folder} holds a run already: give another output_dir, or go on with it (resume)"
+            )
+        if self.is_main:
+            self._open_folder()
+        set_determinism(seed + idist.get_rank())
+
+    def has_checkpoint(self) -> bool:
+        """Is there a run to go on with?"""
+        return self.checkpoint.exists() or self.former_checkpoint.exists()
+
+    @property
+    def session_seconds(self) -> float:
+        """Since this process opened the run."""
+        return time.monotonic() - self._started
+
+    @property
+    def seconds(self) -> float:
+        """Since the run was begun, without the time between a stop and its resume."""
+        return self._seconds_before + self.session_seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"images": self.images, "seconds": self.seconds} | {
+            name: item.state_dict() for name, item in self.stateful.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.images = state["images"]
+        self._seconds_before = state["seconds"] - self.session_seconds
+        for name, item in self.stateful.items():
+            if name in state:
+                item.load_state_dict(state[name])
+
+    def keep_config(self) -> None:
+        """Write the configuration to `config.json`: once it has proved to fit the checkpoint, if there is one."""
+        if self._parser is None or not self.is_main:
+            return
+        snapshot = self.folder / "config.json"
+        config = json.loads(json.dumps(self._parser.config, default=str))
+        if self.start_iteration and snapshot.exists():
+            _log_changes(json.loads(snapshot.read_text()), config)
+        write_text(snapshot, json.dumps(config, indent=4) + "\n")
+
+    def definition(self, id: str) -> dict[str, Any]:
+        """The entry `id` of the configuration, still a definition, with plain values in place of references.
+
+        Raises:
+            MedsynthError: one of its values is an object, which a recipe cannot hold.
+        """
+        if self._parser is None:
+            raise RuntimeError("definition() needs the configuration that made this run")
+        return self._plain(id, self._parser[id])
+
+    def _plain(self, id: str, entry: Any) -> Any:
+        if isinstance(entry, dict):
+            return {name: self._plain(f"{id}::{name}", value) for name, value in entry.items()}
+        if isinstance(entry, list):
+            return [self._plain(f"{id}::{i}", value) for i, value in enumerate(entry)]
+        if not (isinstance(entry, str) and entry.startswith(("@", "$"))):
+            return entry
+        value = self._parser.get_parsed_content(id)
+        try:
+            return json.loads(json.dumps(value))
+        except TypeError as error:
+            raise MedsynthError(
+                f"{id} is a {type(value).__name__}, and model.pt holds plain values only: give a number, text or list"
+            ) from error
+
+    def tensorboard(self, iteration: int) -> SummaryWriter:
+        """The run's event writer; opening it drops what was written after `iteration`."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+            with disk_errors(self.folder / "tensorboard"):
+                self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration + 1)
+        return self._writer
+
+    def _open_folder(self) -> None:
+        with disk_errors(self.folder):
+            for name in ("checkpoints", "samples", "tensorboard"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            _log_to(self.folder / "train.log")
+        logger.info("%s %s", "Going on with" if self.has_checkpoint() else "Starting", self.folder)
+
+
+class _RunLog(logging.FileHandler):
+    """`train.log`; a full disk is told once by what stops the run, not by each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Keep silent."""
+
+
+def _log_to(path: Path) -> None:
+    """Send the log to `path` from here on, and to stdout if the bundle's logging.conf was not found."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _RunLog)]:
+        root.removeHandler(handler)
+        handler.close()
+    if not root.handlers:
+        root.addHandler(logging.StreamHandler(sys.stdout))
+        root.setLevel(logging.INFO)
+    log = _RunLog(path, encoding="utf-8")
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    root.addHandler(log)
+
+
+def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say which top-level settings differ from those that the run had so far."""
+    for name, value in now.items():
+        if before.get(name) != value and not isinstance(value, (dict, list)):
+            logger.info("%s was %s and is %s now", name, before.get(name), value)

@@ -1,0 +1,34 @@
+"""Mistakes of the user's, told in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class MedsynthError(Exception):
+    """A mistake of the user's, said in one line: what was found, what is needed, what to do.
+
+    Shown without a traceback, so never raise it for a mistake in this code.
+    """
+
+
+def as_line(error: BaseException | None) -> str | None:
+    """The `error: ...` line of the MedsynthError that `error` is or was raised from; None if there is none."""
+    while error is not None and not isinstance(error, MedsynthError):
+        error = error.__cause__
+    return None if error is None else "error: " + " ".join(str(error).split())
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a command line tool: a MedsynthError becomes one line on stderr and exit status 1."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        line = as_line(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        sys.exit(1)

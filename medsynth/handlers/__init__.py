@@ -1,0 +1,1 @@
+"""What happens around training and is not the algorithm: checkpoints, logs, sample grids, limits."""

@@ -1,0 +1,171 @@
+"""All that going on with a run takes, saved so that no kill can lose it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from medsynth.errors import MedsynthError
+from medsynth.handlers import random_state
+from medsynth.handlers.signals import StopRequests
+from medsynth.storage import load_plain, save_plain
+
+if TYPE_CHECKING:
+    from medsynth.bundle.run import Run
+
+logger = logging.getLogger(__name__)
+_FORMAT = 1
+
+
+class Checkpoint:
+    """Restores a run when it starts and saves it as it goes: a stopped run goes on as if it had not stopped.
+
+    It restores on STARTED and saves on GET_BATCH_STARTED, between two iterations, when all that the other handlers do
+    after an iteration or an epoch is done; so the order in which handlers are listed does not matter, as long as the
+    others do nothing on STARTED (they begin on their first EPOCH_STARTED). It saves once an epoch, every `minutes`,
+    when Ctrl-C or SIGTERM asks to stop, and at the end. After an error the last file stays as it is: the failed
+    iteration may have changed half of the weights.
+
+    Args:
+        validator: the evaluator whose best metric is kept.
+        minutes: longest time between two saves.
+    """
+
+    def __init__(self, run: Run, validator: Engine | None = None, minutes: float = 10.0) -> None:
+        self.run = run
+        self.validator = validator
+        self.minutes = minutes
+        self._stop = StopRequests()
+        self._saved_iteration = 0
+        self._saved_time = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Restore on the engine's start, save between its iterations."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._count)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._between_iterations)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self, engine: Engine) -> None:
+        if self.run.resume and self.run.has_checkpoint():
+            self._restore(engine)
+        self.run.start_iteration = self._saved_iteration = engine.state.iteration
+        self._saved_time = time.monotonic()
+        self.run.keep_config()
+        self._stop.__enter__()
+
+    def _count(self, engine: Engine) -> None:
+        self.run.images += len(engine.state.batch["image"]) * idist.get_world_size()
+
+    def _between_iterations(self, engine: Engine) -> None:
+        iteration = engine.state.iteration
+        if iteration > self._saved_iteration:
+            epoch_is_over = iteration % engine.state.epoch_length == 0
+            overdue = time.monotonic() - self._saved_time > 60 * self.minutes
+            if epoch_is_over or overdue or self._stop.received:
+                self._save(engine)
+        if self._stop.received:
+            logger.info("Stopped at iteration %d; the same command goes on from there", iteration)
+            sys.exit(self._stop.exit_status)
+
+    def _complete(self, engine: Engine) -> None:
+        if engine.state.iteration > self._saved_iteration:
+            self._save(engine)
+        self._stop.__exit__(None, None, None)
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        self._stop.__exit__(None, None, None)
+        raise error
+
+    def _save(self, engine: Engine) -> None:
+        self._saved_iteration = engine.state.iteration
+        self._saved_time = time.monotonic()
+        if not self.run.is_main:
+            return
+        stateful = engine.stateful()
+        _require_finite(stateful, engine.state.iteration)
+        content = {
+            "format": _FORMAT,
+            "iteration": engine.state.iteration,
+            "epoch_length": engine.state.epoch_length,
+            "stateful": {name: item.state_dict() for name, item in stateful.items()},
+            "run": self.run.state_dict(),
+            "random_state": random_state.capture(),
+        }
+        if self.validator is not None:
+            content["best_metric"] = float(self.validator.state.best_metric)
+            content["best_metric_epoch"] = int(self.validator.state.best_metric_epoch)
+        save_plain(self.run.checkpoint, content, former=self.run.former_checkpoint)
+
+    def _restore(self, engine: Engine) -> None:
+        content = self._read()
+        state = engine.state
+        if content["epoch_length"] != state.epoch_length:
+            raise MedsynthError(
+                f"{self.run.folder} was begun with {content['epoch_length']} iterations an epoch, and the settings or "
+                f"the data now make {state.epoch_length}: use those of before, or another output_dir"
+            )
+        self._load(engine.stateful(), content["stateful"])
+        state.iteration = content["iteration"]
+        state.epoch = state.iteration // state.epoch_length
+        self.run.load_state_dict(content["run"])
+        if self.validator is not None and "best_metric" in content:
+            self.validator.state.best_metric = content["best_metric"]
+            self.validator.state.best_metric_epoch = content["best_metric_epoch"]
+        if self.run.is_main:
+            random_state.restore(content["random_state"])
+        else:  # the file has the states of the first process alone
+            torch.manual_seed(self.run.seed + idist.get_rank() + state.iteration)
+        idist.barrier()
+        if state.epoch >= state.max_epochs:
+            logger.info("This run is complete: %d epochs; raise max_epochs to train on", state.epoch)
+        else:
+            logger.info("Going on from iteration %d (epoch %d)", state.iteration, state.epoch + 1)
+
+    def _read(self) -> dict[str, Any]:
+        """The newest checkpoint that can be read; a damaged one is set aside, so that it cannot replace a good one."""
+        latest, former = self.run.checkpoint, self.run.former_checkpoint
+        try:
+            return _checked(load_plain(latest))
+        except MedsynthError as error:
+            if not former.exists():
+                raise
+            content = _checked(load_plain(former))
+            logger.warning("%s; going on from %s, of iteration %d", error, former.name, content["iteration"])
+        if self.run.is_main and latest.exists():
+            latest.replace(latest.with_name("damaged.pt"))
+        return content
+
+    def _load(self, stateful: dict[str, Any], saved: dict[str, Any]) -> None:
+        for name, item in stateful.items():
+            try:
+                item.load_state_dict(saved[name])
+            except (KeyError, RuntimeError, ValueError, TypeError) as error:
+                raise MedsynthError(
+                    f"{self.run.checkpoint} is of other settings or another architecture ('{name}' does not fit): use "
+                    f"the settings it was made with ({self.run.folder / 'config.json'}), or another output_dir"
+                ) from error
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    if content.get("format") != _FORMAT or "stateful" not in content:
+        raise MedsynthError("the file in checkpoints/ is not a checkpoint of this version: give another output_dir")
+    return content
+
+
+def _require_finite(stateful: dict[str, Any], iteration: int) -> None:
+    """Weights of NaN must not replace good ones."""
+    for name, item in stateful.items():
+        if isinstance(item, nn.Module) and not all(bool(torch.isfinite(t).all()) for t in item.state_dict().values()):
+            raise MedsynthError(
+                f"iteration {iteration}: '{name}' holds values that are not finite; the last checkpoint is kept: "
+                "lower the learning rate and give the same command again"
+            )

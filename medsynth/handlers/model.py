@@ -1,0 +1,79 @@
+"""model.pt: what a run is for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ignite.engine import Engine, Events
+
+from medsynth.bundle.recipe import save_model
+from medsynth.handlers.logbook import scalar_metrics
+
+if TYPE_CHECKING:
+    from medsynth.bundle.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+class BestModel:
+    """Writes `engine.generator` with its recipe to model.pt: the best by the validator's key metric, or the last.
+
+    It acts when the validator itself completes, so its place among the handlers does not matter. A run that was never
+    validated gets the model of its end.
+
+    Args:
+        network_id: id of the network's definition in the configuration.
+        preprocessing: how the images were prepared, plain values.
+        classes: names of the class indices.
+        validator: an evaluator with a key metric.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        preprocessing: dict[str, Any],
+        classes: Sequence[str] = (),
+        network_id: str = "network_def",
+        validator: Engine | None = None,
+    ) -> None:
+        self.run = run
+        self.preprocessing = preprocessing
+        self.classes = classes
+        self.network_id = network_id
+        self.validator = validator
+        self._is_best = False
+        run.stateful["model"] = self
+
+    def attach(self, engine: Engine) -> None:
+        """Follow the validator during `engine`'s run, on the main process alone."""
+        if not self.run.is_main:
+            return
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self._save_if_best, engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"is_best": self._is_best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._is_best = state["is_best"]
+
+    def _save_if_best(self, trainer: Engine) -> None:
+        state = self.validator.state
+        if state.key_metric_name is not None and state.best_metric_epoch == state.epoch:
+            self._save(trainer)
+            self._is_best = True
+            logger.info("Best so far: %s %.4g", state.key_metric_name, state.best_metric)
+
+    def _complete(self, engine: Engine) -> None:
+        is_new = engine.state.iteration > self.run.start_iteration
+        if not self.run.model.exists() or (is_new and not self._is_best):
+            self._save(engine)
+
+    def _save(self, engine: Engine) -> None:
+        metrics = {} if self.validator is None else scalar_metrics(self.validator)
+        extra = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
+        definition = self.run.definition(self.network_id)
+        save_model(self.run.model, engine.generator, definition, self.preprocessing, self.classes, extra)

@@ -1,0 +1,49 @@
+"""A CSV file that grows with a run and can be cut back to the iteration from which it goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from medsynth.storage import disk_errors, write_text
+
+
+class Table:
+    """Rows whose first column is `iteration`; the columns are those of the first row.
+
+    Args:
+        path: of the CSV file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cut(self, iteration: int) -> None:
+        """Drop the rows after `iteration`, and what a kill left half written."""
+        if not self.path.exists():
+            return
+        whole_lines = self.path.read_text().rpartition("\n")[0]
+        header, *rows = [line.split(",") for line in whole_lines.split("\n")]
+        kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= iteration]
+        write_text(self.path, "".join(",".join(row) + "\n" for row in ([header, *kept] if kept else [])))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row; columns it lacks stay empty."""
+        with disk_errors(self.path), self.path.open("a+", newline="") as file:
+            file.seek(0)
+            columns = file.readline().strip().split(",")
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(row) if columns == [""] else columns, lineterminator="\n")
+            if columns == [""]:
+                writer.writeheader()
+            writer.writerow(row)
+            file.write(text.getvalue())
+
+    def read(self) -> dict[str, list[float]]:
+        """Column by column; an empty cell is NaN."""
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        return {name: [float(row[name] or "nan") for row in rows] for name in reader.fieldnames or ()}

@@ -1,0 +1,107 @@
+"""Files that are there whole or not at all, and hold tensors and plain values only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medsynth.errors import MedsynthError
+
+PLAIN = (type(None), bool, int, float, str, torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """Turn what a disk can do to `path` into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            advice = "free some space there and give the same command again"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            advice = "write access is needed: give another output_dir, or change its permissions"
+        else:
+            advice = "give another output_dir"
+        raise MedsynthError(f"cannot write {path}: {error.strerror or error}: {advice}") from error
+
+
+def write_bytes(path: Path | str, content: bytes, former: Path | None = None) -> None:
+    """Write `content` beside `path` and rename: a kill at any moment leaves the old file or the new one.
+
+    Args:
+        former: keep the file that stood at `path` under this name.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if former is not None and path.exists():
+                path.replace(former)
+            beside.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """`write_bytes` for text."""
+    write_bytes(path, text.encode())
+
+
+def save_plain(path: Path | str, content: dict[str, Any], former: Path | None = None) -> None:
+    """Save tensors and plain values so that `load_plain` takes them back.
+
+    Serialized in memory first: a full disk then fails before the file of before is touched.
+    """
+    _require_plain(content, "content")
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue(), former)
+
+
+def load_plain(path: Path | str) -> dict[str, Any]:
+    """What `save_plain` wrote, on the CPU; no code in the file is run.
+
+    Raises:
+        MedsynthError: the file is missing, cut short, or holds anything but tensors and plain values.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise MedsynthError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise MedsynthError(
+            f"{path} is refused: it is no torch file of tensors and plain values alone, and opening anything else "
+            "may run code: use a file that medsynth wrote"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise MedsynthError(f"{path} is damaged or is not a medsynth file: make or copy it again") from error
+    if not isinstance(content, dict):
+        raise MedsynthError(f"{path} is not a medsynth file: it holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def _require_plain(value: Any, where: str) -> None:
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            _require_plain(key, f"a key of {where}")
+            _require_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for i, item in enumerate(value):
+            _require_plain(item, f"{where}[{i}]")
+    elif type(value) not in PLAIN:
+        raise TypeError(f"{where} is a {type(value).__name__}: only tensors and plain values can be saved")
