@@ -1,0 +1,170 @@
+"""Read, check, write and split datalists."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsynth.data import phantom
+from medsynth.errors import MedsynthError
+from medsynth.storage import write_text
+
+SPLITS = ("training", "validation", "test")
+PHANTOM_FOLDER = "data/phantom"
+UNKNOWN_LABELS = ("", "n/a", "N/A", "nan")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Datalist:
+    """The images of a study, split by patient.
+
+    Args:
+        name: of the study.
+        splits: for `training`, `validation` and `test`, lists of entries
+            {"image": absolute path, "subject": str, "label": str or None}.
+        modalities: what the images show, as MONAI writes it: {"0": "T1w"}.
+        digest: SHA-256 of the file that it was read from.
+    """
+
+    name: str
+    splits: dict[str, list[dict[str, Any]]]
+    modalities: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Those of all splits."""
+        return [entry for split in SPLITS for entry in self.splits[split]]
+
+    @property
+    def classes(self) -> list[str]:
+        """Labels of the training split, sorted."""
+        return sorted({entry["label"] for entry in self.splits["training"]} - {None})
+
+
+def load(path: str | os.PathLike | None, phantom_folder: str | os.PathLike = PHANTOM_FOLDER) -> Datalist:
+    """Read a datalist; without one, that of the built-in phantom, made on its first use."""
+    if path is not None:
+        return read(path)
+    log.warning("NO DATALIST GIVEN: using the built-in phantom in %s. THESE HEADS ARE MADE UP.", phantom_folder)
+    return read(phantom.write_dataset(Path(phantom_folder)))
+
+
+def read(path: str | os.PathLike) -> Datalist:
+    """Read and check a datalist: every file is there, and no subject is in two splits."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        values = json.loads(content)
+    except OSError as error:
+        raise MedsynthError(f"datalist {path}: {error.strerror}: make one with tools/make_datalist.py") from error
+    except ValueError as error:
+        raise MedsynthError(f"datalist {path} is not JSON ({error}): make one with tools/make_datalist.py") from error
+    if not isinstance(values, dict) or not isinstance(values.get("training"), list):
+        raise MedsynthError(f'datalist {path} has no list "training": make one with tools/make_datalist.py')
+    splits = {split: _read_split(path, split, values.get(split, [])) for split in SPLITS}
+    if not splits["training"]:
+        raise MedsynthError(
+            f'datalist {path}: "training" is empty, and nothing can be learned from it: move subjects there'
+        )
+    _check_files(path, splits)
+    _check_subjects(path, splits)
+    return Datalist(
+        str(values.get("name", path.stem)), splits, values.get("modalities", {}), hashlib.sha256(content).hexdigest()
+    )
+
+
+def write(path: str | os.PathLike, datalist: Datalist) -> None:
+    """Write a datalist, whole or not at all; image paths relative to it."""
+    path = Path(path)
+    values: dict[str, Any] = {"name": datalist.name, "modalities": datalist.modalities}
+    for split in SPLITS:
+        values[split] = [entry | {"image": _relative(entry["image"], path)} for entry in datalist.splits[split]]
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def split_by_patient(
+    entries: Sequence[dict[str, Any]], fractions: Sequence[float], seed: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """Deal subjects, each with all its images, to training, validation and test.
+
+    Every class is dealt in the same shares, to the nearest subject.
+
+    Args:
+        entries: with "subject" and "label"; a subject of several labels counts for the first of them.
+        fractions: shares of training, validation and test; they sum to 1.
+        seed: of the order in which the subjects of a class are dealt.
+    """
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise MedsynthError(f"split is {list(fractions)}: give three shares that sum to 1, such as 0.7 0.15 0.15")
+    images: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        images[entry["subject"]].append(entry)
+    subjects = sorted(images)
+    np.random.default_rng(seed).shuffle(subjects)
+    subjects.sort(key=lambda subject: images[subject][0]["label"] or "")
+    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    dealt = np.zeros(len(SPLITS))
+    for number, subject in enumerate(subjects, start=1):
+        furthest_behind = int(np.argmax(np.asarray(fractions) * number - dealt))
+        dealt[furthest_behind] += 1
+        splits[SPLITS[furthest_behind]] += images[subject]
+    return {split: sorted(chosen, key=lambda entry: str(entry["image"])) for split, chosen in splits.items()}
+
+
+def _read_split(path: Path, split: str, values: Any) -> list[dict[str, Any]]:
+    if not isinstance(values, list):
+        raise MedsynthError(f'datalist {path}: "{split}" is no list of entries')
+    return [_read_entry(path, f"{split} entry {number}", value) for number, value in enumerate(values, start=1)]
+
+
+def _read_entry(path: Path, where: str, value: Any) -> dict[str, Any]:
+    for key in ("image", "subject"):
+        if not isinstance(value, dict) or value.get(key) in (None, ""):
+            raise MedsynthError(f'datalist {path}: {where} has no "{key}": each needs "image" and "subject"')
+    label = value.get("label")
+    image = os.path.normpath(path.parent.absolute() / str(value["image"]))
+    return value | {
+        "image": image,
+        "subject": str(value["subject"]),
+        "label": None if label is None or str(label).strip() in UNKNOWN_LABELS else str(label),
+    }
+
+
+def _check_files(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
+    images = [entry["image"] for entries in splits.values() for entry in entries]
+    if missing := [image for image in images if not Path(image).is_file()]:
+        raise MedsynthError(
+            f"datalist {path}: {len(missing)} of {len(images)} images are not there, the first is {missing[0]}: "
+            "paths are relative to the datalist; move it back or make it again"
+        )
+    if len(set(images)) < len(images):
+        twice = next(image for image in images if images.count(image) > 1)
+        raise MedsynthError(f"datalist {path}: {twice} is listed twice: keep one of the two")
+
+
+def _check_subjects(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
+    seen: dict[str, str] = {}
+    for split, entries in splits.items():
+        for subject in {entry["subject"] for entry in entries}:
+            if subject in seen:
+                raise MedsynthError(
+                    f"datalist {path}: subject {subject} is in {seen[subject]} and in {split}: results on a patient "
+                    "who was trained on mean nothing; keep each subject in one list"
+                )
+            seen[subject] = split
+
+
+def _relative(image: str, path: Path) -> str:
+    return Path(os.path.relpath(image, path.resolve().parent)).as_posix()

@@ -1,0 +1,111 @@
+"""Batches of slices, fast, shuffled, and resumable at any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+
+from medsynth.data.slices import SliceDataset
+from medsynth.errors import MedsynthError
+
+CHUNK = 1024  # slices copied to the device at a time
+
+
+class SliceLoader:
+    """Serve a `SliceDataset` in batches: dictionaries of image, label, position and index.
+
+    Shuffled, it is an endless stream: batch number i depends on (seed, i) only, each pass over the set has an order and
+    flips of its own, and every iterator goes on from `iteration`. Otherwise it is one pass in order.
+    On a GPU, the slices live there where they fit; on the CPU they are read from the file cache.
+    With several processes, each takes its share of a batch of `batch_size` times their number.
+
+    Args:
+        dataset: the slices.
+        batch_size: slices a process and step.
+        shuffle: whether to stream in random order.
+        seed: of order and flips.
+        device: where the batches go.
+        flip: mirror left and right, each image by the toss of a coin.
+        drop_last: leave out a last batch that would be smaller (when shuffling).
+    """
+
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        flip: bool = False,
+        drop_last: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise MedsynthError(f"batch_size is {batch_size}: give 1 or more")
+        self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
+        self.device, self.flip, self.drop_last = torch.device(device), flip, drop_last and shuffle
+        self.iteration = 0
+        self._held = _hold(dataset, self.device)
+        if not len(self):
+            raise MedsynthError(
+                f"{len(dataset)} slices don't fill one batch of {self._global_size()}: lower batch_size or add images"
+            )
+
+    def __len__(self) -> int:
+        """Batches a pass."""
+        full, rest = divmod(len(self.dataset), self._global_size())
+        return full + bool(rest and not self.drop_last)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        if not self.shuffle:
+            yield from (self._batch(np.arange(len(self.dataset)), None, number) for number in range(len(self)))
+            return
+        drawn = -1
+        while True:
+            turn, number = divmod(self.iteration, len(self))
+            if turn != drawn:
+                random, drawn = np.random.default_rng([self.seed, turn]), turn
+                order, coins = random.permutation(len(self.dataset)), random.random(len(self.dataset)) < 0.5
+            self.iteration += 1
+            yield self._batch(order, coins if self.flip else None, number)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches have been handed out."""
+        return {"iteration": self.iteration}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, with the next iterator."""
+        self.iteration = int(state["iteration"])
+
+    def _global_size(self) -> int:
+        return self.batch_size * idist.get_world_size()
+
+    def _batch(self, order: np.ndarray, coins: np.ndarray | None, number: int) -> dict[str, torch.Tensor]:
+        size = self._global_size()
+        chosen = order[number * size : (number + 1) * size]
+        share = np.array_split(chosen, idist.get_world_size())[idist.get_rank()]
+        indices = share if len(share) else chosen[-1:]  # a process without a share would leave the others waiting
+        batch = self.dataset.facts(indices)
+        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        images = self.dataset.read(indices).to(self.device) if self._held is None else self._held[batch["index"]]
+        images = images.float()[:, None]
+        if coins is not None:
+            mirrored = torch.from_numpy(coins[indices]).to(self.device)[:, None, None, None]
+            images = torch.where(mirrored, images.flip(-1), images)
+        return {"image": images, **batch}
+
+
+def _hold(dataset: SliceDataset, device: torch.device) -> torch.Tensor | None:
+    """All slices on the GPU, if they take no more than half of what is free there."""
+    if device.type != "cuda":
+        return None
+    like = dataset.read(np.arange(1))
+    if like.element_size() * like.numel() * len(dataset) > torch.cuda.mem_get_info(device)[0] / 2:
+        return None
+    held = torch.empty((len(dataset), *like.shape[1:]), dtype=like.dtype, device=device)
+    for indices in np.split(np.arange(len(dataset)), range(CHUNK, len(dataset), CHUNK)):
+        held[indices[0] : indices[-1] + 1] = dataset.read(indices)
+    return held
