@@ -1,0 +1,24 @@
+"""Write the built-in phantom: a BIDS-like data set of made-up heads.
+
+python tools/make_phantom.py data/phantom --subjects 24 --modalities T1w CT
+"""
+
+import argparse
+
+from medsynth.data.phantom import MODALITIES, write_dataset
+from medsynth.errors import run_tool
+
+
+def main() -> None:
+    """Read the command line, write the data set and say where its datalist is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="where to write it: a folder that does not exist yet, or is empty")
+    parser.add_argument("--subjects", type=int, default=24, help="number of heads, half NC and half AD (%(default)s)")
+    parser.add_argument("--spacing_mm", type=float, default=2.0, help="edge of the voxels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (%(default)s)")
+    parser.add_argument("--modalities", nargs="+", default=["T1w"], metavar="NAME", help=f"of {', '.join(MODALITIES)}")
+    print(write_dataset(**vars(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    run_tool(main)
