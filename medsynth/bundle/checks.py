@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
 import sys
 from collections.abc import Iterator
 from pydoc import locate
@@ -15,6 +14,7 @@ from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, Refere
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
+from medsynth.bundle.log import keep_traceback
 from medsynth.errors import MedsynthError, as_line
 
 _MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
@@ -58,16 +58,27 @@ def refuse_unknown_keys(parser: ConfigParser, config_files: tuple[str, ...]) -> 
     workflow_ids = {"initialize", "run", "finalize"}
     referred = set(_references(parser.config))
     for path, siblings in _new_keys(given, parser.config, parser.locator):
-        name, key = path[-1], "#".join(path)
-        if key in referred or (len(path) == 1 and name in workflow_ids):
+        key = "#".join(path)
+        if key in referred or key in workflow_ids:
             continue
-        others = [sibling for sibling in siblings if sibling not in _MONAI_KEYS]
-        near = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
-        if near:
-            advice = f"the nearest valid key is '{'#'.join([*path[:-1], near[0]])}'"
-        else:
-            advice = f"valid keys there: {', '.join(sorted(others))}"
+        beside = {sibling: "#".join([*path[:-1], sibling]) for sibling in siblings if sibling not in _MONAI_KEYS}
+        near = _nearest(path[-1], beside) or _nearest(path[-1], dict(_leaves(given)))
+        advice = f"the nearest valid key is '{near}'" if near else f"valid keys there are {', '.join(beside)}"
         raise MedsynthError(f"'{key}': no such key in {config_files[0]}: {advice}")
+
+
+def _nearest(name: str, keys: dict[str, str]) -> str | None:
+    """The key whose last part, by which `keys` lists it, is most like `name`."""
+    matches = difflib.get_close_matches(name, keys, n=1)
+    return keys[matches[0]] if matches else None
+
+
+def _leaves(entry: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Last part and whole of every key in nested dictionaries."""
+    for name, value in entry.items():
+        yield name, above + name
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}#")
 
 
 def _new_keys(
@@ -79,7 +90,7 @@ def _new_keys(
             yield from _new_keys(old, new, locator, (*path, str(i)))
     if not (isinstance(given, dict) and isinstance(merged, dict)):
         return
-    for name in merged.keys() & given.keys():
+    for name in (name for name in given if name in merged):
         yield from _new_keys(given[name], merged[name], locator, (*path, name))
     new = merged.keys() - given.keys() - _MONAI_KEYS
     parameters = _parameters(merged, locator) if new else []
@@ -121,10 +132,7 @@ def show_mistakes_in_one_line() -> None:
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     line = "interrupted" if isinstance(error, KeyboardInterrupt) else as_line(error)
-    record = logging.LogRecord("medsynth", logging.ERROR, __file__, 0, line or repr(error), (), (kind, error, trace))
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.handle(record)
+    keep_traceback(line or repr(error), error)
     if line is None:
         sys.__excepthook__(kind, error, trace)
     else:

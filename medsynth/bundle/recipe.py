@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,8 +55,7 @@ def save_model(
     Args:
         definition: `_target_` and arguments of the network, plain values only (`Run.definition`).
     """
-    _refuse_programs({"definition": definition, "preprocessing": preprocessing}, str(path))
-    _network_class(definition, str(path))
+    check_recipe(definition, preprocessing, str(path))
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     content = {
         "format": _FORMAT,
@@ -80,7 +79,7 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
     if content.get("format") != _FORMAT or any(not isinstance(content.get(k), t) for k, t in _PARTS.items()):
         raise MedsynthError(f"{path} is not a model.pt of this version: use the run's model.pt, not its checkpoints")
     definition = content["definition"]
-    _refuse_programs({"definition": definition, "preprocessing": content["preprocessing"]}, str(path))
+    check_recipe(definition, content["preprocessing"], str(path))
     network = _build(definition, str(path))
     try:
         network.load_state_dict(content["weights"])
@@ -99,17 +98,29 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
     )
 
 
-def _refuse_programs(value: Any, where: str) -> None:
-    """Refuse what MONAI would evaluate: `$`, `@` or `%` at the start of any text."""
+def check_recipe(definition: dict[str, Any], preprocessing: dict[str, Any], where: str) -> None:
+    """Refuse a definition of anything but networks of medsynth and MONAI, and what MONAI would evaluate in either.
+
+    Args:
+        where: what the message begins with.
+    """
+    for item in _items([definition, preprocessing]):
+        if isinstance(item, str) and item.startswith(("$", "@", "%")):
+            raise MedsynthError(f"{where}: '{item}' is an expression, and a model holds plain values only: refused")
+    _network_class(definition, where)
+    for item in _items(definition):
+        if isinstance(item, dict) and "_target_" in item:
+            _network_class(item, where)
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """All that nested containers hold, keys included."""
     if isinstance(value, dict):
-        for name, item in value.items():
-            _refuse_programs(name, where)
-            _refuse_programs(item, where)
-    elif isinstance(value, (list, tuple)):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple)):
         for item in value:
-            _refuse_programs(item, where)
-    elif isinstance(value, str) and value.startswith(("$", "@", "%")):
-        raise MedsynthError(f"{where}: '{value}' is an expression, and a model holds plain values only: refused")
+            yield item
+            yield from _items(item)
 
 
 def _network_class(definition: dict[str, Any], where: str) -> type[nn.Module]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +13,7 @@ from monai.utils import set_determinism
 
 from medsynth import distributed
 from medsynth.bundle import checks
+from medsynth.bundle.log import log_to
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_text
 
@@ -68,9 +68,7 @@ class Run:
         self._seconds_before = 0.0
         self._writer: SummaryWriter | None = None
         if not resume and self.has_checkpoint():
-            raise MedsynthError(
-                f"{self.folder} holds a run already: give another output_dir, or go on with it (resume)"
-            )
+            raise MedsynthError(f"{self.folder} holds a run already: give another output_dir, or --resume true")
         if self.is_main:
             self._open_folder()
         set_determinism(seed + idist.get_rank())
@@ -149,29 +147,8 @@ class Run:
         with disk_errors(self.folder):
             for name in ("checkpoints", "samples", "tensorboard"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            _log_to(self.folder / "train.log")
+            log_to(self.folder / "train.log")
         logger.info("%s %s", "Going on with" if self.has_checkpoint() else "Starting", self.folder)
-
-
-class _RunLog(logging.FileHandler):
-    """`train.log`; a full disk is told once by what stops the run, not by each line."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Keep silent."""
-
-
-def _log_to(path: Path) -> None:
-    """Send the log to `path` from here on, and to stdout if the bundle's logging.conf was not found."""
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _RunLog)]:
-        root.removeHandler(handler)
-        handler.close()
-    if not root.handlers:
-        root.addHandler(logging.StreamHandler(sys.stdout))
-        root.setLevel(logging.INFO)
-    log = _RunLog(path, encoding="utf-8")
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    root.addHandler(log)
 
 
 def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

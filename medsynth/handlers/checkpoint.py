@@ -67,14 +67,15 @@ class Checkpoint:
 
     def _between_iterations(self, engine: Engine) -> None:
         iteration = engine.state.iteration
+        stop_signal = idist.all_reduce(int(self._stop.received or 0), "MAX")  # all processes stop at the same iteration
         if iteration > self._saved_iteration:
             epoch_is_over = iteration % engine.state.epoch_length == 0
             overdue = time.monotonic() - self._saved_time > 60 * self.minutes
-            if epoch_is_over or overdue or self._stop.received:
+            if epoch_is_over or overdue or stop_signal:
                 self._save(engine)
-        if self._stop.received:
+        if stop_signal:
             logger.info("Stopped at iteration %d; the same command goes on from there", iteration)
-            sys.exit(self._stop.exit_status)
+            sys.exit(128 + stop_signal)  # what a shell expects of a process that a signal stopped
 
     def _complete(self, engine: Engine) -> None:
         if engine.state.iteration > self._saved_iteration:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
@@ -68,7 +69,8 @@ class TimeLimit:
             engine.add_event_handler(Events.GET_BATCH_STARTED, self._check)
 
     def _check(self, engine: Engine) -> None:
-        if self.run.session_seconds > 60 * self.max_minutes:
+        is_over = self.run.session_seconds > 60 * self.max_minutes
+        if idist.all_reduce(int(is_over), "MAX"):  # all processes stop at the same iteration
             logger.info(
                 "max_minutes (%g) is over at iteration %d; the same command goes on from there",
                 self.max_minutes,

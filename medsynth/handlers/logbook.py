@@ -108,6 +108,7 @@ class Logbook:
             initial=state.iteration % state.epoch_length,
             desc=f"epoch {state.epoch}/{state.max_epochs}",
             leave=False,
+            position=0,
             mininterval=0.1 if sys.stderr.isatty() else 10.0,
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Engine, Events
 
-from medsynth.bundle.recipe import save_model
+from medsynth.bundle.recipe import check_recipe, save_model
 from medsynth.handlers.logbook import scalar_metrics
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ class BestModel:
         self.run = run
         self.preprocessing = preprocessing
         self.classes = classes
-        self.network_id = network_id
+        self.definition = run.definition(network_id)
         self.validator = validator
         self._is_best = False
+        check_recipe(self.definition, preprocessing, network_id)
         run.stateful["model"] = self
 
     def attach(self, engine: Engine) -> None:
@@ -75,5 +76,4 @@ class BestModel:
     def _save(self, engine: Engine) -> None:
         metrics = {} if self.validator is None else scalar_metrics(self.validator)
         extra = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
-        definition = self.run.definition(self.network_id)
-        save_model(self.run.model, engine.generator, definition, self.preprocessing, self.classes, extra)
+        save_model(self.run.model, engine.generator, self.definition, self.preprocessing, self.classes, extra)

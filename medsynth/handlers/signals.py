@@ -21,11 +21,6 @@ class StopRequests(contextlib.AbstractContextManager["StopRequests"]):
         self.received: signal.Signals | None = None
         self._former: dict[int, object] = {}
 
-    @property
-    def exit_status(self) -> int:
-        """What a shell expects of a process that a signal stopped: 130 or 143."""
-        return 128 + (self.received or 0)
-
     def __enter__(self) -> StopRequests:
         with contextlib.suppress(ValueError):  # only the main thread hears signals
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medsynth.bundle.checks import show_mistakes_in_one_line
+from medsynth.errors import as_line
+
+TOY = Path(__file__).parents[1] / "toy"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "nearest"),
+    [
+        ("max_epoch", 2, "max_epochs"),
+        ("hiden", 4, "hidden"),
+        ("train__traner", 1, "train#trainer"),
+        ("network_def__out_chanels", 3, "network_def#out_channels"),
+        ("train__handlers__1__minute", 3, "train#handlers#1#minutes"),
+        ("train__handlers__1__validater", 1, "train#handlers#1#validator"),
+        ("hidden_channels", [2, 2], "network_def#hidden_channels"),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_the_nearest_one_and_nothing_is_written(toy_run, tmp_path, key, value, nearest):
+    with pytest.raises(RuntimeError) as refused:
+        toy_run(tmp_path / "run", **{key: value})
+    line = as_line(refused.value)
+    assert line.startswith(f"error: '{key.replace('__', '#')}': no such key in {TOY / 'train.json'}: ")
+    assert line.endswith(f"the nearest valid key is '{nearest}'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_key_like_no_other_is_refused_with_the_valid_ones(toy_run):
+    with pytest.raises(RuntimeError) as refused:
+        toy_run(validate__zzz=1)
+    assert as_line(refused.value).endswith("valid keys there are evaluator")
+
+
+def test_a_parameter_that_the_file_leaves_out_is_taken(toy_run):
+    folder = toy_run(max_epochs=1, network_def__bias=False)
+    assert json.loads((folder / "config.json").read_text())["network_def"]["bias"] is False
+
+
+def test_a_new_key_that_another_refers_to_is_taken(toy_run):
+    folder = toy_run(max_epochs=1, width=6, hidden="@width")
+    assert json.loads((folder / "config.json").read_text())["width"] == 6
+
+
+def test_a_mistake_on_the_command_line_is_one_line_and_status_1(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(TOY / "train.json")]
+    process = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "file")],
+        env=os.environ | {"PYTHONPATH": str(TOY), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert process.stderr == f"error: cannot write {tmp_path / 'file'}: Not a directory: give another output_dir\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(capsys, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    show_mistakes_in_one_line()
+    sys.excepthook(ValueError, ValueError("a bug"), None)
+    assert capsys.readouterr().err == "ValueError: a bug\n"
+
+
+def test_an_error_is_kept_in_the_log_with_its_traceback(toy_run, tmp_path):
+    with pytest.raises(RuntimeError) as stopped:
+        toy_run(max_epochs=1, nan_at=2)
+    sys.excepthook(stopped.type, stopped.value, stopped.tb)
+    log = (tmp_path / "run/train.log").read_text()
+    assert "error: iteration 2: error is nan" in log
+    assert "Traceback" in log

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import ToyTrainer
+
+from medsynth.errors import as_line
+from medsynth.handlers import random_state
+
+
+def table(path: Path) -> list[list[str]]:
+    """A CSV without its `seconds`."""
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    return [[cell for cell, name in zip(row, rows[0], strict=True) if name != "seconds"] for row in rows]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The two runs saw the same losses and metrics, to the last bit, and made the same model."""
+    assert table(one / "losses.csv") == table(other / "losses.csv")
+    assert table(one / "metrics.csv") == table(other / "metrics.csv")
+    models = [torch.load(folder / "model.pt", weights_only=True) for folder in (one, other)]
+    assert models[0]["extra"] == models[1]["extra"]
+    for name, weights in models[0]["weights"].items():
+        torch.testing.assert_close(weights, models[1]["weights"][name], rtol=0, atol=0)
+
+
+class Program:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def one_line(raised: pytest.ExceptionInfo[BaseException]) -> str:
+    """What a user would see of the error."""
+    line = as_line(raised.value)
+    assert line is not None
+    assert "\n" not in line
+    return line
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, iteration: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal in the middle of an iteration, once."""
+    whole = ToyTrainer._iteration
+
+    def interrupted(self, engine, batch):
+        if engine.state.iteration == iteration:
+            monkeypatch.setattr(ToyTrainer, "_iteration", whole)
+            os.kill(os.getpid(), number)
+        return whole(self, engine, batch)
+
+    monkeypatch.setattr(ToyTrainer, "_iteration", interrupted)
+
+
+def test_two_halves_equal_the_whole(toy_run, tmp_path):
+    whole = toy_run(tmp_path / "whole", max_epochs=4)
+    toy_run(tmp_path / "halves", max_epochs=2)
+    assert_same_run(whole, toy_run(tmp_path / "halves", max_epochs=4))
+
+
+@pytest.mark.parametrize(
+    ("iteration", "number", "status"),  # of 7 an epoch, a row of losses every 3
+    [
+        pytest.param(1, signal.SIGINT, 130, id="first"),
+        pytest.param(11, signal.SIGTERM, 143, id="within-a-row"),
+        pytest.param(12, signal.SIGINT, 130, id="end-of-a-row"),
+        pytest.param(14, signal.SIGTERM, 143, id="end-of-an-epoch"),
+    ],
+)
+def test_a_run_stopped_anywhere_goes_on_exactly(toy_run, tmp_path, monkeypatch, iteration, number, status):
+    whole = toy_run(tmp_path / "whole", max_epochs=3)
+    stop_at(monkeypatch, iteration, number)
+    with pytest.raises(SystemExit) as stopped:
+        toy_run(tmp_path / "stopped", max_epochs=3)
+    assert stopped.value.code == status
+    saved = torch.load(tmp_path / "stopped/checkpoints/latest.pt", weights_only=True)
+    assert saved["iteration"] == iteration
+    assert_same_run(whole, toy_run(tmp_path / "stopped", max_epochs=3))
+
+
+def test_the_order_of_the_handlers_changes_nothing(toy_run, tmp_path, monkeypatch):
+    whole = toy_run(tmp_path / "whole", max_epochs=3)
+    attach = ToyTrainer._register_handlers
+    monkeypatch.setattr(ToyTrainer, "_register_handlers", lambda self, handlers: attach(self, handlers[::-1]))
+    stop_at(monkeypatch, 10)
+    with pytest.raises(SystemExit):
+        toy_run(tmp_path / "reversed", max_epochs=3)
+    assert_same_run(whole, toy_run(tmp_path / "reversed", max_epochs=3))
+
+
+def test_the_time_limit_stops_in_good_order(toy_run, tmp_path):
+    whole = toy_run(tmp_path / "whole", max_epochs=3)
+    toy_run(tmp_path / "limited", max_epochs=3, max_minutes=0.3 / 60, delay=0.05)
+    iteration = torch.load(tmp_path / "limited/checkpoints/latest.pt", weights_only=True)["iteration"]
+    assert 0 < iteration < 21
+    assert_same_run(whole, toy_run(tmp_path / "limited", max_epochs=3))
+
+
+def test_kill_9_at_any_moment_leaves_a_run_that_goes_on(toy_run, tmp_path):
+    whole = toy_run(tmp_path / "whole", max_epochs=6)
+    fork = multiprocessing.get_context("fork")
+    moments = random.Random(0)
+    kills = 0
+    settings = {"max_epochs": 6, "checkpoint_minutes": 0, "delay": 0.01}
+    exit_status = None
+    while exit_status is None:
+        child = fork.Process(target=toy_run, args=(tmp_path / "killed",), kwargs=settings)
+        child.start()
+        child.join(moments.uniform(0.1, 0.3 + 0.1 * kills))
+        exit_status = child.exitcode
+        if exit_status is None:
+            child.kill()
+            child.join()
+            kills += 1
+    assert exit_status == 0
+    assert kills > 1
+    assert_same_run(whole, toy_run(tmp_path / "killed", max_epochs=6))
+
+
+def test_a_complete_run_trains_nothing_and_changes_nothing(toy_run):
+    folder = toy_run(max_epochs=2)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
+    toy_run(max_epochs=2)
+    assert "This run is complete: 2 epochs; raise max_epochs to train on" in (folder / "train.log").read_text()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(toy_run, tmp_path):
+    whole = toy_run(tmp_path / "whole", max_epochs=4)
+    folder = toy_run(tmp_path / "damaged", max_epochs=2)
+    latest = folder / "checkpoints/latest.pt"
+    latest.write_bytes(latest.read_bytes()[:-1000])
+    toy_run(folder, max_epochs=4)
+    log = (folder / "train.log").read_text()
+    assert "latest.pt is damaged" in log
+    assert "going on from previous.pt, of iteration 7" in log
+    assert_same_run(whole, folder)
+
+
+def test_without_any_readable_checkpoint_the_run_is_refused_and_left_alone(toy_run):
+    folder = toy_run(max_epochs=1)
+    latest = folder / "checkpoints/latest.pt"
+    latest.write_bytes(b"")
+    with pytest.raises(RuntimeError) as refused:
+        toy_run(max_epochs=2)
+    assert "is damaged" in one_line(refused)
+    assert latest.read_bytes() == b""
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(toy_run, tmp_path):
+    folder = toy_run(max_epochs=1)
+    torch.save({"stateful": Program(tmp_path / "ran")}, folder / "checkpoints/latest.pt")
+    with pytest.raises(RuntimeError) as refused:
+        toy_run(max_epochs=2)
+    assert "may run code" in one_line(refused)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"hidden": 10}, "another architecture ('network' does not fit)"),
+        ({"batch_size": 4, "train__loader__length": 5}, "begun with 7 iterations an epoch"),
+        ({"resume": False}, "holds a run already"),
+    ],
+)
+def test_a_run_of_other_settings_is_refused_and_left_alone(toy_run, change, told):
+    folder = toy_run(max_epochs=1)
+    before = {name: (folder / name).read_bytes() for name in ("checkpoints/latest.pt", "config.json", "model.pt")}
+    with pytest.raises(RuntimeError) as refused:
+        toy_run(max_epochs=2, **change)
+    assert told in one_line(refused)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_nan_stops_the_run_with_its_iteration_and_keeps_the_good_checkpoint(toy_run, tmp_path):
+    whole = toy_run(tmp_path / "whole", max_epochs=2)
+    with pytest.raises(RuntimeError) as stopped:
+        toy_run(tmp_path / "nan", max_epochs=2, nan_at=9, checkpoint_minutes=0)
+    assert "iteration 9" in one_line(stopped)
+    assert_same_run(whole, toy_run(tmp_path / "nan", max_epochs=2))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_is_one_line_and_keeps_the_former_checkpoint(toy_run, tmp_path, monkeypatch, code):
+    whole = toy_run(tmp_path / "whole", max_epochs=2)
+    folder = toy_run(tmp_path / "full", max_epochs=1)
+
+    def refuse(number):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", refuse)
+        with pytest.raises(RuntimeError) as stopped:
+            toy_run(folder, max_epochs=2)
+    assert one_line(stopped).startswith(f"error: cannot write {folder}")
+    assert not list(folder.rglob("*.tmp"))
+    assert_same_run(whole, toy_run(folder, max_epochs=2))
+
+
+def test_untouched_puts_every_generator_back():
+    before = random_state.capture()
+    with random_state.untouched():
+        torch.rand(3)
+        random.random()
+        np.random.rand(2)  # noqa: NPY002
+    after = random_state.capture()
+    assert torch.equal(before["torch"], after["torch"])
+    assert before["python"] == after["python"]
+    assert torch.equal(before["numpy"][1], after["numpy"][1])
+    assert before["numpy"][2] == after["numpy"][2]
