@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import mmap
+import math
 import os
 import tempfile
 import time
@@ -17,7 +17,7 @@ import numpy as np
 
 from medsynth.errors import MedsynthError
 
-RELEASE_BYTES = 32 * 2**20  # read through the maps before their pages are handed back to the system
+MOST_OPEN_FILES = 256  # of the 1,024 that a process may usually have
 STALE_SECONDS = 24 * 3600  # after which a half written file was left by a process that is gone
 
 
@@ -98,18 +98,19 @@ class Cache:
 
 
 class SliceStack:
-    """Arrays (n, ...) on disk as one array (N, ...), read without holding them.
+    """Arrays (n, ...) on disk as one array (N, ...), of which only what is asked for is read.
 
-    What has been read is handed back to the system's file cache now and then, so that a process stays small
-    however large the set is.
+    Reads leave their pages to the system's file cache, so a process stays small however large the set is. A memory
+    map would not: each page fault maps many times what was read, and the process grows to the size of the set.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike]) -> None:
-        self._arrays = [np.load(path, mmap_mode="r") for path in paths]
-        self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
-        self._unreleased = 0
-        self.dtype = np.result_type(*self._arrays)
-        self.shape = (int(self._starts[-1]), *self._arrays[0].shape[1:])
+        maps = [np.load(path, mmap_mode="r") for path in paths]
+        self._paths, self._offsets = [str(path) for path in paths], [file.offset for file in maps]
+        self._starts = np.cumsum([0, *map(len, maps)])
+        self._open: dict[int, int] = {}
+        self.dtype = maps[0].dtype
+        self.shape = (int(self._starts[-1]), *maps[0].shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -122,19 +123,32 @@ class SliceStack:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+    def __del__(self) -> None:
+        for handle in self.__dict__.get("_open", {}).values():
+            os.close(handle)
+
     def _read(self, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
         parts = np.searchsorted(self._starts, indices, side="right") - 1
-        offsets = indices - self._starts[parts]
-        for row, (part, offset) in enumerate(zip(parts.tolist(), offsets.tolist(), strict=True)):
-            out[row] = self._arrays[part][offset]
-            self._unreleased += out[row].nbytes
-            if self._unreleased > RELEASE_BYTES:
-                self._release()
+        places = indices - self._starts[parts]
+        for row, (part, place) in enumerate(zip(parts.tolist(), places.tolist(), strict=True)):
+            if os.preadv(self._handle(part), [out[row]], self._offsets[part] + place * size) < size:
+                raise MedsynthError(f"{self._paths[part]} was cut short while in use: start again, and it is made anew")
         return out
 
-    def _release(self) -> None:
-        self._unreleased = 0
-        if hasattr(mmap, "MADV_DONTNEED"):
-            for array in self._arrays:
-                array._mmap.madvise(mmap.MADV_DONTNEED)
+    def _handle(self, part: int) -> int:
+        """An open file; the one opened first is closed where there would be too many."""
+        if part not in self._open:
+            if len(self._open) >= MOST_OPEN_FILES:
+                os.close(self._open.pop(next(iter(self._open))))
+            try:
+                self._open[part] = os.open(self._paths[part], os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise MedsynthError(
+                    f"{self._paths[part]} is gone from the cache: start again, and it is made anew"
+                ) from error
+        return self._open[part]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,9 +149,9 @@ def _check_files(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
             f"datalist {path}: {len(missing)} of {len(images)} images are not there, the first is {missing[0]}: "
             "paths are relative to the datalist; move it back or make it again"
         )
-    if len(set(images)) < len(images):
-        twice = next(image for image in images if images.count(image) > 1)
-        raise MedsynthError(f"datalist {path}: {twice} is listed twice: keep one of the two")
+    image, times = Counter(images).most_common(1)[0]
+    if times > 1:
+        raise MedsynthError(f"datalist {path}: {image} is listed {times} times: keep one of them")
 
 
 def _check_subjects(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None:

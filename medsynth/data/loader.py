@@ -91,10 +91,10 @@ class SliceLoader:
         batch = self.dataset.facts(indices)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         images = self.dataset.read(indices).to(self.device) if self._held is None else self._held[batch["index"]]
-        images = images.float()[:, None]
+        images = images.to(torch.float32, copy=True)[:, None]
         if coins is not None:
-            mirrored = torch.from_numpy(coins[indices]).to(self.device)[:, None, None, None]
-            images = torch.where(mirrored, images.flip(-1), images)
+            mirrored = torch.from_numpy(np.flatnonzero(coins[indices])).to(self.device)
+            images[mirrored] = images[mirrored].flip(-1)
         return {"image": images, **batch}
 
 

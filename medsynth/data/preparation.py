@@ -26,8 +26,8 @@ from medsynth.data import cache, foreground, pipelines, sources, transforms
 from medsynth.data.pipelines import Preprocessing
 from medsynth.errors import MedsynthError
 
-PICTURES_A_FILE = 256  # each file of the cache is mapped into memory, and a process may not have many thousands of maps
-HALF_PRECISION_STEPS = 2**11
+PICTURES_A_FILE = 256  # a file for each would be slow to find and open
+DTYPES = {"mri": np.float16, "ct": np.float16, "image": np.float32}  # 16 bits hold a scan's noise, not a 16-bit picture
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +89,9 @@ def prepare(path: str, modality: str, pipeline: Compose) -> tuple[np.ndarray | N
         if (reason := _reason(error)) is None:
             raise
         return None, {"error": reason}
-    coarse = modality != "image" or np.ptp(data["bounds"]) < HALF_PRECISION_STEPS
     positions = [None if np.isnan(position) else float(position) for position in data["positions"]]
     facts = {"positions": positions, "bounds": list(data["bounds"]), "spacing_mm": list(data["spacing_mm"])}
-    return data[Keys.IMAGE].numpy().astype(np.float16 if coarse else np.float32), facts
+    return data[Keys.IMAGE].numpy().astype(DTYPES[modality]), facts
 
 
 def prepare_all(

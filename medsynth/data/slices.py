@@ -85,7 +85,7 @@ class SliceDataset(Dataset):
         }
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
-        """(N, H, W) slices of these indices, as they are stored (float16, or float32 for 16-bit pictures)."""
+        """(N, H, W) slices of these indices, as they are stored (float16, or float32 for pictures)."""
         return torch.from_numpy(self.images[indices])
 
     def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:

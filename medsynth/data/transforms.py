@@ -118,8 +118,8 @@ class ScaleToUnit(Transform):
 class TakeSlices(Transform):
     """Choose the slices that show enough of the head at the brain's height, and centre each on the head.
 
-    Turns the volume (1, rows, columns, slices) into slices (N, size, size) and adds their positions: 1 at the top of the
-    head, 0 at `BRAIN_HEIGHT_MM` below it.
+    Turns the volume (1, rows, columns, slices) into slices (N, size, size) and adds their positions: 1 at the top of
+    the head, 0 at `BRAIN_HEIGHT_MM` below it.
     """
 
     def __init__(self, image_size: int, min_foreground: float) -> None:
@@ -138,7 +138,7 @@ class TakeSlices(Transform):
 
 
 class FitPicture(Transform):
-    """Leave a picture (1, rows, columns) of the right size alone; bring any other to it, whole, padded with black."""
+    """Leave a picture (1, rows, columns) of the right size alone; scale any other to fit, on black."""
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size

@@ -1,0 +1,91 @@
+"""Make a datalist of a folder of images, split by patient.
+
+python tools/make_datalist.py scans/ data/mine.json --participants participants.tsv --label group --split 0.7 0.15 0.15
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from medsynth.data import datalist
+from medsynth.data.datalist import SPLITS, Datalist
+from medsynth.data.layout import Survey, read_participants, survey
+from medsynth.errors import MedsynthError, run_tool
+
+MOST_LINES = 10  # of what was left out
+
+
+def main() -> None:
+    """Find, split, write, and say what was found."""
+    options = parse_options()
+    if options.output.exists() and not options.overwrite:
+        raise MedsynthError(f"{options.output} is there already: give another name, or --overwrite to replace it")
+    if options.label and not options.participants:
+        raise MedsynthError(f"--label {options.label} names a column of a table: give the table with --participants")
+    table = read_participants(options.participants, options.label) if options.participants else None
+    found = survey(options.folder, table, options.pattern)
+    splits = datalist.split_by_patient(found.entries, options.split, options.seed)
+    if not splits["training"]:
+        raise MedsynthError(f"--split {options.split} leaves no subject to train on: raise its first share")
+    modalities = {str(i): contrast for i, contrast in enumerate(found.contrasts)}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    datalist.write(options.output, Datalist(options.name or options.output.stem, splits, modalities))
+    print("\n".join(table_of(found, splits)))
+    print(f"written to {options.output}")
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="images, in any folders below it")
+    parser.add_argument("output", type=Path, help="the datalist to write, .json")
+    parser.add_argument("--pattern", default="*", help="names of the files to take, such as '*_T1w.nii.gz'")
+    parser.add_argument("--participants", type=Path, help="table with a column participant_id, .tsv or .csv")
+    parser.add_argument("--label", help="column of that table that holds the class")
+    parser.add_argument("--split", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=tuple(SPLITS))
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--name", help="of the study; default: the name of the datalist")
+    parser.add_argument("--overwrite", action="store_true", help="replace a datalist that is there already")
+    return parser.parse_args()
+
+
+def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
+    """What was found, what was left out and why, line by line."""
+    rows = [
+        ("subjects", str(len({entry["subject"] for entry in found.entries}))),
+        ("images", str(len(found.entries))),
+        ("classes", classes_of(found.entries)),
+        ("sizes", counted(" x ".join(map(str, header.shape)) for header in found.headers)),
+        ("spacings in mm", counted(" x ".join(f"{mm:.3g}" for mm in header.spacing_mm) for header in found.headers)),
+    ]
+    for split, entries in splits.items():
+        subjects = len({entry["subject"] for entry in entries})
+        rows.append((split, f"{subjects} subjects, {len(entries)} images: {classes_of(entries)}"))
+    rows.append(("left out", str(len(found.left_out))))
+    rows += [("", f"{path} {reason}") for path, reason in list(found.left_out.items())[:MOST_LINES]]
+    if len(found.left_out) > MOST_LINES:
+        rows.append(("", f"and {len(found.left_out) - MOST_LINES} more"))
+    rows += [("note", note) for note in found.notes]
+    rows += [
+        ("note", f"{split} is empty: there are too few subjects") for split, entries in splits.items() if not entries
+    ]
+    return [f"{name:<15} {value}" for name, value in rows]
+
+
+def classes_of(entries: list[dict]) -> str:
+    """How many images each class has."""
+    return counted(entry["label"] or "unknown" for entry in entries) or "none"
+
+
+def counted(values: Iterable[str], most: int = 5) -> str:
+    """Values and how often each is there, the most frequent first."""
+    counts = Counter(values).most_common()
+    rest = [f"{len(counts) - most} others"] if len(counts) > most else []
+    return ", ".join([f"{value} ({count})" for value, count in counts[:most]] + rest)
+
+
+if __name__ == "__main__":
+    run_tool(main)
