@@ -71,6 +71,8 @@ class Run:
             raise MedsynthError(f"{self.folder} holds a run already: give another output_dir, or --resume true")
         if self.is_main:
             self._open_folder()
+        else:
+            logging.getLogger().setLevel(logging.WARNING)
         set_determinism(seed + idist.get_rank())
 
     def has_checkpoint(self) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from types import FrameType, TracebackType
 
 from tqdm import tqdm
+
+_ECHO_SECONDS = 1.0  # torchrun and batch systems pass on a signal that the process has had from the terminal already
 
 
 class StopRequests(contextlib.AbstractContextManager["StopRequests"]):
@@ -19,6 +22,7 @@ class StopRequests(contextlib.AbstractContextManager["StopRequests"]):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._time = 0.0
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> StopRequests:
@@ -35,6 +39,10 @@ class StopRequests(contextlib.AbstractContextManager["StopRequests"]):
         self._former = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self.__exit__(None, None, None)
-        tqdm.write(f"{self.received.name}: stopping after this step; once more to stop at once", file=sys.stderr)
+        if self.received is None:
+            self.received = signal.Signals(number)
+            self._time = time.monotonic()
+            tqdm.write(f"{self.received.name}: stopping after this step; once more to stop at once", file=sys.stderr)
+        elif time.monotonic() - self._time > _ECHO_SECONDS:
+            self.__exit__(None, None, None)
+            signal.raise_signal(number)

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import random
+import re
 import signal
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert models[0]["extra"] == models[1]["extra"]
     for name, weights in models[0]["weights"].items():
         torch.testing.assert_close(weights, models[1]["weights"][name], rtol=0, atol=0)
+
+
+def epoch_means(folder: Path) -> list[str]:
+    """The lines of the log that tell an epoch's mean losses."""
+    return re.findall(r"Epoch \d.*(?=  \()", (folder / "train.log").read_text())
 
 
 class Program:
@@ -87,6 +93,7 @@ def test_a_run_stopped_anywhere_goes_on_exactly(toy_run, tmp_path, monkeypatch, 
     saved = torch.load(tmp_path / "stopped/checkpoints/latest.pt", weights_only=True)
     assert saved["iteration"] == iteration
     assert_same_run(whole, toy_run(tmp_path / "stopped", max_epochs=3))
+    assert epoch_means(whole) == epoch_means(tmp_path / "stopped")
 
 
 def test_the_order_of_the_handlers_changes_nothing(toy_run, tmp_path, monkeypatch):
@@ -141,6 +148,8 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(toy_run, tmp_path):
     folder = toy_run(tmp_path / "damaged", max_epochs=2)
     latest = folder / "checkpoints/latest.pt"
     latest.write_bytes(latest.read_bytes()[:-1000])
+    toy_run(folder, max_epochs=2)
+    assert torch.load(folder / "checkpoints/previous.pt", weights_only=True)["iteration"] == 7  # not the damaged one
     toy_run(folder, max_epochs=4)
     log = (folder / "train.log").read_text()
     assert "latest.pt is damaged" in log
