@@ -55,6 +55,8 @@ def find_head(volume: np.ndarray, spacing_mm: tuple[float, float, float], thresh
     """
     steps = [max(1, int(GRID_MM / size)) for size in spacing_mm[:2]]
     grid = volume[:: steps[0], :: steps[1]]
+    if grid.min() == grid.max():
+        raise MedsynthError(f"holds the same value, {grid.flat[0]:g}, everywhere: export it again")
     labels, _ = ndimage.label(grid > threshold(grid.ravel()))
     sizes = np.bincount(labels.ravel())[1:]
     if not sizes.size:

@@ -17,7 +17,7 @@ from medsynth.data.foreground import ct_threshold, mri_threshold
 from medsynth.data.sources import AXES, Header, read_header
 from medsynth.data.transforms import (
     BitDepthBounds,
-    CheckVoxels,
+    CheckFinite,
     FindHead,
     FitPicture,
     FixedBounds,
@@ -104,7 +104,7 @@ def image(preprocessing: Preprocessing) -> Compose:
     """A 2D image's bit depth, or the given bounds, to [-1, 1]; rows and columns as they are."""
     bounds = BitDepthBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
     reader = PILReader(converter=as_grey, reverse_indexing=False)
-    return Compose([*_reading(reader), CheckVoxels(), bounds, ScaleToUnit(), FitPicture(preprocessing.image_size)])
+    return Compose([*_reading(reader), CheckFinite(), bounds, ScaleToUnit(), FitPicture(preprocessing.image_size)])
 
 
 def as_grey(picture: Image.Image) -> Image.Image:
@@ -114,7 +114,7 @@ def as_grey(picture: Image.Image) -> Image.Image:
 
 def _volume(preprocessing: Preprocessing, threshold: Callable, bounds: Transform) -> Compose:
     upright = Orientationd(Keys.IMAGE, axcodes=AXES, labels=None)
-    steps = [*_reading(NibabelReader()), upright, CheckVoxels(), FindHead(threshold), bounds]
+    steps = [*_reading(NibabelReader()), upright, CheckFinite(), FindHead(threshold), bounds]
     if preprocessing.spacing_mm is not None:
         steps.append(ResampleInPlane(preprocessing.spacing_mm))
     return Compose([*steps, ScaleToUnit(), TakeSlices(preprocessing.image_size, preprocessing.min_foreground)])

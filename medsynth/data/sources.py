@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def unreadable(error: BaseException) -> str:
         return "does not exist"
     if isinstance(error, PermissionError):
         return "may not be read: check its permissions"
-    reason = " ".join(str(error).split())[:120]
+    reason = re.sub(r"""(file |of )?(["']).*\2""", "", " ".join(str(error).split())).strip()[:120]
     return f"cannot be read, it seems truncated or damaged ({reason}): copy it again"
 
 

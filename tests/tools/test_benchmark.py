@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsynth.data.pipelines import Preprocessing
+from medsynth.data.slices import SliceDataset
+
+
+@pytest.fixture
+def data(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
+    from benchmarks import data
+
+    return data
+
+
+def test_the_rate_counts_slices_and_not_batches(data, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    assert data.rate(itertools.repeat({"image": [0] * 7}), 10) == pytest.approx(7, rel=0.2)
+
+
+def test_both_loaders_are_measured_on_the_same_slices(data, tmp_path):
+    for i in range(6):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i}.png")
+    entries = [{"image": str(tmp_path / f"{i}.png"), "subject": str(i)} for i in range(6)]
+    dataset = SliceDataset(entries, Preprocessing("image", None, None, 8), cache_dir=tmp_path / "cache")
+    peer = data.cached_by_monai(dataset, tmp_path)
+    assert [item["image"].flip(-1).shape for item in peer] == [dataset[i]["image"].shape for i in range(6)]
+    assert [item["image"].mean() for item in peer] == pytest.approx([dataset[i]["image"].mean() for i in range(6)])
+    pixels, slices, ours, theirs, ratio = map(float, data.speed_row(dataset, 2, 0.2).replace(",", "").split())
+    assert (pixels, slices) == (8, 6)
+    assert ratio == pytest.approx(ours / theirs, rel=0.01)
+
+
+def test_a_file_under_several_names_counts_as_several(data, tmp_path):
+    (tmp_path / "a.png").write_text("a")
+    links = data.linked([str(tmp_path / "a.png")], 3, tmp_path)
+    assert len(set(links)) == 3
+    assert {Path(link).read_text() for link in links} == {"a"}

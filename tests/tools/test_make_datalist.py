@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medsynth.data import datalist
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_datalist.py"
+VOLUME = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """Run the tool as from the command line."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["make_datalist.py", *map(str, arguments)])
+        runpy.run_path(str(TOOL), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Twenty subjects, half of them AD, and their table."""
+    (tmp_path / "scans").mkdir()
+    rows = ["participant_id\tgroup"]
+    for i in range(20):
+        nib.save(nib.Nifti1Image(VOLUME, np.eye(4)), tmp_path / "scans" / f"P{i:02d}-X_T1w.nii.gz")
+        rows.append(f"P{i:02d}-X\t{('AD', 'NC')[i % 2]}")
+    (tmp_path / "participants.tsv").write_text("\n".join(rows))
+    return tmp_path / "scans"
+
+
+def test_the_datalist_is_read_back_with_its_classes_and_split(make, scans, tmp_path, capsys):
+    table = ("--participants", tmp_path / "participants.tsv", "--label", "group")
+    make(scans, tmp_path / "new" / "out.json", *table, "--split", 0.6, 0.2, 0.2)
+    read = datalist.read(tmp_path / "new" / "out.json")
+    assert {split: len(entries) for split, entries in read.splits.items()} == {
+        "training": 12,
+        "validation": 4,
+        "test": 4,
+    }
+    assert (read.name, read.classes, read.modalities) == ("out", ["AD", "NC"], {"0": "T1w"})
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["subjects", "20"] in lines
+    assert ["classes", "AD (10), NC (10)"] in lines
+    assert ["sizes", "4 x 3 x 5 (20)"] in lines
+    assert sorted(dict(lines)["test"].split(": ")[1].split(", ")) == ["AD (2)", "NC (2)"]
+
+
+def test_what_is_there_is_replaced_only_if_told_so(make, scans, tmp_path, capsys):
+    make(scans, tmp_path / "out.json")
+    before = (tmp_path / "out.json").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        make(scans, tmp_path / "out.json", "--seed", 1)
+    assert stop.value.code == 1
+    assert "error: " in capsys.readouterr().err
+    assert (tmp_path / "out.json").read_bytes() == before
+    make(scans, tmp_path / "out.json", "--seed", 1, "--overwrite")
+    assert (tmp_path / "out.json").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--pattern", "*.png"), "holds no image named *.png"),
+        (("--label", "group"), "give the table with --participants"),
+        (("--split", "0.7", "0.7", "0.1"), "three shares that sum to 1"),
+        (("--split", "0", "0.5", "0.5"), "no subject to train on"),
+        (("--participants", "missing.tsv"), "cannot be read as a table"),
+    ],
+)
+def test_mistakes_get_one_line_and_write_nothing(make, scans, tmp_path, capsys, options, line):
+    with pytest.raises(SystemExit) as stop:
+        make(scans, tmp_path / "out.json", *options)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert line in error
+    assert not (tmp_path / "out.json").exists()
