@@ -126,10 +126,6 @@ def recipe(preprocessing: Preprocessing) -> dict[str, Any]:
 
 def _reason(error: BaseException | None) -> str | None:
     """What is wrong with an image, from an exception or those it was raised from; None for mistakes of this code."""
-    while error is not None:
-        if isinstance(error, MedsynthError):
-            return str(error)
-        if isinstance(error, sources.READ_ERRORS):
-            return sources.unreadable(error)
+    while error is not None and not isinstance(error, MedsynthError):
         error = error.__cause__
-    return None
+    return None if error is None else str(error)

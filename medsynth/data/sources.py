@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from medsynth.errors import MedsynthError
 
 VOLUME_ENDINGS = (".nii", ".nii.gz")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-READ_ERRORS = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, Image.DecompressionBombError)
 AXES = "PLS"  # rows front to back, columns from the patient's right to left, slices upwards: as a radiologist sees them
 PICTURE_BITS = {
     "1": 8,
@@ -85,7 +81,9 @@ def read_header(path: str | os.PathLike) -> Header:
     """
     try:
         return _picture_header(path) if is_picture(path) else _volume_header(path)
-    except READ_ERRORS as error:
+    except MedsynthError:
+        raise
+    except Exception as error:  # on damaged bytes, the libraries raise whatever comes
         raise MedsynthError(unreadable(error)) from error
 
 
@@ -106,7 +104,7 @@ def _volume_header(path: str | os.PathLike) -> Header:
         raise MedsynthError(f"has {len(shape)} dimensions, {shape}, and 3 are needed: pick a frame and save it alone")
     if image.get_data_dtype().names:
         raise MedsynthError("holds colours instead of one value per voxel: use the scan that it was made from")
-    if len(shape) < 2 or 0 in shape:
+    if len(shape) < 2 or min(shape) < 1:
         raise MedsynthError(f"has the shape {shape}: a volume needs rows, columns and slices")
     sizes = np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.isfinite(image.affine).all() or (sizes < 1e-6).any() or abs(np.linalg.det(image.affine)) < 1e-12:

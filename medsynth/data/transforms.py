@@ -14,7 +14,7 @@ from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 
 from medsynth.data.foreground import BRAIN_HEIGHT_MM, find_head
-from medsynth.data.sources import read_header
+from medsynth.data.sources import read_header, unreadable
 from medsynth.errors import MedsynthError
 
 MRI_PERCENTILES = (0.5, 99.5)
@@ -27,7 +27,10 @@ class ReadImage(Transform):
         self.reader = reader
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        array, meta = self.reader.get_data(self.reader.read(data["path"]))
+        try:
+            array, meta = self.reader.get_data(self.reader.read(data["path"]))
+        except Exception as error:  # on damaged bytes, the libraries raise whatever comes
+            raise MedsynthError(unreadable(error)) from error
         return data | {Keys.IMAGE: MetaTensor.ensure_torch_and_prune_meta(array.astype(np.float32), meta)}
 
 
