@@ -92,4 +92,4 @@ def test_every_flipped_byte_of_a_header_gives_a_header_or_a_line(tmp_path, save)
             assert min(read_header(tmp_path / "damaged.nii").shape) > 0
         except MedsynthError:
             refused += 1
-    assert 5 < refused < 60  # most bytes of a header mean little
+    assert 0 < refused < 60  # most bytes of a header mean little
