@@ -1,0 +1,1 @@
+"""Losses: tensors in, a scalar out; no network, optimizer or weight inside."""

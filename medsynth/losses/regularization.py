@@ -1,0 +1,44 @@
+"""Terms that keep a network within bounds rather than towards a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor, free_nats: float = 0.0) -> Tensor:
+    """Kullback-Leibler divergence from N(mean, variance) to N(0, 1): sum over features, mean over the batch.
+
+    Args:
+        mean, log_variance: (N, features).
+        free_nats: what each feature may hold without a price.
+
+    Reference: Kingma & Welling, arXiv:1312.6114, appendix B; free bits: Kingma et al., arXiv:1606.04934, eq. 15.
+    """
+    per_feature = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(dim=0)
+    return per_feature.clamp_min(free_nats).sum()
+
+
+def interpolate_images(real: Tensor, fake: Tensor) -> Tensor:
+    """Random points on the lines between real and fake images of the same number, as a leaf that takes gradients."""
+    share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    return torch.lerp(real, fake, share).detach().requires_grad_()
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], images: Tensor, target: float) -> Tensor:
+    """Mean squared excess of the critic's gradient norm over `target`; one-sided: a flatter critic is no fault.
+
+    Args:
+        critic: (N, C, H, W) -> scores (N,).
+        images: where the gradient is taken; must require gradients.
+        target: the Lipschitz constant, score per unit of image norm; 0 penalizes every slope.
+
+    Reference: Gulrajani et al., arXiv:1704.00028, eq. 3; one-sided as in Petzka et al., arXiv:1709.08894, eq. 8;
+    with target 0 as in Thanh-Tung et al., arXiv:1902.03984, eq. 9.
+    """
+    (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
+    norm = (gradient.square().sum(dim=(1, 2, 3)) + 1e-12).sqrt()
+    return F.relu(norm - target).square().mean()

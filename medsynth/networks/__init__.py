@@ -1,0 +1,1 @@
+"""Networks, one paper a file."""

@@ -1,0 +1,93 @@
+"""Convolutional building blocks that several networks share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medsynth.errors import MedsynthError
+
+
+def image_levels(image_size: int, smallest: int = 4) -> int:
+    """How often `image_size` halves until `smallest` is reached.
+
+    Raises:
+        MedsynthError: if it does not halve to `smallest` exactly.
+    """
+    levels = (image_size // smallest).bit_length() - 1
+    if levels < 1 or smallest * 2**levels != image_size:
+        nearest = smallest * 2 ** max(round(math.log2(image_size / smallest)), 1)
+        raise MedsynthError(
+            f"image_size {image_size}: this network needs {smallest} times a power of two, such as {nearest}; "
+            f"set --image_size {nearest}"
+        )
+    return levels
+
+
+class ResidualDown(nn.Module):
+    """Two convolutions that halve the grid, beside an averaging shortcut.
+
+    Args:
+        channels_in, channels_out: features in and out.
+        normalize: group normalization before each convolution (a Wasserstein critic must go without: its penalty
+            constrains each image's gradient on its own).
+
+    Reference: He et al., arXiv:1603.05027, the pre-activation order.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, normalize: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels_in) if normalize else nn.Identity()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, channels_out) if normalize else nn.Identity()
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 4, stride=2, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels_in, H, W) -> (N, channels_out, H / 2, W / 2)."""
+        hidden = self.conv1(F.leaky_relu(self.norm1(features), 0.2))
+        hidden = self.conv2(F.leaky_relu(self.norm2(hidden), 0.2))
+        return hidden + self.shortcut(F.avg_pool2d(features, 2))
+
+
+class StyledNorm(nn.Module):
+    """Group normalization whose scale and shift come from a style vector.
+
+    Reference: Huang & Belongie, AdaIN, arXiv:1703.06868, with groups for instances.
+    """
+
+    def __init__(self, channels: int, style_features: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels, affine=False)
+        self.scale_shift = nn.Linear(style_features, 2 * channels)
+
+    def forward(self, features: Tensor, style: Tensor) -> Tensor:
+        """(N, channels, H, W), (N, style_features) -> (N, channels, H, W)."""
+        scale, shift = self.scale_shift(style)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm(features), 1 + scale)
+
+
+class MinibatchDeviation(nn.Module):
+    """Adds one channel: how much neighbours in the batch differ, so that a critic sees a lack of variety.
+
+    Args:
+        group: images compared with each other; fewer where the batch does not divide by it.
+
+    Reference: Karras et al., PGGAN, arXiv:1710.10196, section 3.
+    """
+
+    def __init__(self, group: int = 4) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C + 1, H, W)."""
+        n, _, h, w = features.shape
+        group = math.gcd(n, self.group)
+        grouped = features.float().unflatten(0, (n // group, group))
+        deviation = (grouped.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+        channel = deviation.repeat_interleave(group)[:, None, None, None].expand(n, 1, h, w)
+        return torch.cat([features, channel.to(features.dtype)], dim=1)

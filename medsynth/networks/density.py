@@ -1,0 +1,102 @@
+"""The distribution that latent vectors really have, kept with the network that made them."""
+
+from __future__ import annotations
+
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor, nn
+
+MOST_POINTS = 20_000  # more make the fit slower, not better
+
+
+class GaussianMixtureDensity(nn.Module):
+    """A Gaussian mixture over slice position and latent vector together; before `fit`, the normal prior.
+
+    A VAE's encoder never fills its normal prior exactly, so vectors drawn from the prior land where the decoder was
+    hardly trained. Vectors drawn from a density fitted to the aggregate posterior don't. The position is one more
+    coordinate of the mixture and each class has component weights of its own, so that both can be asked for.
+
+    Args:
+        components: number of Gaussians.
+        features: length of a latent vector.
+        num_classes: classes of the training set.
+
+    Reference: Ghosh et al., arXiv:1903.12436, section 4 (ex-post density estimation).
+    """
+
+    def __init__(self, components: int, features: int, num_classes: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("has_position", torch.tensor(False))
+        self.register_buffer("class_shares", torch.full((num_classes + 1,), 1 / (num_classes + 1)))
+        self.register_buffer("weights", torch.full((num_classes + 1, components), 1 / components))
+        self.register_buffer("means", torch.zeros(components, 1 + features))
+        self.register_buffer("factors", torch.eye(1 + features).repeat(components, 1, 1))
+
+    @torch.no_grad()
+    def fit(self, latents: Tensor, labels: Tensor, positions: Tensor, scale: Tensor, seed: int = 0) -> None:
+        """Fit by expectation maximization, with fewer Gaussians where the vectors are few.
+
+        Args:
+            latents: (M, features), M at least 2.
+            scale: (features,) how much each counts in the image; decides what the k-means start takes for near.
+            labels: (M,) class indices, -1 where unknown.
+            positions: (M,) in [0, 1]; a set without positions has NaN.
+            seed: of the k-means start.
+        """
+        classes, (components, coordinates) = len(self.class_shares), self.means.shape
+        has_position = not positions.isnan().any()
+        first = positions if has_position else torch.zeros_like(positions)
+        scale = torch.cat([scale.new_ones(1), scale]).double().cpu()
+        points = torch.cat([first[:, None], latents], dim=1).double().cpu() * scale
+        if len(points) > MOST_POINTS:
+            some = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:MOST_POINTS]
+            points, labels = points[some], labels.cpu()[some]
+        used = max(1, min(components, len(points) // coordinates))
+        mixture = GaussianMixture(used, reg_covar=1e-4, max_iter=50, random_state=seed).fit(points.numpy())
+
+        responsibilities = torch.from_numpy(mixture.predict_proba(points.numpy())).float()
+        rows = labels.cpu() % classes  # -1, unknown, becomes the last row
+        self.weights.zero_()
+        for row in range(classes):
+            members = rows == row
+            share = responsibilities[members] if members.any() else responsibilities
+            self.weights[row, :used] = share.mean(dim=0)
+            self.class_shares[row] = members.float().mean()
+        self.means[:used] = (torch.from_numpy(mixture.means_) / scale).to(self.means)
+        factors = torch.linalg.cholesky(torch.from_numpy(mixture.covariances_)) / scale[:, None]
+        self.factors[:used] = factors.to(self.factors)
+        self.has_position.fill_(has_position)
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, label: int | None = None, position: float | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw latent vectors with the class and the position that they belong to.
+
+        Args:
+            count: how many.
+            label: class index; None: classes as frequent as in the training set.
+            position: slice position in [0, 1]; None: positions as in the training set.
+            generator: random state on the CPU.
+
+        Returns: latent vectors (count, features), labels (count,) with -1 for unknown, positions (count,) or NaN.
+        """
+        weights, means, factors = self.weights.cpu(), self.means.cpu(), self.factors.cpu()
+        rows = self.class_shares.cpu().multinomial(count, replacement=True, generator=generator)
+        if label is not None:
+            rows.fill_(label)
+        weights = weights[rows]
+        conditioned = position is not None and bool(self.has_position)
+        if conditioned:
+            deviation = factors[:, 0, 0]
+            weights = weights * (((position - means[:, 0]) / deviation).square() / -2).exp() / deviation + 1e-12
+        component = weights.multinomial(1, generator=generator).squeeze(1)
+        normal = torch.randn(count, means.shape[1], generator=generator)
+        if conditioned:  # the position is the first coordinate, so its factor alone decides it
+            normal[:, 0] = (position - means[component, 0]) / factors[component, 0, 0]
+        points = means[component] + torch.einsum("nij,nj->ni", factors[component], normal)
+
+        labels = torch.where(rows == len(self.class_shares) - 1, -1, rows)
+        positions = points[:, 0].clamp(0, 1) if self.has_position else torch.full((count,), torch.nan)
+        device = self.means.device
+        return points[:, 1:].to(device), labels.to(device), positions.to(device)

@@ -1,0 +1,275 @@
+"""The attention VAE-GAN: encoder, latent vector, decoder that is the GAN's generator, and a separate critic.
+
+All of them work on half-resolution grids with four values a place (`pixel_unshuffle`), which costs a quarter of
+full-resolution convolutions and loses nothing.
+
+Reference: Larsen et al., VAE-GAN, arXiv:1512.09300; the attention is CBAM's and SAGAN's (`attention.py`).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai.networks.blocks import SpatialAttentionBlock
+
+from medsynth.networks.attention import ChannelSpatialAttention
+from medsynth.networks.blocks import MinibatchDeviation, ResidualDown, StyledNorm, image_levels
+from medsynth.networks.conditioning import Conditioning
+from medsynth.networks.density import GaussianMixtureDensity
+
+CONDITION_FEATURES = 32
+
+
+def channels_per_level(image_size: int, channels: int) -> list[int]:
+    """Features at half resolution, at a quarter ... down to 4 x 4: doubling, at most four times `channels`."""
+    return [min(channels * 2**level, 4 * channels) for level in range(image_levels(image_size))]
+
+
+def linear_size(image_size: int) -> int:
+    """Side of the grid that the linear maps work on: the image's own, at most 64."""
+    return min(image_size, 64)
+
+
+def self_attention(channels: int) -> SpatialAttentionBlock:
+    """Every place of (N, channels, H, W) attends to every other; for low resolutions."""
+    return SpatialAttentionBlock(2, channels, norm_num_groups=8, num_head_channels=32)
+
+
+class Encoder(nn.Module):
+    """(N, C, size, size) -> mean and log-variance of the latent vector, each (N, latent_features).
+
+    A linear map of the image carries the bulk, the convolutions what is not linear; their last layer starts at 0.
+    """
+
+    def __init__(self, image_size: int, image_channels: int, channels: int, latent_features: int) -> None:
+        super().__init__()
+        widths = channels_per_level(image_size, channels)
+        self.linear = nn.Linear(image_channels * linear_size(image_size) ** 2, latent_features).requires_grad_(False)
+        self.stem = nn.Conv2d(4 * image_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(ResidualDown(a, b, normalize=True) for a, b in zip(widths, widths[1:]))
+        self.attention = self_attention(widths[-2])
+        self.norm = nn.GroupNorm(8, widths[-1])
+        self.condition = nn.Linear(CONDITION_FEATURES, widths[-1])
+        self.head = nn.Linear(16 * widths[-1], 2 * latent_features)
+        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.bias[:latent_features], 0.0)
+        nn.init.constant_(self.head.bias[latent_features:], -4.0)
+
+    def forward(self, image: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.stem(F.pixel_unshuffle(image, 2))
+        for down in self.down[:-1]:
+            features = down(features)
+        features = self.norm(self.down[-1](self.attention(features)))
+        features = F.leaky_relu(features + self.condition(condition)[:, :, None, None], 0.2)
+        mean, log_variance = self.head(features.flatten(1)).float().chunk(2, dim=1)
+        return mean + self.linear_part(image).float(), log_variance.clamp(-10, 4)
+
+    def linear_part(self, image: Tensor) -> Tensor:
+        """What the linear map makes of (N, C, size, size): (N, latent_features)."""
+        return self.linear(F.adaptive_avg_pool2d(image, linear_size(image.shape[-1])).flatten(1))
+
+
+class StyledUp(nn.Module):
+    """Doubles the grid: two styled convolutions with noise between them, then channel and spatial attention.
+
+    The noise is what the latent vector need not describe (scanner noise, fine texture); its strength is learned
+    per channel and starts at 0. Reference: Karras et al., StyleGAN, arXiv:1812.04948, section 3.2.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, image_channels: int, style_features: int) -> None:
+        super().__init__()
+        self.norm1 = StyledNorm(channels_in, style_features)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.sketch = nn.Conv2d(4 * image_channels, channels_out, 3, padding=1)
+        self.noise_strength = nn.Parameter(torch.zeros(1, channels_out, 1, 1))
+        self.norm2 = StyledNorm(channels_out, style_features)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+        self.attention = ChannelSpatialAttention(channels_out)
+
+    def forward(self, features: Tensor, sketch: Tensor, style: Tensor, noise: bool) -> Tensor:
+        """(N, channels_in, H, W) and the sketch of the image -> (N, channels_out, 2 H, 2 W)."""
+        hidden = F.interpolate(F.leaky_relu(self.norm1(features, style), 0.2), scale_factor=2, mode="nearest")
+        n, _, h, w = hidden.shape
+        hidden = self.conv1(hidden) + self.sketch(F.pixel_unshuffle(F.adaptive_avg_pool2d(sketch, (2 * h, 2 * w)), 2))
+        if noise:
+            hidden = hidden + self.noise_strength * torch.randn(n, 1, h, w, device=hidden.device, dtype=hidden.dtype)
+        hidden = self.conv2(F.leaky_relu(self.norm2(hidden, style), 0.2))
+        return self.attention(hidden) + F.interpolate(self.shortcut(features), scale_factor=2, mode="nearest")
+
+
+class Decoder(nn.Module):
+    """(N, latent_features) -> images (N, C, size, size); the generator of the GAN.
+
+    A linear map sketches the image; the convolutions see the sketch at every scale and add what it lacks.
+    """
+
+    def __init__(self, image_size: int, image_channels: int, channels: int, latent_features: int) -> None:
+        super().__init__()
+        self.image_size, self.image_channels = image_size, image_channels
+        widths = channels_per_level(image_size, channels)[::-1]
+        self.linear = nn.Linear(latent_features, image_channels * linear_size(image_size) ** 2).requires_grad_(False)
+        self.style = nn.Linear(latent_features + CONDITION_FEATURES, 128)
+        self.start = nn.Linear(latent_features + CONDITION_FEATURES, 16 * widths[0])
+        self.up = nn.ModuleList(StyledUp(a, b, image_channels, 128) for a, b in zip(widths, widths[1:]))
+        self.attention = self_attention(widths[1])
+        self.norm = nn.GroupNorm(8, widths[-1])
+        self.mix = nn.Conv2d(widths[-1] // 4 + image_channels, 16, 3, padding=1)
+        self.head = nn.Conv2d(16, image_channels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, latent: Tensor, condition: Tensor, noise: bool) -> Tensor:
+        side = linear_size(self.image_size)
+        sketch = self.linear(latent).float().unflatten(1, (self.image_channels, side, side))
+        sketch = F.interpolate(sketch, size=self.image_size, mode="bilinear") if side < self.image_size else sketch
+        latent = torch.cat([latent, condition], dim=1)
+        style = F.leaky_relu(self.style(latent), 0.2)
+        features = self.attention(self.up[0](self.start(latent).unflatten(1, (-1, 4, 4)), sketch, style, noise))
+        for up in self.up[1:]:
+            features = up(features, sketch, style, noise)
+        fine = F.pixel_shuffle(F.leaky_relu(self.norm(features), 0.2), 2)
+        fine = self.mix(torch.cat([fine, sketch.to(fine.dtype)], dim=1))
+        return sketch + self.head(F.leaky_relu(fine, 0.2)).float()
+
+
+class VaeGan(nn.Module):
+    """Encoder and decoder around a latent vector, and the density that new latent vectors are drawn from.
+
+    Args:
+        image_size: 8 to 512, a power of two.
+        image_channels: channels of an image.
+        channels: features at half resolution; they double as the grid halves.
+        latent_features: length of the latent vector z.
+        num_classes: classes of the training set; 0 ignores labels.
+        use_position: whether the slice position is an input.
+        mixture_components: Gaussians of the density fitted to the aggregate posterior.
+
+    Raises:
+        ValueError: for an image size that does not halve down to 4.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        image_channels: int = 1,
+        channels: int = 32,
+        latent_features: int = 64,
+        num_classes: int = 0,
+        use_position: bool = True,
+        mixture_components: int = 8,
+    ) -> None:
+        super().__init__()
+        self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
+        self.encoder = Encoder(image_size, image_channels, channels, latent_features)
+        self.decoder = Decoder(image_size, image_channels, channels, latent_features)
+        self.latent_features = latent_features
+        self.density = GaussianMixtureDensity(mixture_components, latent_features, num_classes)
+
+    @torch.no_grad()
+    def start_from(self, images: Tensor) -> None:
+        """Start the linear maps as the principal components of `images` (M, C, size, size), whitened.
+
+        The rest of the network then learns what principal components cannot say, from the first step on.
+        """
+        small = F.adaptive_avg_pool2d(images, linear_size(images.shape[-1])).flatten(1).float()
+        centre = small.mean(dim=0)
+        features = self.encoder.linear.out_features
+        _, singular, components = torch.pca_lowrank(small, q=min(features + 16, *small.shape), center=True, niter=4)
+        scale = (singular / len(small) ** 0.5)[:features].clamp_min(1e-6)
+        components = components[:, :features]
+        self.encoder.linear.weight[: len(scale)] = (components / scale).T
+        self.encoder.linear.bias[: len(scale)] = -(components / scale).T @ centre
+        self.decoder.linear.weight[:, : len(scale)] = components * scale
+        self.decoder.linear.bias.copy_(centre)
+
+    def fit_density(self, latents: Tensor, labels: Tensor, positions: Tensor, seed: int) -> None:
+        """Fit the density to latent vectors (M, latent_features) with their labels and positions (M,)."""
+        self.density.fit(latents, labels, positions, self.decoder.linear.weight.norm(dim=0) + 1e-6, seed)
+
+    def encode(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, C, size, size) in [-1, 1] -> mean and log-variance of z, each (N, latent_features)."""
+        return self.encoder(image, self.condition(label, position, image.flatten(1)))
+
+    def decode(
+        self, latent: Tensor, label: Tensor | None = None, position: Tensor | None = None, noise: bool = False
+    ) -> Tensor:
+        """(N, latent_features) -> images in [-1, 1]; `noise` adds the texture that z does not describe."""
+        return self.decoder(latent, self.condition(label, position, latent), noise)
+
+    def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """Reconstruct from the mean of z, without noise: the most likely image, not a random one; in [-1, 1]."""
+        return self.decode(self.encode(image, label, position)[0], label, position).clamp(-1, 1)
+
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, seed: int, label: int | None = None, position: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw new images.
+
+        Args:
+            count: how many.
+            seed: the same one gives the same images on the same kind of device.
+            label: class index; None: classes as frequent as in the training set.
+            position: slice position in [0, 1]; None: positions as in the training set.
+
+        Returns: images (count, C, size, size) in [-1, 1], labels (count,), -1 if unknown, positions (count,), or NaN.
+        """
+        device = self.density.means.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            latents, labels, positions = self.density.sample(count, label, position)
+            parts = zip(latents.split(64), labels.split(64), positions.split(64))
+            images = torch.cat([self.decode(*part, noise=True) for part in parts])
+        return images.clamp(-1, 1), labels, positions
+
+
+class VaeGanCritic(nn.Module):
+    """Scores how real images look: one score an image from the whole, and a map of scores from local texture.
+
+    Args:
+        image_size, image_channels, num_classes, use_position: as the generator's.
+        channels: features at half resolution.
+
+    Reference: Miyato & Koyama, projection discriminator, arXiv:1802.05637, for class and position.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        image_channels: int = 1,
+        channels: int = 32,
+        num_classes: int = 0,
+        use_position: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = channels_per_level(image_size, channels)
+        self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
+        self.stem = nn.Conv2d(4 * image_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(ResidualDown(a, b, normalize=False) for a, b in zip(widths, widths[1:]))
+        self.local = nn.Conv2d(widths[1], 1, 1)
+        self.deviation = MinibatchDeviation()
+        self.whole = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
+        self.score = nn.Linear(16 * widths[-1], 1)
+        self.project = nn.Linear(CONDITION_FEATURES, 16 * widths[-1], bias=False)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The activations after each halving, finest first: what the feature reconstruction loss compares."""
+        features = [self.stem(F.pixel_unshuffle(image, 2))]
+        for down in self.down:
+            features.append(down(features[-1]))
+        return features
+
+    def scores(self, features: list[Tensor], label: Tensor | None, position: Tensor | None) -> Tensor:
+        """Scores (N,) of images whose `features` are given; higher looks more real."""
+        local = self.local(F.leaky_relu(features[1], 0.2)).mean(dim=(1, 2, 3))
+        last = F.leaky_relu(self.whole(self.deviation(F.leaky_relu(features[-1], 0.2))), 0.2).flatten(1)
+        matched = (self.project(self.condition(label, position, last)) * last).mean(dim=1)
+        return (self.score(last).squeeze(1) + matched + local).float()
+
+    def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """(N, C, size, size) in [-1, 1] -> scores (N,)."""
+        return self.scores(self.features(image), label, position)
