@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 
 def start() -> None:
@@ -21,3 +23,22 @@ def start() -> None:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if cuda else "gloo")
     idist.get_world_size()
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over all processes; nothing to do for one process.
+
+    A generative step runs parts of its networks in turns, which `DistributedDataParallel` cannot follow.
+    """
+    if idist.get_world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = idist.all_reduce(torch.nn.utils.parameters_to_vector(gradients)) / idist.get_world_size()
+    torch.nn.utils.vector_to_parameters(flat, gradients)
+
+
+def same_everywhere(network: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first."""
+    if idist.get_world_size() > 1:
+        for tensor in network.state_dict().values():
+            dist.broadcast(tensor, src=0)

@@ -1,0 +1,101 @@
+"""What every adversarial training step needs: mixed precision, frozen networks, guarded updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from ignite.engine import Events
+from monai.engines import Trainer
+from torch import Tensor, nn
+
+from medsynth.distributed import average_gradients
+
+
+def use_bfloat16(device: torch.device, amp: bool) -> bool:
+    """Whether mixed precision is asked for and gains anything: on GPUs, and on CPUs that multiply bfloat16 matrices."""
+    return amp and (device.type != "cpu" or torch.cpu._is_amx_tile_supported())
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Parameters take no gradients inside: what passes through reaches the inputs alone."""
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def losses(**values: Tensor) -> dict[str, dict[str, Tensor]]:
+    """A step's losses under their stable names, detached, as the handlers read them."""
+    return {"losses": {name: value.detach() for name, value in values.items()}}
+
+
+def reconstruction(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False) -> tuple:
+    """For MONAI's `prepare_batch`: an image is its own target; class and position go to the network beside it."""
+    image, *condition = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label", "position"))
+    return image, image, tuple(condition), {}
+
+
+class AdversarialTrainer(Trainer):
+    """A MONAI trainer of two networks that play against each other.
+
+    Subclasses override `_iteration`, `stateful` and `sample`.
+
+    Args:
+        device, max_epochs, train_data_loader, epoch_length, train_handlers: as MONAI's `Trainer` takes them.
+        amp: compute in bfloat16 where the device gains by it; losses and penalties stay in float32.
+        gradient_norm: longest gradient of an update; longer ones are scaled down.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader,
+        epoch_length: int | None = None,
+        train_handlers=None,
+        amp: bool = True,
+        gradient_norm: float = 1.0,
+    ) -> None:
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            handlers=train_handlers,
+            amp=False,  # MONAI's means float16 with a gradient scaler; ours is bfloat16, which needs none
+            decollate=False,
+        )
+        self.bfloat16 = use_bfloat16(self.state.device, amp)
+        self.gradient_norm = gradient_norm
+        self.add_event_handler(Events.EPOCH_STARTED(once=1), self.begin)
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision as configured; the same code runs without it."""
+        return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One guarded step of `optimizer` down the gradient of `loss`, averaged over all processes."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, self.gradient_norm)
+        optimizer.step()
+
+    def begin(self) -> None:
+        """What a run does once before its first step; a resumed run does not do it again."""
+
+    def stateful(self) -> dict[str, object]:
+        """Everything that going on with the run needs: name -> object with `state_dict` and `load_state_dict`."""
+        raise NotImplementedError
+
+    def sample(self, count: int, seed: int) -> Tensor:
+        """(count, C, H, W) generated images in [-1, 1] on the CPU; the same seed gives the same images."""
+        raise NotImplementedError

@@ -1,0 +1,199 @@
+"""Training of the attention VAE-GAN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from torch import Tensor, nn
+
+from medsynth.distributed import same_everywhere
+from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
+from medsynth.losses.adversarial import critic_wasserstein, generator_wasserstein
+from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
+from medsynth.losses.similarity import feature_distance, structural_dissimilarity
+from medsynth.networks.vaegan import VaeGan, VaeGanCritic
+
+
+IMAGES_TO_START_FROM = 4096
+
+
+@dataclass(frozen=True)
+class VaeGanWeights:
+    """What each term counts in the total loss of the generator (all but the penalty) and of the critic (the penalty).
+
+    Args:
+        l1: mean absolute difference of image and reconstruction, in [-1, 1].
+        ssim: 1 - SSIM of image and reconstruction.
+        feature: distance of image and reconstruction in the critic's features.
+        kl: Kullback-Leibler divergence in nats per pixel.
+        adversarial: the critic's score of reconstructions and samples.
+        penalty: the critic's gradient penalty.
+    """
+
+    l1: float
+    ssim: float
+    feature: float
+    kl: float
+    adversarial: float
+    penalty: float
+
+
+class LatentBank(nn.Module):
+    """The latest latent vector of every training slice: the aggregate posterior, at no extra cost.
+
+    Args:
+        slices: in the training set.
+        features: of a latent vector.
+    """
+
+    def __init__(self, slices: int, features: int) -> None:
+        super().__init__()
+        self.register_buffer("latents", torch.zeros(slices, features))
+        self.register_buffer("seen", torch.zeros(slices, dtype=torch.bool))
+
+    def keep(self, index: Tensor, latents: Tensor) -> None:
+        """Remember the latent vectors (N, features) of the slices `index` (N,)."""
+        self.latents[index] = latents.detach()
+        self.seen[index] = True
+
+
+class VaeGanTrainer(AdversarialTrainer):
+    """Per batch: update encoder and decoder on a reconstruction and a sample, then the critic on both.
+
+    Samples are what users generate, so the critic judges them like reconstructions. They come from the density of the
+    latent vectors of the epoch before.
+
+    Args:
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
+        network: encoder, decoder and density.
+        discriminator: the critic.
+        network_optimizer, discriminator_optimizer: of the two.
+        ema: keeps the moving average of `network`, which validation and users see.
+        weights: of the loss terms.
+        kl_warmup: iterations in which the weight of the divergence rises from 0.
+        penalty_images: images a step that the gradient penalty is taken at.
+        penalty_target: slope of the critic that is free; 1 with the original WGAN-GP. 0 is steadier here.
+
+    Reference: Larsen et al., arXiv:1512.09300, algorithm 1, with the critic of arXiv:1704.00028.
+    """
+
+    def __init__(
+        self,
+        network: VaeGan,
+        discriminator: VaeGanCritic,
+        network_optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        ema: EMAHandler,
+        weights: VaeGanWeights,
+        kl_warmup: int,
+        penalty_images: int,
+        penalty_target: float,
+        **trainer_args,
+    ) -> None:
+        super().__init__(**trainer_args)
+        self.network, self.discriminator, self.ema = network, discriminator, ema
+        self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
+        self.weights, self.kl_warmup = weights, kl_warmup
+        self.penalty_images, self.penalty_target = penalty_images, penalty_target
+        self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
+        self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
+        ema.attach(self)
+
+    def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        real, weights = batch["image"], self.weights
+        latent, label, position = self.network.density.sample(len(real))
+        label, position = torch.cat([batch["label"], label]), torch.cat([batch["position"], position])
+
+        with self.autocast(), frozen(self.discriminator):
+            mean, log_variance = self.network.encode(real, batch["label"], batch["position"])
+            posterior = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+            fake = self.network.decode(torch.cat([posterior, latent]), label, position, noise=True)
+            reconstruction = fake[: len(real)]
+            features = self.discriminator.features(fake)
+            with torch.no_grad():
+                real_features = self.discriminator.features(real)
+            l1 = F.l1_loss(reconstruction, real)
+            ssim = structural_dissimilarity(reconstruction, real)
+            feature = feature_distance([f[: len(real)] for f in features], real_features)
+            kl = kl_divergence(mean, log_variance)
+            adversarial = generator_wasserstein(self.discriminator.scores(features, label, position))
+        warmth = min(1.0, engine.state.iteration / self.kl_warmup)
+        total = (
+            weights.l1 * l1
+            + weights.ssim * ssim
+            + weights.feature * feature
+            + weights.kl * warmth * kl / real[0].numel()
+            + weights.adversarial * adversarial
+        )
+        self.update(self.network_optimizer, total)
+        self.bank.keep(batch["index"], posterior)
+
+        fake = fake.detach()
+        label, position = torch.cat([batch["label"], label]), torch.cat([batch["position"], position])
+        with self.autocast():
+            scores = self.discriminator(torch.cat([real, fake]), label, position)
+        critic = critic_wasserstein(scores[: len(real)], scores[len(real) :])
+        penalty = self.penalty(real, fake, batch)
+        self.update(self.discriminator_optimizer, critic + weights.penalty * penalty)
+        return losses(
+            generator=total, l1=l1, ssim=ssim, feature=feature, kl=kl, adversarial=adversarial, critic=critic, penalty=penalty
+        )
+
+    def penalty(self, real: Tensor, fake: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The critic's gradient penalty between a few images and fakes of the batch, in float32.
+
+        A few in every step cost what all of them would cost now and then, and hold the critic more evenly.
+        """
+        few = torch.randperm(len(real), device=real.device)[: self.penalty_images]
+        fakes = torch.where((few % 2 == 0)[:, None, None, None], fake[few], fake[len(real) + few])
+        critic = partial(self.discriminator, label=batch["label"][few], position=batch["position"][few])
+        return gradient_penalty(critic, interpolate_images(real[few], fakes), self.penalty_target)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Start the linear maps as principal components, and the density from what they make of the training set."""
+        dataset = self.data_loader.dataset
+        count = min(len(dataset), IMAGES_TO_START_FROM)
+        index = np.linspace(0, len(dataset) - 1, count).astype(np.int64)
+        images = dataset.read(index)[:, None].float().to(self.state.device)
+        self.network.start_from(images)
+        for index, images in zip(torch.from_numpy(index).split(256), images.split(256), strict=True):
+            self.bank.keep(index, self.network.encoder.linear_part(images))
+        self.fit_density()
+        same_everywhere(self.network)
+        self.generator.load_state_dict(self.network.state_dict())
+
+    @torch.no_grad()
+    def fit_density(self) -> None:
+        """Fit the density to the latest latent vector of every slice."""
+        seen = self.bank.seen
+        facts = self.data_loader.dataset.facts(seen.cpu().nonzero().squeeze(1).numpy())
+        self.network.fit_density(self.bank.latents[seen], facts["label"], facts["position"], self.state.iteration)
+        same_everywhere(self.network.density)
+
+    def stateful(self) -> dict[str, object]:
+        """Networks, their average, optimizers, latent vectors and the place in the stream of batches."""
+        return {
+            "network": self.network,
+            "discriminator": self.discriminator,
+            "ema": self.ema.ema_model,
+            "network_optimizer": self.network_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "bank": self.bank,
+            "loader": self.data_loader,
+        }
+
+    @property
+    def generator(self) -> VaeGan:
+        """The network that users get."""
+        return self.ema.ema_model
+
+    def sample(self, count: int, seed: int) -> Tensor:
+        """(count, C, H, W) samples in [-1, 1] on the CPU."""
+        return self.generator.sample(count, seed)[0].cpu()
