@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from medsynth.data.cache import SliceStack
+from medsynth.data.output import SliceSpace
 from medsynth.data.pipelines import Preprocessing, fit_spacing
 from medsynth.data.preparation import prepare_all
 from medsynth.errors import MedsynthError
@@ -43,6 +44,7 @@ class SliceDataset(Dataset):
         preprocessing: with the spacing that was chosen, where it had to be.
         spacing_mm: between rows and columns of the slices.
         slice_mm: between neighbouring slices of a volume.
+        space: the same, and the intensities that all images share, for images made like these.
     """
 
     def __init__(
@@ -74,6 +76,9 @@ class SliceDataset(Dataset):
         self.bounds = np.repeat(np.array([facts["bounds"] for _, facts in good]), counts, axis=0)
         rows, columns, self.slice_mm = _common_spacing(np.array([facts["spacing_mm"] for _, facts in good]))
         self.spacing_mm = (rows, columns)
+        shared = (float(self.bounds[0, 0]), float(self.bounds[0, 1]))
+        bounds = shared if (self.bounds == shared).all() else None
+        self.space = SliceSpace(self.preprocessing.modality, self.spacing_mm, self.slice_mm, bounds)
 
     def __len__(self) -> int:
         return len(self.images)

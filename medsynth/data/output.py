@@ -1,0 +1,206 @@
+"""Slices back to files: NIfTI in the user's units and geometry, each with a sidecar that says what it is."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from medsynth.errors import MedsynthError
+from medsynth.storage import disk_errors, write_bytes, write_text
+
+ALIGNED = 2  # NIfTI code of coordinates that are anatomical, but not those of a scanner
+BIDS_VERSION = "1.10.0"
+INTEGERS = {(0.0, 255.0): np.uint8, (0.0, 65535.0): np.uint16}  # of pictures, by what -1 and 1 stand for
+GRID_COLUMNS = 9
+
+
+@dataclass(frozen=True)
+class SliceSpace:
+    """What the pixels of slices and their values in [-1, 1] stand for.
+
+    Args:
+        modality: `mri`, `ct` or `image`.
+        spacing_mm: between rows and columns.
+        slice_mm: between slices.
+        bounds: the intensities of -1 and 1; None where each training image had its own, as with percentiles.
+    """
+
+    modality: str
+    spacing_mm: tuple[float, float]
+    slice_mm: float
+    bounds: tuple[float, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for model.pt."""
+        return asdict(self)
+
+    @property
+    def units(self) -> str:
+        """Of the values that `to_units` returns."""
+        if self.bounds is None:
+            return "arbitrary: 0 and 1 are the lower and upper intensity bounds of a training image"
+        return {"ct": "HU", "image": "grey value"}.get(self.modality, "arbitrary: as in the input images")
+
+    def to_units(self, slices: np.ndarray) -> np.ndarray:
+        """[-1, 1] back to intensities: int16 HU, the integers of a picture, or float32; [0, 1] without bounds."""
+        low, high = self.bounds or (0.0, 1.0)
+        values = low + (np.clip(slices, -1, 1).astype(np.float64) + 1) * ((high - low) / 2)
+        kind = np.int16 if self.modality == "ct" else INTEGERS.get((low, high)) if self.modality == "image" else None
+        if kind is None or self.bounds is None:
+            return values.astype(np.float32)
+        limits = np.iinfo(kind)
+        return np.clip(np.round(values), limits.min, limits.max).astype(kind)
+
+    def slice_affine(self, rows: int, columns: int) -> np.ndarray:
+        """World coordinates of one upright slice: rows run backwards, columns to the patient's left; centred on 0."""
+        down, across = self.spacing_mm
+        affine = np.diag([0.0, 0.0, self.slice_mm, 1.0])
+        affine[0, [1, 3]] = -across, across * (columns - 1) / 2
+        affine[1, [0, 3]] = -down, down * (rows - 1) / 2
+        return affine
+
+
+def nifti(array: np.ndarray, affine: np.ndarray) -> bytes:
+    """A compressed NIfTI file in mm; equal arguments give equal bytes."""
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, ALIGNED)
+    image.set_qform(affine, ALIGNED)
+    if not np.allclose(image.get_qform(), affine, atol=1e-3):
+        image.set_qform(None, 0)  # it has no room for shears
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = f"medsynth {version('medsynth')}, synthetic"
+    return gzip.compress(image.to_bytes(), mtime=0)
+
+
+def safe(name: str) -> str:
+    """A class name as part of a file name, in which `_` divides the parts."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", name).strip("-.") or "class"
+
+
+def digits(count: int) -> int:
+    """Figures that numbers below `count` are written with, so that names sort like numbers."""
+    return max(4, len(str(count - 1)))
+
+
+class ImageFolder:
+    """The folder that a model's images go to: `images/`, `images.csv`, `grid.png`, `dataset_description.json`.
+
+    Nothing is written before the first image, and `finish` writes the rest.
+
+    Attributes:
+        images: the folder in it that holds them.
+        rows: of images.csv, so far.
+
+    Args:
+        folder: where to; it need not exist.
+        stem: of the system, the beginning of every name.
+        model_digest: SHA-256 of the model.pt.
+        overwrite: replace the images of an earlier call, all of them; if false, a folder that has some is refused.
+    """
+
+    def __init__(self, folder: str | Path, stem: str, model_digest: str, overwrite: bool = False) -> None:
+        self.folder, self.stem, self.model_digest = Path(folder), stem, model_digest
+        self.rows: list[dict[str, Any]] = []
+        self.images = self.folder / "images"
+        parts = [self.images, *(self.folder / name for name in ("images.csv", "grid.png", "dataset_description.json"))]
+        if not overwrite and (found := [path for path in parts if path.exists()]):
+            raise MedsynthError(f"{found[0]} is there already: give another output_dir, or --overwrite true")
+
+    def write(
+        self, name: str, array: np.ndarray, affine: np.ndarray, facts: dict[str, Any], sidecar: dict[str, Any]
+    ) -> None:
+        """Write one image (rows, columns, slices) and its sidecar.
+
+        Args:
+            name: what follows the stem; nothing of an input's name.
+            facts: for the sidecar and, in small letters, for its row in images.csv.
+            sidecar: for the sidecar alone.
+        """
+        if not self.rows:
+            self._open()
+        name = f"{self.stem}_{name}"
+        content = self._origin() | facts | sidecar
+        # the sidecar first: no image is ever without one
+        write_text(self.images / f"{name}.json", json.dumps(content, indent=4) + "\n")
+        write_bytes(self.images / f"{name}.nii.gz", nifti(array, affine))
+        facts = {key.lower(): value for key, value in facts.items()}
+        self.rows.append({"file": f"images/{name}.nii.gz"} | facts)
+
+    def finish(self, grid: Tensor, columns: int = GRID_COLUMNS) -> None:
+        """Write what describes the images together.
+
+        Args:
+            grid: (N, C, H, W) in [-1, 1], shown row by row.
+            columns: in the grid.
+        """
+        picture, table = io.BytesIO(), io.StringIO()
+        save_image(make_grid((grid + 1) / 2, nrow=columns).clamp(0, 1), picture, format="png")
+        write_bytes(self.folder / "grid.png", picture.getvalue())
+        writer = csv.DictWriter(table, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.folder / "images.csv", table.getvalue())
+        description = {"Name": f"Synthetic images of {self.stem}", "BIDSVersion": BIDS_VERSION}
+        description |= {"DatasetType": "derivative", "GeneratedBy": [_software()]}
+        write_text(self.folder / "dataset_description.json", json.dumps(description, indent=4) + "\n")
+
+    def _origin(self) -> dict[str, Any]:
+        return {
+            "Synthetic": True,
+            "GeneratedBy": [_software()],
+            "Model": self.stem,
+            "ModelDigest": self.model_digest,
+            "Date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+    def _open(self) -> None:
+        """Make the folders, and take away the images of an earlier call."""
+        with disk_errors(self.images):
+            self.images.mkdir(parents=True, exist_ok=True)
+            for sidecar in self.images.glob("*.json"):
+                if _is_synthetic(sidecar):
+                    sidecar.with_suffix(".nii.gz").unlink(missing_ok=True)
+                    sidecar.unlink()
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices below `count`, evenly spread; a single one is in the middle."""
+    shown = min(count, most)
+    return [count * (2 * i + 1) // (2 * shown) for i in range(shown)]
+
+
+def in_rows(columns: int, *sets: Sequence[Tensor]) -> list[Tensor]:
+    """Images of equally many sets for a grid: a row of the first, below it the same of the second, and so on."""
+    return [
+        image
+        for start in range(0, len(sets[0]), columns)
+        for images in sets
+        for image in images[start : start + columns]
+    ]
+
+
+def _software() -> dict[str, str]:
+    return {"Name": "medsynth", "Version": version("medsynth")}
+
+
+def _is_synthetic(sidecar: Path) -> bool:
+    """Whether an image was made here, so that it may be replaced; others in the folder are left alone."""
+    try:
+        content = json.loads(sidecar.read_text())
+        return content["Synthetic"] is True and content["GeneratedBy"][0]["Name"] == "medsynth"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
