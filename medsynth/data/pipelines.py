@@ -131,7 +131,7 @@ def fit_spacing(entries: Sequence[dict[str, Any]], preprocessing: Preprocessing)
     """
     if preprocessing.spacing_mm is not None or preprocessing.modality == "image":
         return preprocessing
-    headers = [header for entry in entries if (header := _header_or_none(entry["image"]))]
+    headers = [header for entry in entries if (header := header_or_none(entry["image"]))]
     size = preprocessing.image_size
     if all(max(header.shape[:2]) <= size for header in headers):
         return preprocessing
@@ -145,7 +145,8 @@ def fit_spacing(entries: Sequence[dict[str, Any]], preprocessing: Preprocessing)
     return replace(preprocessing, spacing_mm=(spacing, spacing))
 
 
-def _header_or_none(path: str) -> Header | None:
+def header_or_none(path: str) -> Header | None:
+    """Size and spacing, or None if the image cannot be read: its preparation will say why."""
     try:
         return read_header(path)
     except MedsynthError:

@@ -74,7 +74,10 @@ class Preparation(Dataset):
 
 
 def prepare(path: str, modality: str, pipeline: Compose) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Slices (N, H, W) in [-1, 1] and the facts about them; or None and what is wrong with the image."""
+    """Slices (N, H, W) in [-1, 1] and the facts about them; or None and what is wrong with the image.
+
+    Volumes have an `affine`, of a volume cut like the slices, and `slices`, which of its slices were taken.
+    """
     try:
         if sources.is_picture(path) != (modality == "image"):
             kind = (
@@ -91,6 +94,7 @@ def prepare(path: str, modality: str, pipeline: Compose) -> tuple[np.ndarray | N
         return None, {"error": reason}
     positions = [None if np.isnan(position) else float(position) for position in data["positions"]]
     facts = {"positions": positions, "bounds": list(data["bounds"]), "spacing_mm": list(data["spacing_mm"])}
+    facts |= {name: data[name].tolist() for name in ("affine", "slices") if name in data}
     return data[Keys.IMAGE].numpy().astype(DTYPES[modality]), facts
 
 

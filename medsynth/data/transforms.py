@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ class CheckFinite(Transform):
 
 
 class FindHead(Transform):
-    """Find the head in an upright volume (1, rows, columns, slices), and keep the volume's spacing with it."""
+    """Find the head in an upright volume (1, rows, columns, slices), and keep the volume's spacing and affine."""
 
     def __init__(self, threshold: Callable[[np.ndarray], float]) -> None:
         self.threshold = threshold
@@ -53,7 +54,8 @@ class FindHead(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         volume = data[Keys.IMAGE]
         spacing = tuple(float(size) for size in volume.pixdim)
-        return data | {"spacing_mm": spacing, "head": find_head(volume[0].numpy(), spacing, self.threshold)}
+        head = find_head(volume[0].numpy(), spacing, self.threshold)
+        return data | {"spacing_mm": spacing, "affine": volume.affine.numpy(), "head": head}
 
 
 class PercentileBounds(Transform):
@@ -102,7 +104,9 @@ class ResampleInPlane(Transform):
         planes = F.pad(planes, (0, pad[1], 0, pad[0]), mode="replicate")
         scale = tuple(a / b * (1 + 1e-9) for a, b in zip(old, new, strict=False))
         planes = F.interpolate(planes, scale_factor=scale, mode="bilinear", antialias=True)
-        return data | {Keys.IMAGE: planes.permute(1, 2, 3, 0), "spacing_mm": (*new, old[2])}
+        steps = (new[0] / old[0], new[1] / old[1], 1.0)
+        affine = data["affine"] @ nib.affines.from_matvec(np.diag(steps), [(step - 1) / 2 for step in steps])
+        return data | {Keys.IMAGE: planes.permute(1, 2, 3, 0), "spacing_mm": (*new, old[2]), "affine": affine}
 
 
 class ScaleToUnit(Transform):
@@ -118,7 +122,8 @@ class TakeSlices(Transform):
     """Choose the slices that show enough of the head at the brain's height, and centre each on the head.
 
     Turns the volume (1, rows, columns, slices) into slices (N, size, size) and adds their positions: 1 at the top of
-    the head, 0 at `BRAIN_HEIGHT_MM` below it.
+    the head, 0 at `BRAIN_HEIGHT_MM` below it. The affine becomes that of a volume of all slices, cut like those;
+    `slices` are the indices of the chosen ones in it.
     """
 
     def __init__(self, image_size: int, min_foreground: float) -> None:
@@ -131,9 +136,11 @@ class TakeSlices(Transform):
         if not kept.size:
             raise MedsynthError(f"has no slice with {self.min_foreground:.0%} of its area in the head")
         planes = volume[..., kept.tolist()].permute(2, 0, 1)
+        starts = [round(head.centre_mm[axis] / spacing[axis] - self.image_size / 2) for axis in (0, 1)]
         for axis in (0, 1):
-            planes = _window(planes, axis + 1, head.centre_mm[axis] / spacing[axis], self.image_size)
-        return data | {Keys.IMAGE: planes, "positions": positions[kept]}
+            planes = _window(planes, axis + 1, starts[axis], self.image_size)
+        affine = data["affine"] @ nib.affines.from_matvec(np.eye(3), [*starts, 0])
+        return data | {Keys.IMAGE: planes, "positions": positions[kept], "affine": affine, "slices": kept}
 
 
 class FitPicture(Transform):
@@ -156,9 +163,8 @@ def _whole(number: float) -> bool:
     return abs(number - round(number)) < 1e-3
 
 
-def _window(planes: torch.Tensor, axis: int, centre: float, size: int) -> torch.Tensor:
-    """Cut `size` steps around a centre out of an axis; beyond the edge, the value of air on that edge goes on."""
-    start = round(centre - size / 2)
+def _window(planes: torch.Tensor, axis: int, start: int, size: int) -> torch.Tensor:
+    """Cut `size` steps from `start` on out of an axis; beyond the edge, the value of air on that edge goes on."""
     before, after = max(0, -start), max(0, start + size - planes.shape[axis])
     inside = planes.narrow(axis, max(0, start), min(planes.shape[axis], start + size) - max(0, start))
     air = torch.stack([planes.select(axis, 0), planes.select(axis, -1)]).median()
