@@ -28,6 +28,7 @@ class BestModel:
         preprocessing: how the images were prepared, plain values.
         classes: names of the class indices.
         validator: an evaluator with a key metric.
+        extra: what else inference needs to know, plain values.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class BestModel:
         classes: Sequence[str] = (),
         network_id: str = "network_def",
         validator: Engine | None = None,
+        extra: dict[str, Any] | None = None,
     ) -> None:
         self.run = run
         self.preprocessing = preprocessing
         self.classes = classes
         self.definition = run.definition(network_id)
         self.validator = validator
+        self.extra = extra or {}
         self._is_best = False
         check_recipe(self.definition, preprocessing, network_id)
         run.stateful["model"] = self
@@ -75,5 +78,6 @@ class BestModel:
 
     def _save(self, engine: Engine) -> None:
         metrics = {} if self.validator is None else scalar_metrics(self.validator)
-        extra = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
+        progress = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
+        extra = self.extra | progress
         save_model(self.run.model, engine.generator, self.definition, self.preprocessing, self.classes, extra)
