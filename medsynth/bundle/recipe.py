@@ -73,8 +73,11 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
     """Rebuild the network of a model.pt.
 
     Raises:
-        MedsynthError: no such file, not a whole model.pt, one that names foreign code, or weights of another network.
+        MedsynthError: no such file, not a whole model.pt, one that names foreign code, weights of another network, or
+            no such device.
     """
+    if not Path(path).is_file():
+        raise MedsynthError(f"there is no model {path}: train one, or give the model.pt of a run as checkpoint")
     content = load_plain(path)
     if content.get("format") != _FORMAT or any(not isinstance(content.get(k), t) for k, t in _PARTS.items()):
         raise MedsynthError(f"{path} is not a model.pt of this version: use the run's model.pt, not its checkpoints")
@@ -88,8 +91,13 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
             f"{path}: its weights are of another network than its definition ({definition['_target_']}): "
             "export the model again"
         ) from error
+    try:
+        network = network.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise MedsynthError(f"device {device} cannot take the network ({reason}): try --device cpu") from error
     return LoadedModel(
-        network=network.to(device).eval(),
+        network=network,
         preprocessing=content["preprocessing"],
         classes=content["classes"],
         definition=definition,
