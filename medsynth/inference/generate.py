@@ -1,0 +1,132 @@
+"""Latents to images on disk, for every model that can sample."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medsynth.bundle.recipe import LoadedModel
+from medsynth.data.output import GRID_COLUMNS, ImageFolder, SliceSpace, digits, safe
+from medsynth.errors import MedsynthError
+
+BLOCK = 16  # images drawn together: their number must not change with what is asked for, or the images would
+UNLABELLED = "unlabelled"  # in file names
+
+log = logging.getLogger(__name__)
+
+Drawn = tuple[Tensor, int, float]
+"""An image (C, H, W) in [-1, 1], its class index, -1 if unknown, and its position, NaN if unknown."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks a generator for.
+
+    Args:
+        num_images: how many.
+        label: name of a class; None: classes as frequent as in the training set.
+        position: slice position, 0 at the brain's lower end and 1 at its top; None: as in the training set.
+        seed: the same one gives the same images; the first of many are those of a smaller `num_images`.
+    """
+
+    num_images: int
+    label: str | None
+    position: float | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.num_images) or self.num_images < 1:
+            raise MedsynthError(f"num_images is {self.num_images!r}: give 1 or more")
+        if not _is_whole(self.seed) or self.seed < 0:
+            raise MedsynthError(f"seed is {self.seed!r}: give a whole number, 0 or more")
+        is_number = isinstance(self.position, (int, float)) and not isinstance(self.position, bool)
+        if self.position is not None and not (is_number and 0 <= self.position <= 1):
+            raise MedsynthError(
+                f"position is {self.position!r}: give null or a number from 0, the brain's lower end, to 1, its top"
+            )
+
+    def condition(self, model: LoadedModel) -> dict[str, Any]:
+        """`label` and `position` as a network's `sample` takes them."""
+        if self.position is not None and model.preprocessing["modality"] == "image":
+            raise MedsynthError("the pictures that this model learned from had no position: leave position null")
+        return {"label": self._class_index(model.classes), "position": self.position}
+
+    def _class_index(self, classes: Sequence[str]) -> int | None:
+        if self.label is None:
+            return None
+        if str(self.label) in classes:
+            return list(classes).index(str(self.label))
+        known = f"it has the classes {', '.join(classes)}" if classes else "it was trained without classes"
+        raise MedsynthError(f"label is {self.label!r}, which the model does not know: {known}, or leave label null")
+
+    def random_seed(self, *place: int) -> int:
+        """A seed of its own for each place in the set, so that what is drawn there depends on nothing before it."""
+        return int(np.random.SeedSequence([self.seed, *place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def slice_space(model: LoadedModel) -> SliceSpace:
+    """What the pixels and values of a model's slices stand for."""
+    if not isinstance(model.extra.get("slices"), dict):
+        raise MedsynthError(
+            "the checkpoint does not say which spacing its slices have, it is of an older version: train it again"
+        )
+    try:
+        return SliceSpace(**model.extra["slices"])
+    except TypeError as error:
+        raise MedsynthError(
+            f"the checkpoint describes its slices in a way this version cannot read ({error})"
+        ) from error
+
+
+@torch.inference_mode()
+def sampled(sample: Callable, request: Request, condition: dict[str, Any]) -> Iterator[Drawn]:
+    """Draw images from a network's `sample(count, seed, label, position)`, block by block."""
+    for start in range(0, request.num_images, BLOCK):
+        drawn = sample(BLOCK, request.random_seed(start // BLOCK), **condition)
+        images, labels, positions = (part.cpu() for part in drawn)
+        yield from list(zip(images, labels.tolist(), positions.tolist(), strict=True))[: request.num_images - start]
+
+
+def write_images(
+    drawn: Iterator[Drawn], count: int, request: Request, model: LoadedModel, output: ImageFolder, grid_columns: int
+) -> None:
+    """Write generated images, one NIfTI each, and the grid of the first.
+
+    Args:
+        count: how many `drawn` yields.
+        grid_columns: images in a row of the grid.
+    """
+    space = slice_space(model)
+    shown: list[Tensor] = []
+    for index, (image, label, position) in enumerate(tqdm(drawn, desc="generating", total=count)):
+        label = model.classes[label] if 0 <= label < len(model.classes) else None
+        name = f"{safe(label) if label else UNLABELLED}_{request.seed}_{index:0{digits(count)}d}"
+        facts = {
+            "Label": label,
+            "Position": None if math.isnan(position) else round(position, 4),
+            "Seed": request.seed,
+            "Index": index,
+        }
+        values = space.to_units(image[0].numpy())[..., None]
+        output.write(name, values, space.slice_affine(*values.shape[:2]), facts, {"Units": space.units})
+        if len(shown) < grid_columns * GRID_COLUMNS:
+            shown.append(image)
+    output.finish(torch.stack(shown), grid_columns)
+    log.info("%d images are in %s", count, output.folder)
+
+
+def square(count: int) -> int:
+    """Columns of a grid of that many images."""
+    return min(GRID_COLUMNS, math.ceil(count**0.5))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,169 @@
+"""A user's volumes and pictures through a network, slice by slice, back onto a grid that overlays them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+from tqdm import tqdm
+
+from medsynth.bundle.recipe import LoadedModel
+from medsynth.data import datalist, sources
+from medsynth.data.output import GRID_COLUMNS, ImageFolder, SliceSpace, digits, in_rows, spread
+from medsynth.data.pipelines import Preprocessing, header_or_none, volume_transforms
+from medsynth.data.preparation import prepare
+from medsynth.data.slices import SAME_SPACING
+from medsynth.errors import MedsynthError
+from medsynth.inference.generate import slice_space
+from medsynth.metrics.image import psnr, ssim
+
+MOST_SHOWN = 36  # inputs in the grid: with their reconstructions, eight rows of nine
+
+log = logging.getLogger(__name__)
+
+
+def find_inputs(path: str | None) -> list[dict[str, Any]]:
+    """{"image": path, "label": str or None} of an image, of all images in a folder, sorted, or of a whole datalist."""
+    if path is None:
+        return []
+    if Path(path).is_dir():
+        images = sources.find_images(path)
+        if not images:
+            raise MedsynthError(f"input {path} holds no image: .nii, .nii.gz, .png, .jpg or .tif files are needed")
+        return [{"image": str(image), "label": None} for image in images]
+    if Path(path).suffix.lower() == ".json":
+        return datalist.read(path).entries
+    if not Path(path).is_file():
+        raise MedsynthError(f"input {path} does not exist: give an image, a folder of images or a datalist")
+    if not sources.is_image(path):
+        raise MedsynthError(f"input {path} is no image: .nii, .nii.gz, .png, .jpg or .tif is needed, or a datalist")
+    return [{"image": str(path), "label": None}]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The slices of one image, prepared like those that the network learned from.
+
+    Args:
+        slices: (N, 1, H, W) in [-1, 1].
+        places: where each lies along the slice axis.
+        positions: (N,), NaN where unknown.
+        affine: of the volume that `volume` makes.
+        space: what the values stand for, with the image's own intensity bounds.
+    """
+
+    slices: Tensor
+    places: np.ndarray
+    positions: Tensor
+    affine: np.ndarray
+    space: SliceSpace
+
+    def volume(self, slices: Tensor) -> np.ndarray:
+        """(N, 1, H, W) in [-1, 1] -> (H, W, slices) in the image's units; slices that were left out are air."""
+        volume = np.full((*slices.shape[2:], self.places[-1] + 1), -1, dtype=np.float32)
+        volume[..., self.places] = np.moveaxis(slices[:, 0].numpy(), 0, -1)
+        return self.space.to_units(volume)
+
+
+def read_stack(path: str, preprocessing: Preprocessing, space: SliceSpace) -> Stack:
+    """Prepare one image.
+
+    Raises:
+        MedsynthError: what is wrong with it.
+    """
+    preprocessing = _with_spacing(path, preprocessing, space)
+    slices, facts = prepare(path, preprocessing.modality, volume_transforms(preprocessing))
+    if slices is None:
+        raise MedsynthError(facts["error"])
+    space = replace(space, bounds=tuple(facts["bounds"]))
+    affine, places = space.slice_affine(*slices.shape[1:]), np.arange(len(slices))
+    if "affine" in facts:
+        first, places = facts["slices"][0], np.array(facts["slices"]) - facts["slices"][0]
+        affine = np.array(facts["affine"]) @ nib.affines.from_matvec(np.eye(3), [0, 0, first])
+    positions = torch.tensor([math.nan if place is None else place for place in facts["positions"]])
+    return Stack(torch.from_numpy(slices).float()[:, None], places, positions, affine, space)
+
+
+def _with_spacing(path: str, preprocessing: Preprocessing, space: SliceSpace) -> Preprocessing:
+    """The network knows heads at one spacing: resample to it what has another."""
+    if preprocessing.modality == "image" or preprocessing.spacing_mm is not None:
+        return preprocessing
+    header = header_or_none(path)
+    if header is None or np.allclose(header.spacing_mm[:2], space.spacing_mm, rtol=SAME_SPACING, atol=0):
+        return preprocessing
+    return replace(preprocessing, spacing_mm=space.spacing_mm)
+
+
+def reconstruct(
+    inputs: Sequence[dict[str, Any]], model: LoadedModel, inferer: Inferer, output: ImageFolder, batch_size: int
+) -> None:
+    """Write a reconstruction of each input, numbered in the order of the inputs, and how close it comes.
+
+    Inputs that cannot be used are named and left out; only where all are, it is an error.
+
+    Args:
+        inputs: from `find_inputs`.
+        inferer: calls the network on a batch of slices with their labels and positions.
+        batch_size: slices at a time; changes the memory it takes, not the result.
+    """
+    if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
+        raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
+    preprocessing, space = Preprocessing.from_dict(model.preprocessing), slice_space(model)
+    shown: list[tuple[Tensor, Tensor]] = []
+    reasons: list[str] = []
+    for index, entry in enumerate(tqdm(inputs, desc="reconstructing")):
+        try:
+            stack = read_stack(entry["image"], preprocessing, space)
+        except MedsynthError as error:
+            reasons.append(f"{entry['image']} {error}")
+            continue
+        fake = _through(model, inferer, stack, entry["label"], batch_size)
+        name = f"reconstruct_{index:0{digits(len(inputs))}d}"
+        facts = {"Label": entry["label"], "Index": index, "Slices": len(fake)} | _closeness(fake, stack.slices)
+        sidecar = {"Units": stack.space.units, "InputDigest": _digest(entry["image"])}
+        output.write(name, stack.volume(fake), stack.affine, facts, sidecar)
+        if len(shown) < MOST_SHOWN:
+            some = spread(len(fake), max(1, MOST_SHOWN // len(inputs)))
+            shown += zip(stack.slices[some], fake[some], strict=True)
+    if not shown:
+        raise MedsynthError(f"none of the {len(inputs)} inputs can be used: {reasons[0]}")
+    for reason in reasons:
+        log.warning("left out: %s", reason)
+    columns = min(GRID_COLUMNS, len(shown))
+    whole_rows = shown[: len(shown) // columns * columns]
+    output.finish(torch.stack(in_rows(columns, *zip(*whole_rows, strict=True))), columns)
+    means = {name: np.mean([row[name] for row in output.rows]) for name in ("psnr", "ssim")}
+    log.info("%d of %d inputs are reconstructed in %s", len(output.rows), len(inputs), output.folder)
+    log.info("mean PSNR %.2f dB, SSIM %.3f", means["psnr"], means["ssim"])
+
+
+@torch.inference_mode()
+def _through(model: LoadedModel, inferer: Inferer, stack: Stack, label: str | None, batch_size: int) -> Tensor:
+    """Reconstructions (N, 1, H, W) of a stack's slices, on the CPU."""
+    device = next(model.network.parameters()).device
+    index = model.classes.index(label) if label in model.classes else -1
+    parts = []
+    for slices, positions in zip(stack.slices.split(batch_size), stack.positions.split(batch_size), strict=True):
+        labels = torch.full((len(slices),), index)
+        parts.append(inferer(slices.to(device), model.network, labels.to(device), positions.to(device)).cpu())
+    return torch.cat(parts)
+
+
+def _closeness(fake: Tensor, real: Tensor) -> dict[str, float]:
+    """Mean over the slices of PSNR in dB and SSIM, within the intensity bounds."""
+    measures = {"PSNR": psnr(fake, real, data_range=2.0), "SSIM": ssim(fake, real, data_range=2.0)}
+    return {name: round(values.mean().item(), 4) for name, values in measures.items()}
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

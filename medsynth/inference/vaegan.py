@@ -1,0 +1,111 @@
+"""What a user gets from a trained VAE-GAN: new images, reconstructions, and strips between two images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from medsynth.bundle.recipe import LoadedModel
+from medsynth.data.output import ImageFolder
+from medsynth.errors import MedsynthError
+from medsynth.inference.generate import Drawn, Request, sampled, square, write_images
+from medsynth.inference.reconstruct import reconstruct
+from medsynth.networks.vaegan import VaeGan
+
+STEPS = 9  # images of a strip, its two ends among them
+MODES = ("generate", "reconstruct", "interpolate")
+
+
+class VaeGanInference:
+    """Writes what is asked for to a folder.
+
+    Args:
+        model: from `load_model`.
+        output: the folder.
+        inferer: calls the network on a batch of slices.
+        mode: `generate`; `reconstruct`: the inputs as the network sees them, noise left out; `interpolate`: strips of
+            `STEPS` images from one sample to another, as many as hold `num_images`.
+        request: what to generate or interpolate.
+        inputs: what to reconstruct, from `find_inputs`.
+        batch_size: slices reconstructed at a time.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        output: ImageFolder,
+        inferer: Inferer,
+        mode: str,
+        request: Request,
+        inputs: Sequence[dict[str, Any]],
+        batch_size: int,
+    ) -> None:
+        if mode not in MODES:
+            raise MedsynthError(f"mode is {mode!r}: choose one of {', '.join(MODES)}")
+        if not isinstance(model.network, VaeGan):
+            raise MedsynthError(
+                f"the checkpoint holds a {type(model.network).__name__}: give the model.pt of a VAE-GAN"
+            )
+        if bool(inputs) != (mode == "reconstruct"):
+            advice = "add --mode reconstruct" if inputs else "give an image, a folder of images or a datalist"
+            raise MedsynthError(f"mode is {mode} and there is {'an' if inputs else 'no'} input: {advice}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise MedsynthError(f"batch_size is {batch_size!r}: give 1 or more")
+        self.model, self.output, self.inferer = model, output, inferer
+        self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
+
+    def run(self) -> None:
+        """Do it."""
+        if self.mode == "reconstruct":
+            reconstruct(self.inputs, self.model, self.inferer, self.output, self.batch_size)
+            return
+        request, model = self.request, self.model
+        condition = request.condition(model)
+        if self.mode == "generate":
+            drawn = sampled(model.network.sample, request, condition)
+            count, columns = request.num_images, square(request.num_images)
+        else:
+            strips = -(-request.num_images // STEPS)
+            drawn = (image for number in range(strips) for image in strip(model.network, request, condition, number))
+            count, columns = strips * STEPS, STEPS
+        write_images(drawn, count, request, model, self.output, columns)
+
+
+@torch.inference_mode()
+def strip(network: VaeGan, request: Request, condition: dict[str, Any], number: int) -> Iterator[Drawn]:
+    """The images between two samples of one class: along the great circle of z, with positions in equal steps.
+
+    All images of a strip share the decoder's noise, so that only z and the position change.
+    """
+    seed = request.random_seed(number)
+    random = torch.Generator().manual_seed(seed)
+    label = condition["label"]
+    if label is None:
+        label = network.density.sample(1, generator=random)[1].item()
+    latents, labels, positions = network.density.sample(2, label, request.position, generator=random)
+    device = latents.device
+    for share in torch.linspace(0, 1, STEPS).tolist():
+        latent = great_circle(latents[:1], latents[1:], share)
+        position = positions[:1].lerp(positions[1:], share)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            image = network.decode(latent, labels[:1], position, noise=True)
+        yield image[0].clamp(-1, 1).cpu(), labels[0].item(), position.item()
+
+
+def great_circle(start: Tensor, end: Tensor, share: float) -> Tensor:
+    """Go a share of the way between latent vectors (1, features) at even angles, length and direction both in step.
+
+    A straight line would cut through the middle of the latent space, where there are no images.
+
+    Reference: White, arXiv:1609.04468, section 2.2 (spherical interpolation).
+    """
+    cosine = torch.cosine_similarity(start, end)
+    angle = cosine.clamp(-1, 1).acos()
+    if angle.sin() < 1e-4:
+        return start.lerp(end, share)
+    return (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / angle.sin()

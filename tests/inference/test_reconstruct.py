@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.inferers import SimpleInferer
+from PIL import Image
+
+from medsynth.bundle.recipe import load_model
+from medsynth.data.output import ImageFolder, SliceSpace
+from medsynth.data.pipelines import Preprocessing
+from medsynth.errors import MedsynthError
+from medsynth.inference.reconstruct import find_inputs, read_stack, reconstruct
+
+TILT = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.15, -0.2), [7.0, -20.0, 31.0])
+
+
+def save(path, volume, codes="RAS", mm=2.0):
+    """A tilted volume with its axes stored as `codes` says."""
+    image = nib.Nifti1Image(volume, TILT @ np.diag([mm, mm, mm, 1.0]))
+    turned = nib.orientations.axcodes2ornt(codes, (("L", "R"), ("P", "A"), ("I", "S")))
+    nib.save(image.as_reoriented(turned), path)
+    return str(path)
+
+
+def landmark(volume, affine, above):
+    """Middle of the bright ball, in world coordinates."""
+    return nib.affines.apply_affine(affine, np.argwhere(volume > above).mean(axis=0))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "SLA"])
+@pytest.mark.parametrize("spacing", [2.0, 3.3])
+def test_what_comes_out_overlays_what_went_in(tmp_path, ball, codes, spacing):
+    path = save(tmp_path / "v.nii.gz", ball, codes)
+    source = nib.load(path)
+    space = SliceSpace("mri", (spacing, spacing), 2.0, None)
+    stack = read_stack(path, Preprocessing("mri", (0, 400), None, 48), space)
+    volume = stack.volume(stack.slices)
+    expected = landmark(source.get_fdata(), source.affine, 250)
+    np.testing.assert_allclose(landmark(volume, stack.affine, 250), expected, atol=0.15 * spacing)
+    np.testing.assert_allclose(nib.affines.voxel_sizes(stack.affine), [spacing, spacing, 2.0], atol=1e-5)
+    assert nib.aff2axcodes(stack.affine) == ("P", "L", "S")
+
+
+def test_slices_come_back_exactly_in_the_units_of_the_image(tmp_path, ball):
+    path = save(tmp_path / "v.nii.gz", ball)
+    space = SliceSpace("mri", (2.0, 2.0), 2.0, None)
+    stack = read_stack(path, Preprocessing("mri", (0, 400), None, 64), space)
+    volume, source = stack.volume(stack.slices), nib.load(path)
+    to_source = np.linalg.inv(source.affine) @ stack.affine
+    inside = np.argwhere(volume > 50)
+    found = np.rint(nib.affines.apply_affine(to_source, inside)).astype(int)
+    assert len(inside) > 10_000
+    np.testing.assert_allclose(volume[tuple(inside.T)], source.get_fdata()[tuple(found.T)], atol=0.2)
+
+
+def test_slices_left_out_between_others_are_air(tmp_path, ball):
+    ball[:, :, 20:22] = 0
+    ball[30, 32, 20:22] = 100  # one thread holds the head together
+    path = save(tmp_path / "v.nii.gz", ball)
+    space = SliceSpace("mri", (2.0, 2.0), 2.0, None)
+    stack = read_stack(path, Preprocessing("mri", (0, 400), None, 64), space)
+    gap = np.setdiff1d(np.arange(stack.places[-1] + 1), stack.places)
+    assert gap.size == 2
+    assert (stack.volume(stack.slices)[..., gap] == 0).all()
+
+
+def model_space(model):
+    return SliceSpace(**model.extra["slices"])
+
+
+def run(inputs, model, folder, batch_size=64):
+    output = ImageFolder(folder, "vaegan", model.digest)
+    reconstruct(inputs, model, SimpleInferer(), output, batch_size)
+    return list(csv.DictReader((folder / "images.csv").open()))
+
+
+def test_volumes_are_numbered_measured_and_carry_nothing_of_their_names(tmp_path, ball, model_pt):
+    model = load_model(model_pt(spacing_mm=8.0))
+    for name in ("MUELLER_19600101", "SCHMIDT_19700202"):
+        save(tmp_path / f"{name}.nii.gz", ball)
+    inputs = find_inputs(str(tmp_path))
+    rows = run(inputs, model, tmp_path / "out")
+    assert [row["file"] for row in rows] == [f"images/vaegan_reconstruct_000{i}.nii.gz" for i in (0, 1)]
+    stack = read_stack(inputs[0]["image"], Preprocessing.from_dict(model.preprocessing), model_space(model))
+    with torch.no_grad():
+        fake = model.network(stack.slices, None, stack.positions)
+    noise = (fake - stack.slices).square().flatten(1).mean(1)
+    assert float(rows[0]["psnr"]) == pytest.approx((10 * torch.log10(4 / noise)).mean().item(), abs=1e-3)
+    assert -1 < float(rows[0]["ssim"]) < 1
+    sidecar = json.loads((tmp_path / "out" / rows[0]["file"].replace(".nii.gz", ".json")).read_text())
+    content = (tmp_path / "MUELLER_19600101.nii.gz").read_bytes()
+    assert sidecar["InputDigest"] == hashlib.sha256(content).hexdigest()
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(b"MUELLER" in path.read_bytes() or "MUELLER" in path.name for path in written)
+    assert nib.load(tmp_path / "out" / rows[0]["file"]).shape[:2] == (16, 16)
+
+
+def test_the_batch_size_does_not_change_the_result(tmp_path, ball, model_pt):
+    model = load_model(model_pt(spacing_mm=8.0))
+    inputs = find_inputs(save(tmp_path / "v.nii.gz", ball))
+    rows = [run(inputs, model, tmp_path / str(size), size)[0] for size in (3, 64)]
+    volumes = [nib.load(tmp_path / str(size) / rows[0]["file"]).get_fdata() for size in (3, 64)]
+    np.testing.assert_allclose(*volumes, atol=0.05)
+
+
+def test_a_picture_of_the_right_size_comes_back_in_its_own_scale(tmp_path, model_pt):
+    model = load_model(model_pt("image", (0.0, 255.0)))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    stack = read_stack(str(tmp_path / "a.png"), Preprocessing.from_dict(model.preprocessing), model_space(model))
+    np.testing.assert_array_equal(stack.volume(stack.slices)[..., 0], pixels)
+    rows = run(find_inputs(str(tmp_path / "a.png")), model, tmp_path / "out")
+    image = nib.load(tmp_path / "out" / rows[0]["file"])
+    assert image.shape == (16, 16, 1)
+    assert image.get_data_dtype() == np.uint8
+
+
+def test_a_bad_volume_is_left_out_and_only_bad_ones_are_an_error(tmp_path, ball, model_pt, caplog):
+    model = load_model(model_pt(spacing_mm=8.0))
+    good = save(tmp_path / "b.nii.gz", ball)
+    ball[3, 3, 3] = np.nan
+    bad = save(tmp_path / "a.nii.gz", ball)
+    rows = run([{"image": path, "label": None} for path in (bad, good)], model, tmp_path / "out")
+    assert [row["index"] for row in rows] == ["1"]
+    assert "left out" in caplog.text
+    with pytest.raises(MedsynthError, match="none of the 1 inputs can be used: .*a.nii.gz holds 1 voxels"):
+        run([{"image": bad, "label": None}], model, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_inputs_that_would_be_replaced_are_refused(tmp_path, ball, model_pt):
+    model = load_model(model_pt(spacing_mm=8.0))
+    (tmp_path / "images").mkdir()
+    path = save(tmp_path / "images" / "a.nii.gz", ball)
+    output = ImageFolder(tmp_path, "vaegan", "", overwrite=True)
+    with pytest.raises(MedsynthError, match="which will be replaced"):
+        reconstruct(find_inputs(path), model, SimpleInferer(), output, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("none.nii.gz", "does not exist"), ("a.txt", "is no image"), (".", "holds no image")]
+)
+def test_inputs_that_are_none_are_refused(tmp_path, name, message):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(MedsynthError, match=message):
+        find_inputs(str(tmp_path / name))
+
+
+def test_the_class_of_a_datalist_s_entry_reaches_the_network(tmp_path, ball, model_pt):
+    model = load_model(model_pt(spacing_mm=8.0))
+    save(tmp_path / "v.nii.gz", ball)
+    entry = {"image": "v.nii.gz", "subject": "s", "label": "NC"}
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry]}))
+    seen = []
+    model.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    run(find_inputs(str(tmp_path / "list.json")), model, tmp_path / "out")
+    assert torch.cat(seen).unique().tolist() == [1]

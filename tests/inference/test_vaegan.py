@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import sys
+from pathlib import Path
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from medsynth.bundle.recipe import load_model
+from medsynth.errors import as_line
+from medsynth.inference.generate import Request
+from medsynth.inference.vaegan import STEPS, great_circle, strip
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "vaegan"
+
+
+@pytest.fixture
+def infer(tmp_path):
+    """Run the bundle as `python -m monai.bundle run inference` does; returns the rows of images.csv."""
+    hook, handlers, level = sys.excepthook, logging.root.handlers[:], logging.root.level
+
+    def run(checkpoint, **overrides) -> list[dict[str, str]]:
+        out = str(tmp_path / "out")
+        arguments = {"checkpoint": str(checkpoint), "output_dir": out, "device": "cpu"} | overrides
+        monai.bundle.run("inference", config_file=str(BUNDLE / "inference.json"), **arguments)
+        return list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
+
+    yield run
+    sys.excepthook, logging.root.handlers, logging.root.level = hook, handlers, level
+
+
+def test_the_bundle_generates_named_images(infer, model_pt, tmp_path):
+    rows = infer(model_pt(), num_images=5, seed=3)
+    assert len(rows) == 5
+    for index, row in enumerate(rows):
+        assert row["file"] == f"images/vaegan_{row['label']}_3_{index:04d}.nii.gz"
+        assert 0 <= float(row["position"]) <= 1
+        image = nib.load(tmp_path / "out" / row["file"])
+        assert image.shape == (16, 16, 1)
+        assert image.header.get_zooms() == (4.0, 4.0, 2.0)
+    assert Image.open(tmp_path / "out" / "grid.png").size == (3 * 18 + 2, 2 * 18 + 2)
+
+
+def test_computed_tomography_comes_out_in_hounsfield_units(infer, model_pt, tmp_path):
+    rows = infer(model_pt("ct", (0.0, 80.0)), num_images=1, label="AD", position=0.5)
+    image = nib.load(tmp_path / "out" / rows[0]["file"])
+    assert image.get_data_dtype() == np.int16
+    assert 0 <= image.get_fdata().min() < image.get_fdata().max() <= 80
+    assert image.get_fdata().max() > 2  # neither [-1, 1] nor [0, 1]
+
+
+def test_images_of_no_class_are_called_unlabelled(infer, model_pt):
+    rows = infer(model_pt(classes=()), num_images=1)
+    assert rows[0]["file"] == "images/vaegan_unlabelled_0_0000.nii.gz"
+    assert rows[0]["label"] == ""
+
+
+def test_the_bundle_interpolates_in_whole_strips(infer, model_pt, tmp_path):
+    rows = infer(model_pt(), mode="interpolate", num_images=STEPS + 1)
+    assert len(rows) == 2 * STEPS
+    assert {row["label"] for row in rows[:STEPS]} in ({"AD"}, {"NC"})
+    assert Image.open(tmp_path / "out" / "grid.png").size == (STEPS * 18 + 2, 2 * 18 + 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"mode": "dream"}, "mode is 'dream': choose one of generate, reconstruct, interpolate"),
+        ({"mode": "reconstruct"}, "there is no input: give an image"),
+        ({"input": str(BUNDLE.parent / "none.nii.gz")}, "none.nii.gz does not exist"),
+        ({"label": "MCI"}, "it has the classes AD, NC"),
+        ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
+        ({"device": "nowhere"}, "device nowhere cannot take the network"),
+        ({"num_image": 3}, "the nearest valid key is 'num_images'"),
+        ({"checkpoint": "none.pt"}, "there is no model none.pt: train one"),
+        ({"checkpoint": str(BUNDLE / "metadata.json")}, "is refused"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(infer, model_pt, tmp_path, overrides, message):
+    with pytest.raises(Exception) as refused:  # noqa: PT011, MONAI wraps it in what it likes
+        infer(**{"checkpoint": model_pt()} | overrides)
+    assert message in as_line(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_monai_finds_all_properties_of_an_inference_bundle(model_pt, tmp_path):
+    hook = sys.excepthook
+    overrides = {"checkpoint": str(model_pt()), "output_dir": str(tmp_path / "out"), "device": "cpu"}
+    workflow = ConfigWorkflow(str(BUNDLE / "inference.json"), workflow_type="inference", **overrides)
+    workflow.initialize()
+    sys.excepthook = hook
+    assert workflow.check_properties() == []
+
+
+def test_a_strip_ends_at_two_samples_of_one_class_and_goes_in_even_steps(model_pt):
+    network = load_model(model_pt()).network
+    request = Request(1, None, None, 4)
+    images = list(strip(network, request, {"label": None, "position": None}, 0))
+    assert len(images) == STEPS
+    assert len({label for _, label, _ in images}) == 1
+    positions = torch.tensor([position for *_, position in images])
+    torch.testing.assert_close(positions.diff(), positions.diff().mean().expand(STEPS - 1))
+    steps = torch.stack([image for image, *_ in images]).diff(dim=0).abs().mean(dim=(1, 2, 3))
+    assert steps.max() < 3 * steps.min() + 1e-3
+
+
+def test_the_way_between_latents_is_a_circle():
+    start, end = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    torch.testing.assert_close(great_circle(start, end, 0.0), start)
+    torch.testing.assert_close(great_circle(start, end, 1.0), end)
+    expected = 2 * torch.tensor([[math.cos(math.pi / 6), math.sin(math.pi / 6)]])
+    torch.testing.assert_close(great_circle(start, end, 1 / 3), expected)
+    torch.testing.assert_close(great_circle(start, 2 * start, 0.5), 1.5 * start)
