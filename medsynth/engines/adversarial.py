@@ -50,7 +50,6 @@ class AdversarialTrainer(Trainer):
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers: as MONAI's `Trainer` takes them.
         amp: compute in bfloat16 where the device gains by it; losses and penalties stay in float32.
-        gradient_norm: longest gradient of an update; longer ones are scaled down.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class AdversarialTrainer(Trainer):
         epoch_length: int | None = None,
         train_handlers=None,
         amp: bool = True,
-        gradient_norm: float = 1.0,
     ) -> None:
         super().__init__(
             device=device,
@@ -73,20 +71,25 @@ class AdversarialTrainer(Trainer):
             decollate=False,
         )
         self.bfloat16 = use_bfloat16(self.state.device, amp)
-        self.gradient_norm = gradient_norm
         self.add_event_handler(Events.EPOCH_STARTED(once=1), self.begin)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision as configured; the same code runs without it."""
         return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        """One guarded step of `optimizer` down the gradient of `loss`, averaged over all processes."""
+    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor, longest: float | None = None) -> None:
+        """One step of `optimizer` down the gradient of `loss`, averaged over all processes.
+
+        Args:
+            longest: norm that a longer gradient is scaled down to. A critic goes without: what looks like an explosion
+                is its penalty pulling it back.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, self.gradient_norm)
+        if longest is not None:
+            nn.utils.clip_grad_norm_(parameters, longest)
         optimizer.step()
 
     def begin(self) -> None:

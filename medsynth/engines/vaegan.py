@@ -21,6 +21,7 @@ from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 
 IMAGES_TO_START_FROM = 4096
+RISING = ("kl", "adversarial")  # terms that warm up
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class VaeGanTrainer(AdversarialTrainer):
         network_optimizer, discriminator_optimizer: of the two.
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms.
-        kl_warmup: iterations in which the weight of the divergence rises from 0.
+        warmup: iterations in which the weights of divergence and adversarial term rise from 0.
         penalty_images: images a step that the gradient penalty is taken at.
         penalty_target: slope of the critic that is free; 1 with the original WGAN-GP. 0 is steadier here.
 
@@ -91,7 +92,7 @@ class VaeGanTrainer(AdversarialTrainer):
         discriminator_optimizer: torch.optim.Optimizer,
         ema: EMAHandler,
         weights: VaeGanWeights,
-        kl_warmup: int,
+        warmup: int,
         penalty_images: int,
         penalty_target: float,
         **trainer_args,
@@ -99,61 +100,58 @@ class VaeGanTrainer(AdversarialTrainer):
         super().__init__(**trainer_args)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        self.weights, self.kl_warmup = weights, kl_warmup
+        self.weights, self.warmup = weights, warmup
         self.penalty_images, self.penalty_target = penalty_images, penalty_target
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
         ema.attach(self)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        real, weights = batch["image"], self.weights
-        latent, label, position = self.network.density.sample(len(real))
-        label, position = torch.cat([batch["label"], label]), torch.cat([batch["position"], position])
+        real, label, position, weights = batch["image"], batch["label"], batch["position"], self.weights
+        half = -(-len(real) // 2)  # the critic sees as many fake images as real ones: reconstructions and samples
+        latent, *condition = self.network.density.sample(half)
+        fake_label, fake_position = torch.cat([label, condition[0]]), torch.cat([position, condition[1]])
 
         with self.autocast(), frozen(self.discriminator):
-            mean, log_variance = self.network.encode(real, batch["label"], batch["position"])
+            mean, log_variance = self.network.encode(real, label, position)
             posterior = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-            fake = self.network.decode(torch.cat([posterior, latent]), label, position, noise=True)
-            reconstruction = fake[: len(real)]
+            decoded = self.network.decode(torch.cat([posterior, latent]), fake_label, fake_position, noise=True)
+            reconstruction, fake = decoded[: len(real)], decoded[half:]
+            fake_label, fake_position = fake_label[half:], fake_position[half:]
             features = self.discriminator.features(fake)
-            with torch.no_grad():
-                real_features = self.discriminator.features(real)
-            l1 = F.l1_loss(reconstruction, real)
-            ssim = structural_dissimilarity(reconstruction, real)
-            feature = feature_distance([f[: len(real)] for f in features], real_features)
-            kl = kl_divergence(mean, log_variance)
-            adversarial = generator_wasserstein(self.discriminator.scores(features, label, position))
-        warmth = min(1.0, engine.state.iteration / self.kl_warmup)
-        total = (
-            weights.l1 * l1
-            + weights.ssim * ssim
-            + weights.feature * feature
-            + weights.kl * warmth * kl / real[0].numel()
-            + weights.adversarial * adversarial
-        )
-        self.update(self.network_optimizer, total)
+            terms = {
+                "l1": F.l1_loss(reconstruction, real),
+                "kl": kl_divergence(mean, log_variance) / real[0].numel(),
+                "adversarial": generator_wasserstein(self.discriminator.scores(features, fake_label, fake_position)),
+            }
+            if weights.ssim:
+                terms["ssim"] = structural_dissimilarity(reconstruction, real)
+            if weights.feature:
+                with torch.no_grad():
+                    target = self.discriminator.features(real[half:])
+                terms["feature"] = feature_distance([f[: len(real) - half] for f in features], target)
+        warmth = min(1.0, engine.state.iteration / self.warmup)
+        total = sum(getattr(weights, name) * term * (warmth if name in RISING else 1) for name, term in terms.items())
+        self.update(self.network_optimizer, total, longest=1.0)
         self.bank.keep(batch["index"], posterior)
 
         fake = fake.detach()
-        label, position = torch.cat([batch["label"], label]), torch.cat([batch["position"], position])
         with self.autocast():
-            scores = self.discriminator(torch.cat([real, fake]), label, position)
-        critic = critic_wasserstein(scores[: len(real)], scores[len(real) :])
-        penalty = self.penalty(real, fake, batch)
+            real_score = self.discriminator(real, label, position)  # apart, lest it compares real images with fake ones
+            fake_score = self.discriminator(fake, fake_label, fake_position)
+        critic = critic_wasserstein(real_score, fake_score)
+        penalty = self.penalty(real, fake, label, position)
         self.update(self.discriminator_optimizer, critic + weights.penalty * penalty)
-        return losses(
-            generator=total, l1=l1, ssim=ssim, feature=feature, kl=kl, adversarial=adversarial, critic=critic, penalty=penalty
-        )
+        return losses(total=total, **terms, critic=critic, penalty=penalty)
 
-    def penalty(self, real: Tensor, fake: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def penalty(self, real: Tensor, fake: Tensor, label: Tensor, position: Tensor) -> Tensor:
         """The critic's gradient penalty between a few images and fakes of the batch, in float32.
 
         A few in every step cost what all of them would cost now and then, and hold the critic more evenly.
         """
         few = torch.randperm(len(real), device=real.device)[: self.penalty_images]
-        fakes = torch.where((few % 2 == 0)[:, None, None, None], fake[few], fake[len(real) + few])
-        critic = partial(self.discriminator, label=batch["label"][few], position=batch["position"][few])
-        return gradient_penalty(critic, interpolate_images(real[few], fakes), self.penalty_target)
+        critic = partial(self.discriminator, label=label[few], position=position[few])
+        return gradient_penalty(critic, interpolate_images(real[few], fake[few]), self.penalty_target)
 
     @torch.no_grad()
     def begin(self) -> None:

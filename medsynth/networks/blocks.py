@@ -15,11 +15,11 @@ def image_levels(image_size: int, smallest: int = 4) -> int:
     """How often `image_size` halves until `smallest` is reached.
 
     Raises:
-        MedsynthError: if it does not halve to `smallest` exactly.
+        MedsynthError: if it does not halve to `smallest` exactly, or not at least twice.
     """
     levels = (image_size // smallest).bit_length() - 1
-    if levels < 1 or smallest * 2**levels != image_size:
-        nearest = smallest * 2 ** max(round(math.log2(image_size / smallest)), 1)
+    if levels < 2 or smallest * 2**levels != image_size:
+        nearest = smallest * 2 ** max(round(math.log2(image_size / smallest)), 2)
         raise MedsynthError(
             f"image_size {image_size}: this network needs {smallest} times a power of two, such as {nearest}; "
             f"set --image_size {nearest}"
@@ -41,9 +41,9 @@ class ResidualDown(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, normalize: bool) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(8, channels_in) if normalize else nn.Identity()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(8, channels_out) if normalize else nn.Identity()
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 4, stride=2, padding=1)
+        self.conv1 = nn.Conv2d(channels_in, channels_in, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, channels_in) if normalize else nn.Identity()
+        self.conv2 = nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, features: Tensor) -> Tensor:

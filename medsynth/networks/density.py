@@ -75,21 +75,22 @@ class GaussianMixtureDensity(nn.Module):
 
         Args:
             count: how many.
-            label: class index; None: classes as frequent as in the training set.
+            label: class index; None: classes as frequent as in the training set, at `position` if that is given.
             position: slice position in [0, 1]; None: positions as in the training set.
             generator: random state on the CPU.
 
         Returns: latent vectors (count, features), labels (count,) with -1 for unknown, positions (count,) or NaN.
         """
         weights, means, factors = self.weights.cpu(), self.means.cpu(), self.factors.cpu()
-        rows = self.class_shares.cpu().multinomial(count, replacement=True, generator=generator)
-        if label is not None:
-            rows.fill_(label)
-        weights = weights[rows]
         conditioned = position is not None and bool(self.has_position)
         if conditioned:
             deviation = factors[:, 0, 0]
             weights = weights * (((position - means[:, 0]) / deviation).square() / -2).exp() / deviation + 1e-12
+        shares = self.class_shares.cpu() * weights.sum(dim=1)
+        rows = shares.multinomial(count, replacement=True, generator=generator)
+        if label is not None:
+            rows.fill_(label)
+        weights = weights[rows]
         component = weights.multinomial(1, generator=generator).squeeze(1)
         normal = torch.randn(count, means.shape[1], generator=generator)
         if conditioned:  # the position is the first coordinate, so its factor alone decides it

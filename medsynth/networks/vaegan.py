@@ -71,19 +71,32 @@ class Encoder(nn.Module):
         return self.linear(F.adaptive_avg_pool2d(image, linear_size(image.shape[-1])).flatten(1))
 
 
-class StyledUp(nn.Module):
-    """Doubles the grid: two styled convolutions with noise between them, then channel and spatial attention.
+class Noise(nn.Module):
+    """Adds one map of normal noise, by a strength that each channel learns from 0 on.
 
-    The noise is what the latent vector need not describe (scanner noise, fine texture); its strength is learned
-    per channel and starts at 0. Reference: Karras et al., StyleGAN, arXiv:1812.04948, section 3.2.
+    It stands for what the latent vector need not describe: scanner noise, fine texture.
+
+    Reference: Karras et al., StyleGAN, arXiv:1812.04948, section 3.2.
     """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        return features + self.strength * torch.randn_like(features[:, :1])
+
+
+class StyledUp(nn.Module):
+    """Doubles the grid: two styled convolutions with noise between them, then channel and spatial attention."""
 
     def __init__(self, channels_in: int, channels_out: int, image_channels: int, style_features: int) -> None:
         super().__init__()
         self.norm1 = StyledNorm(channels_in, style_features)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.sketch = nn.Conv2d(4 * image_channels, channels_out, 3, padding=1)
-        self.noise_strength = nn.Parameter(torch.zeros(1, channels_out, 1, 1))
+        self.noise = Noise(channels_out)
         self.norm2 = StyledNorm(channels_out, style_features)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
@@ -91,11 +104,11 @@ class StyledUp(nn.Module):
 
     def forward(self, features: Tensor, sketch: Tensor, style: Tensor, noise: bool) -> Tensor:
         """(N, channels_in, H, W) and the sketch of the image -> (N, channels_out, 2 H, 2 W)."""
-        hidden = F.interpolate(F.leaky_relu(self.norm1(features, style), 0.2), scale_factor=2, mode="nearest")
-        n, _, h, w = hidden.shape
-        hidden = self.conv1(hidden) + self.sketch(F.pixel_unshuffle(F.adaptive_avg_pool2d(sketch, (2 * h, 2 * w)), 2))
-        if noise:
-            hidden = hidden + self.noise_strength * torch.randn(n, 1, h, w, device=hidden.device, dtype=hidden.dtype)
+        hidden = self.conv1(F.leaky_relu(self.norm1(features, style), 0.2))
+        hidden = F.interpolate(hidden, scale_factor=2, mode="nearest")
+        size = 2 * hidden.shape[-1]
+        hidden = hidden + self.sketch(F.pixel_unshuffle(F.adaptive_avg_pool2d(sketch, size), 2))
+        hidden = self.noise(hidden) if noise else hidden
         hidden = self.conv2(F.leaky_relu(self.norm2(hidden, style), 0.2))
         return self.attention(hidden) + F.interpolate(self.shortcut(features), scale_factor=2, mode="nearest")
 
@@ -117,6 +130,7 @@ class Decoder(nn.Module):
         self.attention = self_attention(widths[1])
         self.norm = nn.GroupNorm(8, widths[-1])
         self.mix = nn.Conv2d(widths[-1] // 4 + image_channels, 16, 3, padding=1)
+        self.noise = Noise(16)
         self.head = nn.Conv2d(16, image_channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -132,6 +146,7 @@ class Decoder(nn.Module):
             features = up(features, sketch, style, noise)
         fine = F.pixel_shuffle(F.leaky_relu(self.norm(features), 0.2), 2)
         fine = self.mix(torch.cat([fine, sketch.to(fine.dtype)], dim=1))
+        fine = self.noise(fine) if noise else fine
         return sketch + self.head(F.leaky_relu(fine, 0.2)).float()
 
 
@@ -139,7 +154,7 @@ class VaeGan(nn.Module):
     """Encoder and decoder around a latent vector, and the density that new latent vectors are drawn from.
 
     Args:
-        image_size: 8 to 512, a power of two.
+        image_size: 16 or more, a power of two.
         image_channels: channels of an image.
         channels: features at half resolution; they double as the grid halves.
         latent_features: length of the latent vector z.
@@ -148,7 +163,7 @@ class VaeGan(nn.Module):
         mixture_components: Gaussians of the density fitted to the aggregate posterior.
 
     Raises:
-        ValueError: for an image size that does not halve down to 4.
+        MedsynthError: for an image size that does not halve down to 4.
     """
 
     def __init__(
@@ -180,6 +195,9 @@ class VaeGan(nn.Module):
         _, singular, components = torch.pca_lowrank(small, q=min(features + 16, *small.shape), center=True, niter=4)
         scale = (singular / len(small) ** 0.5)[:features].clamp_min(1e-6)
         components = components[:, :features]
+        for linear in (self.encoder.linear, self.decoder.linear):  # fewer images than features leave the rest at 0
+            linear.weight.zero_()
+            linear.bias.zero_()
         self.encoder.linear.weight[: len(scale)] = (components / scale).T
         self.encoder.linear.bias[: len(scale)] = -(components / scale).T @ centre
         self.decoder.linear.weight[:, : len(scale)] = components * scale
