@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from ignite.handlers import EMAHandler
+from torch import Tensor, nn
+
+from medsynth.data.loader import SliceLoader
+from medsynth.engines.vaegan import VaeGanTrainer, VaeGanWeights
+from medsynth.handlers import random_state
+from medsynth.losses.adversarial import critic_wasserstein
+from medsynth.networks.vaegan import VaeGan, VaeGanCritic
+
+SIZE, CHANNELS, LATENT, CLASSES = 16, 32, 4, 2
+TERMS = [field.name for field in fields(VaeGanWeights)]
+ALL = dict.fromkeys(TERMS, 1.0)
+
+
+class Blobs:
+    """Slices of one blob each, wider in class 1 and higher with the position; what a trainer reads of a dataset."""
+
+    def __init__(self, count: int = 40) -> None:
+        random = np.random.default_rng(0)
+        self.labels = np.arange(count) % 3 - 1  # a third without a label
+        self.positions = random.random(count).astype(np.float32)
+        rows, columns = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+        height, width = (2 * self.positions - 1)[:, None, None], (0.3 + 0.1 * self.labels)[:, None, None]
+        blobs = np.exp(-((rows - height) ** 2 + columns**2) / width**2)
+        noise = 0.05 * random.standard_normal(blobs.shape)
+        self.images = (2 * np.clip(blobs + noise, 0, 1) - 1).astype(np.float16)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.images[indices])
+
+    def facts(self, indices: np.ndarray) -> dict[str, Tensor]:
+        facts = {"label": self.labels[indices], "position": self.positions[indices], "index": indices}
+        return {name: torch.from_numpy(values) for name, values in facts.items()}
+
+
+@pytest.fixture
+def build() -> Callable[..., VaeGanTrainer]:
+    """A trainer whose networks depend on the seed alone."""
+
+    def make(
+        weights: dict[str, float] = ALL,
+        seed: int = 0,
+        batch_size: int = 8,
+        epochs: int = 1,
+        length: int = 2,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
+        learning_rate: float = 1e-3,
+        told: bool = True,
+        **arguments,
+    ) -> VaeGanTrainer:
+        torch.manual_seed(seed)
+        classes = CLASSES if told else 0
+        network = VaeGan(SIZE, 1, CHANNELS, LATENT, classes, told, mixture_components=2)
+        critic = VaeGanCritic(SIZE, 1, CHANNELS, classes, told)
+        optimizers = [optimizer(part.parameters(), lr=learning_rate) for part in (network, critic)]
+        options = {"warmup": 1, "penalty_images": 4, "penalty_target": 0.0} | arguments
+        return VaeGanTrainer(
+            network,
+            critic,
+            *optimizers,
+            EMAHandler(network, momentum=0.1, handle_buffers="copy"),
+            VaeGanWeights(**(dict.fromkeys(TERMS, 0.0) | weights)),
+            device="cpu",
+            max_epochs=epochs,
+            train_data_loader=SliceLoader(Blobs(), batch_size),
+            epoch_length=length,
+            amp=False,
+            **options,
+        )
+
+    return make
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+def moved(before: dict[str, Tensor], network: nn.Module) -> set[str]:
+    return {name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)}
+
+
+def step(trainer: VaeGanTrainer, seed: int = 1) -> dict[str, float]:
+    """One step on the loader's first batch; its losses."""
+    torch.manual_seed(seed)
+    trainer.state.iteration += 1
+    output = trainer._iteration(trainer, next(iter(trainer.data_loader)))
+    return {name: value.item() for name, value in output["losses"].items()}
+
+
+def trained_by(trainer: VaeGanTrainer) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+    """Weights of both networks after a step, and its losses."""
+    reported = step(trainer)
+    return weights_of(trainer.network), weights_of(trainer.discriminator), reported
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor], prefix: str = "") -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first if name.startswith(prefix))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_few_steps_train_every_trainable_part(build, bfloat16):
+    trainer = build(length=4)
+    trainer.bfloat16 = bfloat16
+    trainer.begin()
+    before = weights_of(trainer.network), weights_of(trainer.discriminator)
+    for _ in range(4):  # the layers that start at zero let gradients through from the second step on
+        assert all(math.isfinite(value) for value in step(trainer).values())
+    for start, network in zip(before, (trainer.network, trainer.discriminator), strict=True):
+        # a bias that shifts all scores alike is the one thing that a Wasserstein loss does not feel
+        trainable = {name for name, p in network.named_parameters() if p.requires_grad and p.numel() > 1}
+        assert {name for name in moved(start, network) if start[name].numel() > 1} == trainable
+        assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_first_update_is_of_the_generator_and_the_second_of_the_critic_alone(build, monkeypatch):
+    trainer, seen = build(), []
+
+    def spy(optimizer, loss, longest=None):
+        before = [weights_of(network) for network in (trainer.network, trainer.discriminator)]
+        VaeGanTrainer.update(trainer, optimizer, loss, longest)
+        networks = (trainer.network, trainer.discriminator)
+        seen.append([bool(moved(start, network)) for start, network in zip(before, networks, strict=True)])
+        gradients = [p.grad for p in trainer.network.parameters()], [p.grad for p in trainer.discriminator.parameters()]
+        seen[-1].append([[None if g is None else g.clone() for g in side] for side in gradients])
+
+    monkeypatch.setattr(trainer, "update", spy)
+    step(trainer)
+    (network_moved, critic_moved, first), (network_moved_after, critic_moved_after, second) = seen
+    assert (network_moved, critic_moved) == (True, False)
+    assert (network_moved_after, critic_moved_after) == (False, True)
+    assert all(gradient is None for gradient in first[1])  # the generator's loss leaves the critic no gradient
+    for now, after in zip(first[0], second[0], strict=True):  # nor the critic's loss the generator
+        assert (now is None and after is None) or torch.equal(now, after)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_adversarial_term_trains_encoder_and_decoder(build, part, bfloat16):
+    trainers = [build({"l1": 1.0, "adversarial": weight}) for weight in (0.0, 1.0)]
+    for trainer in trainers:
+        trainer.bfloat16 = bfloat16
+    without, with_it = (trained_by(trainer)[0] for trainer in trainers)
+    assert not same(without, with_it, part)
+
+
+@pytest.mark.parametrize("term", ["l1", "ssim", "feature", "adversarial"])
+def test_each_term_of_an_image_alone_trains_encoder_and_decoder(build, term):
+    trainer = build({term: 1.0})
+    before = weights_of(trainer.network)
+    step(trainer)
+    assert {name.split(".")[0] for name in moved(before, trainer.network)} >= {"encoder", "decoder"}
+
+
+def test_the_divergence_trains_the_encoder_and_not_the_decoder(build):
+    trainer = build({"kl": 1.0})
+    before = weights_of(trainer.network)
+    step(trainer)
+    parts = {name.split(".")[0] for name in moved(before, trainer.network)}
+    assert "encoder" in parts
+    assert "decoder" not in parts
+
+
+def test_reconstruction_gradients_do_not_come_from_samples_of_the_prior(build, monkeypatch):
+    trainer = build({"l1": 1.0})
+    batch = next(iter(trainer.data_loader))
+    drawn = []
+
+    def far_away(count):
+        drawn.append(count)
+        return torch.full((count, LATENT), 50.0), torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+
+    plain = step(trainer)["l1"]
+    other = build({"l1": 1.0})
+    monkeypatch.setattr(other.network.density, "sample", far_away)
+    assert step(other)["l1"] == pytest.approx(plain, rel=0.2)  # the noise is another one
+    assert 0 < sum(drawn) < len(batch["image"])
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_weight_of_zero_removes_its_term(build, term):
+    *with_it, reported = trained_by(build(ALL))
+    *without, fewer = trained_by(build(ALL | {term: 0.0}))
+    trained = 1 if term == "penalty" else 0
+    assert not same(with_it[trained], without[trained])
+    left = fewer["total"] if term == "penalty" else fewer["total"] + reported[term]
+    assert reported["total"] == pytest.approx(left, rel=1e-3, abs=1e-4)
+
+
+def test_without_any_weight_the_generator_stays_as_it_is(build):
+    trainer = build({}, optimizer=torch.optim.SGD)
+    before = weights_of(trainer.network)
+    assert step(trainer)["total"] == 0
+    assert not moved(before, trainer.network)
+
+
+def test_the_total_is_the_weighted_sum_with_divergence_and_adversarial_term_warming_up(build):
+    weights = {"l1": 2.0, "ssim": 0.5, "feature": 0.25, "kl": 8.0, "adversarial": 0.1, "penalty": 3.0}
+    trainer = build(weights, warmup=4)
+    for iteration, warmth in ((0, 0.25), (1, 0.5), (99, 1.0)):
+        trainer.state.iteration = iteration
+        reported = step(trainer)
+        weighted = {name: weights[name] * reported[name] for name in weights if name != "penalty"}
+        rising = weighted["kl"] + weighted["adversarial"]
+        assert reported["total"] == pytest.approx(sum(weighted.values()) - (1 - warmth) * rising, rel=1e-4)
+
+
+def judged(trainer: VaeGanTrainer) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """The real and the fake images that the critic saw in a step, and the step's losses."""
+    seen, penalty = [], trainer.penalty
+
+    def spy(real, fake, *condition):
+        seen.extend((real, fake))
+        return penalty(real, fake, *condition)
+
+    trainer.penalty = spy
+    reported = step(trainer)
+    return *seen, reported
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 6, 8])
+def test_the_critic_judges_as_many_fake_images_as_real_ones_and_never_compares_the_two(build, batch_size):
+    trainer = build({"adversarial": 1.0}, batch_size=batch_size, told=False, learning_rate=0.0)
+    real, fake, reported = judged(trainer)
+    assert len(real) == len(fake) == batch_size
+    assert not fake.requires_grad
+    with torch.no_grad():
+        apart = critic_wasserstein(trainer.discriminator(real), trainer.discriminator(fake))
+    assert reported["critic"] == pytest.approx(apart.item(), abs=1e-4)
+
+
+def test_the_critic_sees_reconstructions_and_samples(build, monkeypatch):
+    trainer = build({"adversarial": 1.0})
+    trainer.begin()
+
+    def far_away(count):
+        return torch.full((count, LATENT), 1e4), torch.full((count,), -1), torch.rand(count)
+
+    monkeypatch.setattr(trainer.network.density, "sample", far_away)
+    _, fake, _ = judged(trainer)
+    sizes = fake.abs().amax(dim=(1, 2, 3))
+    assert (sizes > 100).sum() == 4
+    assert (sizes < 100).sum() == 4
+
+
+@pytest.mark.parametrize(("target", "free"), [(0.0, False), (1e6, True)])
+def test_the_slope_that_is_free_is_the_configured_one(build, target, free):
+    assert (step(build(penalty_target=target))["penalty"] == 0) == free
+
+
+def test_the_average_lags_behind_by_its_momentum(build):
+    trainer, start = build(length=1), {}
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: start.update(weights_of(trainer.generator)))
+    trainer.run()
+    network, average = weights_of(trainer.network), weights_of(trainer.generator)
+    assert not same(start, network)
+    for name in start:
+        assert torch.allclose(average[name], 0.9 * start[name] + 0.1 * network[name], atol=1e-6)
+
+
+def test_a_run_starts_from_principal_components_and_a_density_of_the_training_set(build):
+    trainer = build(learning_rate=0.0)
+    trainer.run()
+    images = torch.from_numpy(trainer.data_loader.dataset.images).float()[:, None]
+    with torch.no_grad():
+        error = (trainer.generator(images) - images).square().mean()
+        _, singular, _ = torch.linalg.svd((images - images.mean(dim=0)).flatten(1), full_matrices=False)
+    assert error.item() == pytest.approx(singular[LATENT:].square().sum().item() / images.numel(), rel=0.1)
+    _, labels, positions = trainer.generator.density.sample(3000)
+    assert [(labels == label).float().mean().item() for label in (-1, 0, 1)] == pytest.approx([1 / 3] * 3, abs=0.06)
+    assert positions.mean().item() == pytest.approx(trainer.data_loader.dataset.positions.mean(), abs=0.05)
+
+
+def test_samples_for_the_handlers_are_the_average_network_s_and_of_their_seed(build):
+    trainer = build()
+    trainer.run()
+    images = trainer.sample(3, 7)
+    assert images.device.type == "cpu"
+    assert torch.equal(images, trainer.generator.sample(3, 7)[0])
+    assert not torch.equal(images, trainer.network.sample(3, 7)[0])
+    assert not torch.equal(images, trainer.sample(3, 8))
+
+
+def test_twice_as_many_steps_equal_half_of_them_and_the_rest_after_a_restore(build):
+    through, first = build(epochs=2, length=3), build(epochs=1, length=3)
+    histories: dict[str, list] = {"through": [], "parts": []}
+    for name, trainer in (("through", through), ("parts", first)):
+        record(trainer, histories[name])
+        torch.manual_seed(5)
+        trainer.run()
+    saved = copy.deepcopy({name: part.state_dict() for name, part in first.stateful().items()})
+    random = random_state.capture()
+
+    resumed = build(seed=123, epochs=2, length=3)
+    record(resumed, histories["parts"])
+    resumed.state.max_epochs, resumed.state.epoch, resumed.state.iteration = 2, 1, 3
+    for name, part in resumed.stateful().items():
+        part.load_state_dict(saved[name])
+    random_state.restore(random)
+    resumed.run()
+    assert len(histories["parts"]) == 6
+    assert histories["parts"] == histories["through"]
+    assert same(resumed.generator.state_dict(), through.generator.state_dict())
+    assert torch.equal(resumed.sample(2, 0), through.sample(2, 0))
+
+
+def record(trainer: VaeGanTrainer, history: list[dict[str, float]]) -> None:
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def add(engine):
+        history.append({name: value.item() for name, value in engine.state.output["losses"].items()})

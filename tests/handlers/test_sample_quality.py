@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine
+from torch import Tensor, nn
+
+from medsynth.handlers.sample_quality import ReconstructionQuality, SampleQuality, lower_is_better
+
+
+class Sampler(nn.Module):
+    """Gives back the images it holds, and draws random numbers as any generator does."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.images = images
+        self.asked: list[tuple[int, int]] = []
+
+    def sample(self, count: int, seed: int) -> tuple[Tensor, None, None]:
+        self.asked.append((count, seed))
+        torch.randn(5)
+        return self.images[:count], None, None
+
+
+def pictures(count: int, seed: int = 0) -> Tensor:
+    coarse = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+    return nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")
+
+
+def validate(metric, batches: list[tuple[Tensor, Tensor]], name: str = "quality") -> dict[str, float]:
+    """The metrics of a validator that predicts the first of each pair for the second."""
+    engine = Engine(lambda _, batch: {"pred": batch[0], "label": batch[1]})
+    metric.attach(engine, name)
+    return engine.run(batches).metrics
+
+
+def test_lower_is_better():
+    assert lower_is_better(0.5, 1.0)
+    assert not lower_is_better(1.0, 1.0)
+
+
+def test_a_reconstruction_measure_is_the_mean_over_images_not_batches():
+    def largest_difference(fake: Tensor, real: Tensor, data_range: float) -> Tensor:
+        assert data_range == 2.0
+        return (fake - real).abs().amax(dim=(1, 2, 3))
+
+    zeros, metric = torch.zeros(3, 1, 4, 4), ReconstructionQuality(largest_difference)
+    metrics = validate(metric, [(zeros + 1, zeros), (zeros[:1] + 5, zeros[:1])])
+    assert metrics["quality"] == pytest.approx((3 * 1 + 5) / 4)
+
+
+def test_a_second_validation_forgets_the_first():
+    metric = ReconstructionQuality(lambda fake, real, data_range: (fake - real).amax(dim=(1, 2, 3)))
+    engine = Engine(lambda _, batch: {"pred": batch[0], "label": batch[1]})
+    metric.attach(engine, "quality")
+    zeros = torch.zeros(2, 1, 4, 4)
+    engine.run([(zeros + 1, zeros)])
+    assert engine.run([(zeros + 3, zeros)]).metrics["quality"] == 3
+
+
+def test_samples_that_are_the_real_images_have_their_spectrum_and_sharpness():
+    real = pictures(24)
+    metrics = validate(SampleQuality(Sampler(real), count=24), [(real[:10], real[:10]), (real[10:], real[10:])])
+    assert metrics["quality"] == metrics["swd"]
+    assert metrics["psd_db"] == pytest.approx(0, abs=1e-4)
+    assert metrics["gradient_ratio"] == pytest.approx(1, abs=1e-4)
+
+
+def test_worse_samples_measure_worse():
+    real = pictures(24)
+    noise = 0.3 * torch.randn(real.shape, generator=torch.Generator().manual_seed(1))
+    slightly, blurred = pictures(24, 1), nn.functional.avg_pool2d(real, 5, 1, 2)
+    badly = (slightly + noise).clamp(-1, 1)
+    measured = [validate(SampleQuality(Sampler(fake), count=24), [(real, real)]) for fake in (slightly, badly, blurred)]
+    assert measured[0]["quality"] < measured[1]["quality"]
+    assert measured[0]["psd_db"] < measured[1]["psd_db"]
+    assert measured[1]["gradient_ratio"] > 1.2
+    assert measured[2]["gradient_ratio"] < 0.9
+
+
+def test_the_key_metric_is_the_mean_over_scales_and_stands_beside_them():
+    metrics = validate(SampleQuality(Sampler(pictures(24, 1)), count=24), [(pictures(24), pictures(24))])
+    scales = [value for name, value in metrics.items() if name.startswith("swd_")]
+    assert len(scales) > 1
+    assert metrics["quality"] == pytest.approx(sum(scales) / len(scales))
+
+
+def test_as_many_samples_are_drawn_as_asked_for_with_the_seed():
+    sampler = Sampler(pictures(8))
+    validate(SampleQuality(sampler, count=8, seed=3), [(pictures(20), pictures(20))])
+    assert sampler.asked == [(8, 3)]
+
+
+def test_it_leaves_the_random_numbers_of_training_alone():
+    real, state = pictures(8), torch.get_rng_state()
+    validate(SampleQuality(Sampler(real), count=8), [(real, real)])
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medsynth.losses.adversarial import critic_wasserstein, generator_wasserstein
+
+
+def test_wasserstein_losses_by_hand():
+    real, fake = torch.tensor([3.0, 1.0]), torch.tensor([0.5, -1.5, 4.0])
+    assert critic_wasserstein(real, fake).item() == pytest.approx(1.0 - 2.0)
+    assert generator_wasserstein(fake).item() == pytest.approx(-1.0)
+
+
+def test_the_critic_raises_real_scores_and_lowers_fake_ones_and_the_generator_raises_them():
+    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(2, requires_grad=True)
+    critic_wasserstein(real, fake).backward()
+    assert real.grad.tolist() == [-0.25] * 4
+    assert fake.grad.tolist() == [0.5] * 2
+    fake.grad = None
+    generator_wasserstein(fake).backward()
+    assert fake.grad.tolist() == [-0.5] * 2
