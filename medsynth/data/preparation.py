@@ -109,7 +109,8 @@ def prepare_all(
     start = len(missing) * idist.get_rank() // idist.get_world_size()
     missing = missing[start:] + missing[:start]
     workers = min(num_workers, len(missing))
-    made = DataLoader(Subset(preparation, missing), batch_size=None, num_workers=workers) if missing else ()
+    own = torch.Generator()  # a loader draws a seed for its workers, which would shift the random numbers of training
+    made = DataLoader(Subset(preparation, missing), batch_size=None, num_workers=workers, generator=own)
     for group, record in zip(missing, tqdm(made, desc="preparing images", disable=not missing), strict=True):
         if isinstance(record, MedsynthError):
             raise record
