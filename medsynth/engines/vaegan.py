@@ -19,7 +19,6 @@ from medsynth.losses.regularization import gradient_penalty, interpolate_images,
 from medsynth.losses.similarity import feature_distance, structural_dissimilarity
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
-
 IMAGES_TO_START_FROM = 4096
 RISING = ("kl", "adversarial")  # terms that warm up
 
@@ -105,6 +104,7 @@ class VaeGanTrainer(AdversarialTrainer):
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
         ema.attach(self)
+        self.add_event_handler(Events.EPOCH_STARTED, self.place_average)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         real, label, position, weights = batch["image"], batch["label"], batch["position"], self.weights
@@ -153,6 +153,11 @@ class VaeGanTrainer(AdversarialTrainer):
         critic = partial(self.discriminator, label=label[few], position=position[few])
         return gradient_penalty(critic, interpolate_images(real[few], fake[few]), self.penalty_target)
 
+    def place_average(self) -> None:
+        """Put the moving average's warm-up where the run is: ignite counts it from the start of the process."""
+        if (warm_up := getattr(self.ema, "momentum_scheduler", None)) is not None:
+            warm_up.event_index = self.state.iteration
+
     @torch.no_grad()
     def begin(self) -> None:
         """Start the linear maps as principal components, and the density from what they make of the training set."""
@@ -161,8 +166,8 @@ class VaeGanTrainer(AdversarialTrainer):
         index = np.linspace(0, len(dataset) - 1, count).astype(np.int64)
         images = dataset.read(index)[:, None].float().to(self.state.device)
         self.network.start_from(images)
-        for index, images in zip(torch.from_numpy(index).split(256), images.split(256), strict=True):
-            self.bank.keep(index, self.network.encoder.linear_part(images))
+        for some, part in zip(torch.from_numpy(index).split(256), images.split(256), strict=True):
+            self.bank.keep(some, self.network.encoder.linear_part(part))
         self.fit_density()
         same_everywhere(self.network)
         self.generator.load_state_dict(self.network.state_dict())

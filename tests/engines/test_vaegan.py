@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -60,6 +61,7 @@ def build() -> Callable[..., VaeGanTrainer]:
         optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
         learning_rate: float = 1e-3,
         told: bool = True,
+        average: Mapping[str, float] = MappingProxyType({"momentum": 0.1}),
         **arguments,
     ) -> VaeGanTrainer:
         torch.manual_seed(seed)
@@ -72,7 +74,7 @@ def build() -> Callable[..., VaeGanTrainer]:
             network,
             critic,
             *optimizers,
-            EMAHandler(network, momentum=0.1, handle_buffers="copy"),
+            EMAHandler(network, **average),
             VaeGanWeights(**(dict.fromkeys(TERMS, 0.0) | weights)),
             device="cpu",
             max_epochs=epochs,
@@ -295,7 +297,8 @@ def test_samples_for_the_handlers_are_the_average_network_s_and_of_their_seed(bu
 
 
 def test_twice_as_many_steps_equal_half_of_them_and_the_rest_after_a_restore(build):
-    through, first = build(epochs=2, length=3), build(epochs=1, length=3)
+    average = {"momentum": 0.1, "momentum_warmup": 0.6, "warmup_iters": 6}
+    through, first = (build(epochs=epochs, length=3, average=average) for epochs in (2, 1))
     histories: dict[str, list] = {"through": [], "parts": []}
     for name, trainer in (("through", through), ("parts", first)):
         record(trainer, histories[name])
@@ -304,7 +307,7 @@ def test_twice_as_many_steps_equal_half_of_them_and_the_rest_after_a_restore(bui
     saved = copy.deepcopy({name: part.state_dict() for name, part in first.stateful().items()})
     random = random_state.capture()
 
-    resumed = build(seed=123, epochs=2, length=3)
+    resumed = build(seed=123, epochs=2, length=3, average=average)
     record(resumed, histories["parts"])
     resumed.state.max_epochs, resumed.state.epoch, resumed.state.iteration = 2, 1, 3
     for name, part in resumed.stateful().items():
