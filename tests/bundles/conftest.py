@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import monai.bundle
+import pytest
+import torch
+
+from medsynth.data import phantom
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datalist of a small phantom."""
+    return phantom.write_dataset(tmp_path_factory.mktemp("heads") / "phantom", subjects=14, spacing_mm=6.0)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def run_bundle() -> Iterator[Callable[..., None]]:
+    """Run a config file of `bundles/` as `python -m monai.bundle run` does, in this process."""
+    hook, handlers, level = sys.excepthook, logging.root.handlers[:], logging.root.level
+    torch.set_num_threads(1)
+
+    def run(workflow: str, config: str, **overrides: object) -> None:
+        overrides = {key.replace("__", "#"): value for key, value in overrides.items()}
+        monai.bundle.run(workflow, config_file=str(ROOT / "bundles" / config), **overrides)
+
+    yield run
+    sys.excepthook, logging.root.handlers, logging.root.level = hook, handlers, level
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """The one line on stderr of a command that must fail with status 1, as a user types it."""
+
+    def command(workflow: str, config: str, **overrides: object) -> str:
+        arguments = [item for key, value in overrides.items() for item in (f"--{key.replace('__', '#')}", str(value))]
+        process = subprocess.run(
+            [sys.executable, "-m", "monai.bundle", "run", workflow, "--config_file", f"bundles/{config}", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 1
+        lines = process.stderr.splitlines()
+        assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+        assert "Traceback" not in process.stderr + process.stdout
+        return lines[-1]
+
+    return command
