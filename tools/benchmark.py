@@ -1,17 +1,18 @@
 """Measure this project against what is there already, both in one run on this machine.
 
 python tools/benchmark.py data
+python tools/benchmark.py train vaegan --peer
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import data
+from benchmarks import data, train
 
 from medsynth.errors import run_tool
 
-SUBJECTS = (data,)
+SUBJECTS = (data, train)
 """Modules with `add_options(parsers)`, which adds a subcommand whose `run` takes the parsed options."""
 
 

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture
+def train(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
+    from benchmarks import train
+
+    return train
+
+
+def test_flops_are_counted_forwards_backwards_and_in_gradients_of_gradients(train):
+    layer, inputs = nn.Linear(8, 4, bias=False), torch.randn(2, 8, requires_grad=True)
+    with train.CountFlops() as counter:
+        layer(inputs).sum().backward()
+    assert counter.total == 3 * 2 * 2 * 8 * 4  # the product, and one for each gradient
+    with train.CountFlops() as counter:
+        (gradient,) = torch.autograd.grad(layer(inputs).square().sum(), inputs, create_graph=True)
+        gradient.square().sum().backward()
+    assert counter.total > 3 * 2 * 2 * 8 * 4
+
+
+@pytest.mark.parametrize(("parameters", "width"), [(70, 8), (1, 2), (9999, 18)])
+def test_the_width_is_the_one_closest_to_the_parameters_wanted(train, parameters, width):
+    assert (
+        train.closest_width(lambda width: [nn.Linear(width, width, bias=False)], range(2, 20, 2), parameters) == width
+    )
+
+
+def test_parameters_that_take_no_gradient_do_not_count(train):
+    frozen = nn.Linear(3, 2).requires_grad_(False)
+    assert train.trainable([frozen, nn.Linear(3, 2)]) == 8
+
+
+def test_the_step_is_the_bundle_s_own_and_trains(train):
+    step, networks, precision = train.float32_step(64, 2, 1_000_000)
+    before = [[parameter.clone() for parameter in network.parameters()] for network in networks]
+    step(torch.rand(2, 1, 64, 64) * 2 - 1)
+    for network, start in zip(networks, before, strict=True):
+        assert any(not torch.equal(a, b) for a, b in zip(network.parameters(), start, strict=True))
+    assert precision == "float32"
+
+
+def test_the_rate_counts_images(train):
+    seen = []
+    per_second, per_cpu_second = train.rate(lambda images: seen.append(len(images)), torch.zeros(7, 1, 2, 2), 0.05)
+    assert per_second > 7
+    assert per_cpu_second > 7
+    assert per_second == pytest.approx(sum(seen) / 0.05, rel=0.1)

@@ -1,0 +1,239 @@
+"""Training steps: images a second, memory, and how much of the machine they use."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.data import peak_mib
+from medsynth.data.loader import SliceLoader
+from medsynth.engines.adversarial import AdversarialTrainer
+
+CONFIG = Path(__file__).parents[2] / "bundles" / "vaegan" / "train.json"
+PARAMETERS = 3_700_000  # trainable, all networks together, as nearly as the widths allow
+IMAGES = 256
+WARM_UP_STEPS = 3
+TURNS = 3  # of each measurement; the fastest counts, since other work on the machine only slows
+MATRIX = 4096
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One system's step; rates are of images."""
+
+    precision: str
+    parameters: int
+    per_second: float
+    per_cpu_second: float
+    peak_mib: float
+    above_idle_mib: float
+    flops_per_image: float
+
+
+def add_options(parsers: argparse._SubParsersAction) -> None:
+    """The subcommand `train`."""
+    parser = parsers.add_parser("train", help="images a second of a training step, memory, share of the machine's peak")
+    parser.add_argument("system", choices=["vaegan"])
+    parser.add_argument("--image_size", type=int, nargs="+", default=[64, 128], choices=[64, 128, 256])
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
+    parser.add_argument("--peer", action="store_true", help="pythae's VAEGAN too (pip install pythae)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure each step in a process of its own, and print the table."""
+    peak = in_new_process(matrix_peak, options.threads)
+    print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s on {options.threads} threads")
+    systems = [("ours", amp_step), ("ours", float32_step)]
+    if options.peer and importlib.util.find_spec("pythae") is None:
+        print("pythae is not installed: pip install pythae to measure against it")
+    elif options.peer:
+        from benchmarks.peers import pythae_step
+
+        systems.append(("pythae", pythae_step))
+    columns = ("pixels", "step", "precision", "M params", "images/s", "/CPU-s", "peak MiB", "above idle")
+    columns += ("GFLOP/image", "of peak")
+    headings = " ".join(f"{name:>11}" for name in columns)
+    print(headings + ("  ours to peer: /s, /CPU-s, MiB, above idle" if len(systems) == 3 else ""))
+    for size in options.image_size:
+        found: list[Measurement] = []
+        for _, step in systems:  # the peer gets as many parameters as ours has
+            parameters = found[0].parameters if found else PARAMETERS
+            arguments = (step, size, options.batch_size, parameters, options.threads, options.seconds)
+            found.append(in_new_process(measure, *arguments))
+        for (name, _), measurement in zip(systems, found, strict=True):
+            print(row(size, name, measurement, peak) + (ratios(measurement, found[2]) if found[2:] else ""))
+
+
+def row(size: int, name: str, found: Measurement, peak: float) -> str:
+    """One line of the table; `peak` in FLOP/s."""
+    share = found.flops_per_image * found.per_second / peak
+    return (
+        f"{size:>11} {name:>11} {found.precision:>11} {found.parameters / 1e6:>11.2f} {found.per_second:>11.1f} "
+        f"{found.per_cpu_second:>11.1f} {found.peak_mib:>11.0f} "
+        f"{found.above_idle_mib:>11.0f} {found.flops_per_image / 1e9:>11.2f} {share:>11.1%}"
+    )
+
+
+def ratios(ours: Measurement, peer: Measurement) -> str:
+    """Of the rates and of the memory."""
+    names = ("per_second", "per_cpu_second", "peak_mib", "above_idle_mib")
+    return "  " + "  ".join(f"{getattr(ours, name) / getattr(peer, name):.2f}" for name in names)
+
+
+def in_new_process(function: Callable, *arguments: object) -> object:
+    """Its result from a process that does nothing else, whose peak memory is therefore its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def matrix_peak(threads: int) -> float:
+    """The most FLOP/s that large matrix products reach here, in float32 or bfloat16."""
+    torch.set_num_threads(threads)
+    fastest = 0.0
+    for kind in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(MATRIX, MATRIX).to(kind) for _ in range(2))
+        for _ in range(2 + TURNS):
+            start = time.perf_counter()
+            torch.mm(a, b)
+            fastest = max(fastest, 2 * MATRIX**3 / (time.perf_counter() - start))
+    return fastest
+
+
+Step = tuple[Callable[[Tensor], None], list[nn.Module], str]
+"""A function that trains on a batch (N, 1, size, size) in [-1, 1], the networks that it trains, its precision."""
+
+
+def amp_step(size: int, batch_size: int, parameters: int) -> Step:
+    """The bundle's training step as it is configured, with about so many parameters."""
+    return bundle_step(size, batch_size, parameters, amp=True)
+
+
+def float32_step(size: int, batch_size: int, parameters: int) -> Step:
+    """The same without mixed precision."""
+    return bundle_step(size, batch_size, parameters, amp=False)
+
+
+def bundle_step(size: int, batch_size: int, parameters: int, amp: bool) -> Step:
+    """The step of the trainer that the bundle's config builds, on random images."""
+    widths = range(8, 129, 8)  # what normalization groups and attention heads divide
+    channels = closest_width(lambda width: networks_of(trainer_of(size, batch_size, width, amp)), widths, parameters)
+    trainer = trainer_of(size, batch_size, channels, amp)
+    trainer.begin()
+    facts = trainer.data_loader.dataset.facts(np.arange(batch_size))
+
+    def step(images: Tensor) -> None:
+        trainer.state.iteration += 1
+        trainer._iteration(trainer, {"image": images, **facts})
+
+    return step, networks_of(trainer), "bfloat16" if trainer.bfloat16 else "float32"
+
+
+def networks_of(trainer: AdversarialTrainer) -> list[nn.Module]:
+    """All that it trains."""
+    return [trainer.network, trainer.discriminator]
+
+
+def trainer_of(size: int, batch_size: int, channels: int, amp: bool) -> AdversarialTrainer:
+    """The trainer of the bundle's config on random slices, without handlers."""
+    parser = ConfigParser()
+    parser.read_config(CONFIG)
+    parser.update({"image_size": size, "channels": channels, "amp": amp, "device": "cpu", "classes": ["AD", "NC"]})
+    parser["train"]["dataloader"] = SliceLoader(RandomSlices(size), batch_size)
+    parser["train"]["handlers"] = []
+    return parser.get_parsed_content("train#trainer")
+
+
+class RandomSlices:
+    """What a trainer reads of a `SliceDataset`."""
+
+    def __init__(self, size: int) -> None:
+        self.images = torch.rand(IMAGES, size, size) * 2 - 1
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        """(N, size, size) slices."""
+        return self.images[torch.from_numpy(indices)]
+
+    def facts(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Two classes in turns, positions in order."""
+        index = torch.from_numpy(indices)
+        return {"label": index % 2, "position": index / IMAGES, "index": index}
+
+
+def closest_width(build: Callable[[int], list[nn.Module]], widths: range, parameters: int) -> int:
+    """The width whose networks come closest to so many trainable parameters."""
+    best = widths[0]
+    distance = float("inf")
+    for width in widths:
+        before, distance = distance, abs(trainable(build(width)) - parameters)
+        if distance >= before:
+            break
+        best = width
+    return best
+
+
+def trainable(networks: list[nn.Module]) -> int:
+    """Parameters that take gradients."""
+    return sum(p.numel() for network in networks for p in network.parameters() if p.requires_grad)
+
+
+def measure(
+    build: Callable[[int, int, int], Step], size: int, batch_size: int, parameters: int, threads: int, seconds: float
+) -> Measurement:
+    """Build a step and time it; call it in a new process."""
+    idle = peak_mib()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    step, networks, precision = build(size, batch_size, parameters)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: building took more for a moment
+    images = torch.rand(batch_size, 1, size, size) * 2 - 1
+    for _ in range(WARM_UP_STEPS):
+        step(images)
+    rates, cpu_rates = zip(*(rate(step, images, seconds / TURNS) for _ in range(TURNS)), strict=True)
+    peak = peak_mib()
+    with CountFlops() as counter:
+        step(images)
+    flops = counter.total / batch_size
+    return Measurement(precision, trainable(networks), max(rates), max(cpu_rates), peak, peak - idle, flops)
+
+
+class CountFlops(TorchDispatchMode):
+    """Adds up what PyTorch's own `FlopCounterMode` does, which fails where a step takes gradients of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def rate(step: Callable[[Tensor], None], images: Tensor, seconds: float) -> tuple[float, float]:
+    """Images a second, and a second of one CPU."""
+    count, start, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds:
+        step(images)
+        count += len(images)
+    return count / (time.perf_counter() - start), count / (time.process_time() - cpu)
