@@ -16,6 +16,8 @@ from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
 
 ROOT = Path(__file__).parents[2]
+CONFIG = json.loads((ROOT / "bundles/vaegan/train.json").read_text())
+(BEST_BY,) = CONFIG["validate"]["key_metric"]
 SMALL = {
     "image_size": 32,
     "channels": 32,
@@ -27,7 +29,7 @@ SMALL = {
     "warmup": 12,
     "sample_epochs": 2,
     "device": "cpu",
-    "validate__key_metric__swd__count": 60,
+    f"validate__key_metric__{BEST_BY}__count": 60,
     "train__handlers__2__interval": 4,
     "train__handlers__4__count": 9,
 }
@@ -88,17 +90,16 @@ def test_a_run_folder_holds_what_users_rely_on(trained):
 
 def test_the_losses_have_their_names_and_the_terms_without_weight_are_not_computed(trained):
     first = losses(trained)[0]
-    weights = json.loads((ROOT / "bundles/vaegan/train.json").read_text())["weights"]
-    used = {name for name, weight in weights.items() if name != "_target_" and weight}
+    used = {name for name, weight in CONFIG["weights"].items() if name != "_target_" and weight}
     assert set(first) == {"iteration", "epoch", "images", "total", "critic"} | used
 
 
 def test_the_model_kept_is_the_one_with_the_best_samples(trained):
     metrics = rows(trained / "metrics.csv")
     model = load_model(trained / "model.pt")
-    best = min(metrics, key=lambda row: row["swd"])
+    best = min(metrics, key=lambda row: row[BEST_BY])
     assert model.extra["iteration"] == best["iteration"]
-    assert model.extra["metrics"]["swd"] == pytest.approx(best["swd"], rel=1e-4)
+    assert model.extra["metrics"][BEST_BY] == pytest.approx(best[BEST_BY], rel=1e-4)
     assert model.classes == ["AD", "NC"]
     assert model.network.sample(2, 0)[0].shape == (2, 1, 32, 32)
 
