@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
@@ -12,6 +13,7 @@ from monai.handlers import from_engine
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
+from medsynth.data.slices import SliceDataset
 from medsynth.handlers import random_state
 from medsynth.metrics.texture import gradient_ratio, psd, swd
 
@@ -46,19 +48,24 @@ class ReconstructionQuality(Metric):
 
 
 class SampleQuality(Metric):
-    """Sliced Wasserstein distance between samples and the real images of a validation; lower is better.
+    """How far samples are from a validation's real images, as a multiple of how far real training images are.
 
-    Beside it, in the validator's metrics: the distance at each scale, the power spectrum's difference in dB and the
-    ratio of the mean gradients (sharpness; 1 is best).
+    The measure is the sliced Wasserstein distance, averaged over the scales of a pyramid after each scale's division by
+    its floor: 1 is as good as real images of other patients, lower is better. The floor keeps a few validation subjects,
+    whose coarse scales differ from any set's, from deciding which model is best. Beside it, in the validator's metrics:
+    the distance at each scale, the power spectrum's difference in dB and the ratio of mean gradients (sharpness; 1 is
+    best).
 
     Args:
         network: with `sample(count, seed)`, the network that users get.
+        train: the training slices, which the floor is measured with.
         count: images drawn, and real ones kept, at most.
         seed: of the samples and the projections.
     """
 
-    def __init__(self, network: nn.Module, count: int = 500, seed: int = 0) -> None:
-        self.network, self.count, self.seed = network, count, seed
+    def __init__(self, network: nn.Module, train: SliceDataset, count: int = 500, seed: int = 0) -> None:
+        self.network, self.train, self.count, self.seed = network, train, count, seed
+        self._floor: dict[int, float] | None = None
         super().__init__(from_engine([Keys.LABEL]))
 
     def reset(self) -> None:
@@ -71,21 +78,39 @@ class SampleQuality(Metric):
 
     def compute(self) -> dict[str, float]:
         """All measures by name."""
-        real = torch.cat(self._real)
-        spread = torch.linspace(0, len(real) - 1, min(len(real), self.count)).long()
+        real = _unit(_spread(torch.cat(self._real), self.count))
+        if self._floor is None:
+            others = self.train.read(_places(len(self.train), self.count))[:, None]
+            self._floor = self._distances(real, _unit(others))
         with random_state.untouched():
-            fake = self.network.sample(self.count, self.seed)[0].cpu()
-        real, fake = ((images.mean(dim=1).numpy() + 1) / 2 for images in (real[spread], fake))
-        scales = swd(real, fake, self.seed, patches_per_image=32, projections=128)
+            fake = _unit(self.network.sample(self.count, self.seed)[0].cpu())
+        scales = self._distances(real, fake)
         spectrum = psd(real, fake)
         return {
-            "swd": sum(scales.values()) / len(scales),
-            **{f"swd_{name}": value for name, value in scales.items()},
-            "psd_db": spectrum[0],
+            "swd_over_floor": sum(scales[size] / self._floor[size] for size in scales) / len(scales),
+            **{f"swd_{size}": value for size, value in scales.items()},
+            "psd_db": spectrum.rms,
             "gradient_ratio": gradient_ratio(real, fake),
         }
 
     def completed(self, engine: Engine, name: Any) -> None:
-        """Put the distance under `name` and every measure under its own."""
+        """Put every measure under its own name, the first one under `name` as well."""
         measures = self.compute()
-        engine.state.metrics |= measures | {str(name): measures["swd"]}
+        engine.state.metrics |= measures | {str(name): measures["swd_over_floor"]}
+
+    def _distances(self, real: np.ndarray, fake: np.ndarray) -> dict[int, float]:
+        return swd(real, fake, self.seed, patches_per_image=32, projections=128)
+
+
+def _places(total: int, count: int) -> np.ndarray:
+    """At most `count` indices, evenly spread over `total`."""
+    return np.linspace(0, total - 1, min(total, count)).astype(np.int64)
+
+
+def _spread(images: Tensor, count: int) -> Tensor:
+    return images[torch.from_numpy(_places(len(images), count))]
+
+
+def _unit(images: Tensor) -> np.ndarray:
+    """(N, C, H, W) in [-1, 1] -> (N, H, W) in [0, 1]."""
+    return (images.float().mean(dim=1).numpy() + 1) / 2

@@ -12,7 +12,7 @@ from medsynth.errors import MedsynthError
 
 
 def image_levels(image_size: int, smallest: int = 4) -> int:
-    """How often `image_size` halves until `smallest` is reached.
+    """How often `image_size` halves until `smallest` is reached, twice at least.
 
     Raises:
         MedsynthError: if it does not halve to `smallest` exactly, or not at least twice.

@@ -22,6 +22,19 @@ class Sampler(nn.Module):
         return self.images[:count], None, None
 
 
+class Slices:
+    """As much of a `SliceDataset` as the floor needs."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices) -> Tensor:
+        return self.images[indices][:, 0]
+
+
 def pictures(count: int, seed: int = 0) -> Tensor:
     coarse = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
     return nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")
@@ -60,8 +73,8 @@ def test_a_second_validation_forgets_the_first():
 
 def test_samples_that_are_the_real_images_have_their_spectrum_and_sharpness():
     real = pictures(24)
-    metrics = validate(SampleQuality(Sampler(real), count=24), [(real[:10], real[:10]), (real[10:], real[10:])])
-    assert metrics["quality"] == metrics["swd"]
+    metrics = validate(SampleQuality(Sampler(real), Slices(pictures(24, 7)), count=24), [(real[:10], real[:10]), (real[10:], real[10:])])
+    assert metrics["quality"] == metrics["swd_over_floor"]
     assert metrics["psd_db"] == pytest.approx(0, abs=1e-4)
     assert metrics["gradient_ratio"] == pytest.approx(1, abs=1e-4)
 
@@ -71,27 +84,38 @@ def test_worse_samples_measure_worse():
     noise = 0.3 * torch.randn(real.shape, generator=torch.Generator().manual_seed(1))
     slightly, blurred = pictures(24, 1), nn.functional.avg_pool2d(real, 5, 1, 2)
     badly = (slightly + noise).clamp(-1, 1)
-    measured = [validate(SampleQuality(Sampler(fake), count=24), [(real, real)]) for fake in (slightly, badly, blurred)]
+    train = Slices(pictures(24, 7))
+    measured = [
+        validate(SampleQuality(Sampler(fake), train, count=24), [(real, real)]) for fake in (slightly, badly, blurred)
+    ]
     assert measured[0]["quality"] < measured[1]["quality"]
     assert measured[0]["psd_db"] < measured[1]["psd_db"]
     assert measured[1]["gradient_ratio"] > 1.2
     assert measured[2]["gradient_ratio"] < 0.9
 
 
-def test_the_key_metric_is_the_mean_over_scales_and_stands_beside_them():
-    metrics = validate(SampleQuality(Sampler(pictures(24, 1)), count=24), [(pictures(24), pictures(24))])
-    scales = [value for name, value in metrics.items() if name.startswith("swd_")]
-    assert len(scales) > 1
-    assert metrics["quality"] == pytest.approx(sum(scales) / len(scales))
+def test_other_real_images_measure_about_one_and_the_scales_stand_beside():
+    train, fake, real = pictures(200, 7), pictures(200, 1), pictures(200)
+    metrics = validate(SampleQuality(Sampler(fake), Slices(train), count=200), [(real, real)])
+    assert metrics["quality"] == pytest.approx(1, abs=0.3)
+    assert {"swd_32", "swd_16"} <= set(metrics)
+
+
+def test_a_scale_counts_as_a_multiple_of_its_floor():
+    real, fake, train = pictures(24), pictures(24, 1), pictures(24, 7)
+    mine = validate(SampleQuality(Sampler(fake), Slices(train), count=24), [(real, real)])
+    floor = validate(SampleQuality(Sampler(train), Slices(train), count=24), [(real, real)])
+    assert floor["quality"] == pytest.approx(1)
+    assert mine["quality"] == pytest.approx(sum(mine[f"swd_{size}"] / floor[f"swd_{size}"] for size in (32, 16)) / 2)
 
 
 def test_as_many_samples_are_drawn_as_asked_for_with_the_seed():
     sampler = Sampler(pictures(8))
-    validate(SampleQuality(sampler, count=8, seed=3), [(pictures(20), pictures(20))])
+    validate(SampleQuality(sampler, Slices(pictures(8, 7)), count=8, seed=3), [(pictures(20), pictures(20))])
     assert sampler.asked == [(8, 3)]
 
 
 def test_it_leaves_the_random_numbers_of_training_alone():
     real, state = pictures(8), torch.get_rng_state()
-    validate(SampleQuality(Sampler(real), count=8), [(real, real)])
+    validate(SampleQuality(Sampler(real), Slices(pictures(8, 7)), count=8), [(real, real)])
     assert torch.equal(torch.get_rng_state(), state)
