@@ -50,11 +50,10 @@ class ReconstructionQuality(Metric):
 class SampleQuality(Metric):
     """How far samples are from a validation's real images, as a multiple of how far real training images are.
 
-    The measure is the sliced Wasserstein distance, averaged over the scales of a pyramid after each scale's division by
-    its floor: 1 is as good as real images of other patients, lower is better. The floor keeps a few validation subjects,
-    whose coarse scales differ from any set's, from deciding which model is best. Beside it, in the validator's metrics:
-    the distance at each scale, the power spectrum's difference in dB and the ratio of mean gradients (sharpness; 1 is
-    best).
+    The measure is the sliced Wasserstein distance, each scale of a pyramid divided by its floor, then averaged: 1 is as
+    good as real images of other patients, lower is better. The floor keeps the coarse scales of a few validation
+    subjects, far from any set's, from deciding which model is best. Beside it, in the validator's metrics: the distance
+    at each scale, the power spectrum's difference in dB and the ratio of mean gradients (sharpness; 1 is best).
 
     Args:
         network: with `sample(count, seed)`, the network that users get.

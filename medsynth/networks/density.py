@@ -69,7 +69,11 @@ class GaussianMixtureDensity(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, count: int, label: int | None = None, position: float | None = None, generator: torch.Generator | None = None
+        self,
+        count: int,
+        label: int | None = None,
+        position: float | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw latent vectors with the class and the position that they belong to.
 

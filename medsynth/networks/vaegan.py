@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from monai.networks.blocks import SpatialAttentionBlock
+from torch import Tensor, nn
 
 from medsynth.networks.attention import ChannelSpatialAttention
 from medsynth.networks.blocks import MinibatchDeviation, ResidualDown, StyledNorm, image_levels
@@ -48,7 +47,7 @@ class Encoder(nn.Module):
         widths = channels_per_level(image_size, channels)
         self.linear = nn.Linear(image_channels * linear_size(image_size) ** 2, latent_features).requires_grad_(False)
         self.stem = nn.Conv2d(4 * image_channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(ResidualDown(a, b, normalize=True) for a, b in zip(widths, widths[1:]))
+        self.down = nn.ModuleList(ResidualDown(a, b, normalize=True) for a, b in zip(widths, widths[1:], strict=False))
         self.attention = self_attention(widths[-2])
         self.norm = nn.GroupNorm(8, widths[-1])
         self.condition = nn.Linear(CONDITION_FEATURES, widths[-1])
@@ -126,7 +125,7 @@ class Decoder(nn.Module):
         self.linear = nn.Linear(latent_features, image_channels * linear_size(image_size) ** 2).requires_grad_(False)
         self.style = nn.Linear(latent_features + CONDITION_FEATURES, 128)
         self.start = nn.Linear(latent_features + CONDITION_FEATURES, 16 * widths[0])
-        self.up = nn.ModuleList(StyledUp(a, b, image_channels, 128) for a, b in zip(widths, widths[1:]))
+        self.up = nn.ModuleList(StyledUp(a, b, image_channels, 128) for a, b in zip(widths, widths[1:], strict=False))
         self.attention = self_attention(widths[1])
         self.norm = nn.GroupNorm(8, widths[-1])
         self.mix = nn.Conv2d(widths[-1] // 4 + image_channels, 16, 3, padding=1)
@@ -207,7 +206,9 @@ class VaeGan(nn.Module):
         """Fit the density to latent vectors (M, latent_features) with their labels and positions (M,)."""
         self.density.fit(latents, labels, positions, self.decoder.linear.weight.norm(dim=0) + 1e-6, seed)
 
-    def encode(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(N, C, size, size) in [-1, 1] -> mean and log-variance of z, each (N, latent_features)."""
         return self.encoder(image, self.condition(label, position, image.flatten(1)))
 
@@ -240,7 +241,7 @@ class VaeGan(nn.Module):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             latents, labels, positions = self.density.sample(count, label, position)
-            parts = zip(latents.split(64), labels.split(64), positions.split(64))
+            parts = zip(latents.split(64), labels.split(64), positions.split(64), strict=False)
             images = torch.cat([self.decode(*part, noise=True) for part in parts])
         return images.clamp(-1, 1), labels, positions
 
@@ -267,7 +268,7 @@ class VaeGanCritic(nn.Module):
         widths = channels_per_level(image_size, channels)
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
         self.stem = nn.Conv2d(4 * image_channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(ResidualDown(a, b, normalize=False) for a, b in zip(widths, widths[1:]))
+        self.down = nn.ModuleList(ResidualDown(a, b, normalize=False) for a, b in zip(widths, widths[1:], strict=False))
         self.local = nn.Conv2d(widths[1], 1, 1)
         self.deviation = MinibatchDeviation()
         self.whole = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)

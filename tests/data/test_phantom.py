@@ -52,7 +52,8 @@ def test_ct_is_in_hounsfield_units():
     assert np.median(hounsfield[:3]) == pytest.approx(-1000, abs=20)
     assert np.percentile(hounsfield[labels == LABELS["bone"]], 75) > 700
     assert hounsfield[labels == LABELS["white"]].mean() == pytest.approx(30, abs=10)
-    assert hounsfield.min() >= -1000 and hounsfield.max() < 3000
+    assert hounsfield.min() >= -1000
+    assert hounsfield.max() < 3000
 
 
 def test_mri_contrasts_are_those_of_the_modality():
@@ -110,7 +111,8 @@ def test_affines_differ_and_are_not_all_ras_but_the_eyes_are_always_in_front(dat
     affines = [nib.load(path).affine for path in sorted(dataset.glob("*/anat/*_T1w.nii.gz"))]
     assert len({affine.tobytes() for affine in affines}) == len(affines)
     oblique = [np.count_nonzero(np.abs(affine[:3, :3]) > 1e-6) > 3 for affine in affines]
-    assert any(oblique) and not all(oblique)
+    assert any(oblique)
+    assert not all(oblique)
 
 
 def test_the_modalities_of_a_subject_share_their_grid(dataset):
@@ -129,8 +131,10 @@ def test_participants_and_datalist_agree(dataset):
     assert sorted(entry["subject"] for entry in entries) == sorted(people)  # each in one split, once
     for entry in entries:
         assert entry["label"] == people[entry["subject"]]["group"]
-        assert entry["image"].endswith("_T1w.nii.gz") and (dataset / entry["image"]).is_file()
-        assert 55 <= int(people[entry["subject"]]["age"]) <= 90 and people[entry["subject"]]["sex"] in "FM"
+        assert entry["image"].endswith("_T1w.nii.gz")
+        assert (dataset / entry["image"]).is_file()
+        assert 55 <= int(people[entry["subject"]]["age"]) <= 90
+        assert people[entry["subject"]]["sex"] in "FM"
 
 
 def test_24_subjects_are_split_16_4_4_with_both_groups_alike(monkeypatch, tmp_path):

@@ -73,7 +73,8 @@ def test_a_second_validation_forgets_the_first():
 
 def test_samples_that_are_the_real_images_have_their_spectrum_and_sharpness():
     real = pictures(24)
-    metrics = validate(SampleQuality(Sampler(real), Slices(pictures(24, 7)), count=24), [(real[:10], real[:10]), (real[10:], real[10:])])
+    metric = SampleQuality(Sampler(real), Slices(pictures(24, 7)), count=24)
+    metrics = validate(metric, [(real[:10], real[:10]), (real[10:], real[10:])])
     assert metrics["quality"] == metrics["swd_over_floor"]
     assert metrics["psd_db"] == pytest.approx(0, abs=1e-4)
     assert metrics["gradient_ratio"] == pytest.approx(1, abs=1e-4)
