@@ -33,8 +33,9 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if idist.get_world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = idist.all_reduce(torch.nn.utils.parameters_to_vector(gradients)) / idist.get_world_size()
-    torch.nn.utils.vector_to_parameters(flat, gradients)
+    flat = idist.all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients])) / idist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view(gradient.shape))
 
 
 def same_everywhere(network: nn.Module) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from medsynth.bundle.log import keep_traceback
 from medsynth.errors import MedsynthError, as_line
 
+_JSON_WORDS = {"true": True, "false": False, "null": None}
 _MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 
 
@@ -26,6 +27,28 @@ def check_config() -> None:
     parser, config_files = find_config()
     if parser is not None and config_files:
         refuse_unknown_keys(parser, config_files)
+        read_json_words(parser)
+
+
+def json_word(value: Any) -> Any:
+    """`true`, `false` and `null` as JSON means them, which the command line hands over as text; others as they are."""
+    return _JSON_WORDS.get(value, value) if isinstance(value, str) else value
+
+
+def read_json_words(parser: ConfigParser) -> None:
+    """Give every `true`, `false` and `null` of the command line its meaning, in all that is not yet built."""
+    _read_words_below(parser.config)
+    for item in parser.ref_resolver.items.values():
+        item.update_config(json_word(item.get_config()))
+    resolved = parser.ref_resolver.resolved_content
+    resolved |= {id: json_word(value) for id, value in resolved.items() if isinstance(value, str)}
+
+
+def _read_words_below(config: Any) -> None:
+    if isinstance(config, (dict, list)):
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            config[key] = json_word(value)
+            _read_words_below(value)
 
 
 def find_config() -> tuple[ConfigParser | None, tuple[str, ...]]:

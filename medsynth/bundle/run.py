@@ -53,6 +53,8 @@ class Run:
         self._parser, config_files = checks.find_config()
         if self._parser is not None and config_files:
             checks.refuse_unknown_keys(self._parser, config_files)
+            checks.read_json_words(self._parser)
+            resume = checks.json_word(resume)
         distributed.start()
         self.is_main = idist.get_rank() == 0
         self.folder = Path(output_dir)

@@ -47,6 +47,19 @@ class Datalist:
         """Those of all splits."""
         return [entry for split in SPLITS for entry in self.splits[split]]
 
+    def split(self, name: str) -> list[dict[str, Any]]:
+        """The entries of `training`, `validation` or `test`.
+
+        Raises:
+            MedsynthError: there are none.
+        """
+        if not self.splits[name]:
+            raise MedsynthError(
+                f"the datalist {self.name} has no {name} images: make it again with a share for them, such as "
+                "--split 0.8 0.2 0"
+            )
+        return self.splits[name]
+
     @property
     def classes(self) -> list[str]:
         """Labels of the training split, sorted."""

@@ -19,6 +19,7 @@ from medsynth.networks.conditioning import Conditioning
 from medsynth.networks.density import GaussianMixtureDensity
 
 CONDITION_FEATURES = 32
+SMALLEST_COMPONENT = 1e-3  # of the largest; whitening a smaller one would blow up its rounding errors
 
 
 def channels_per_level(image_size: int, channels: int) -> list[int]:
@@ -192,14 +193,14 @@ class VaeGan(nn.Module):
         centre = small.mean(dim=0)
         features = self.encoder.linear.out_features
         _, singular, components = torch.pca_lowrank(small, q=min(features + 16, *small.shape), center=True, niter=4)
-        scale = (singular / len(small) ** 0.5)[:features].clamp_min(1e-6)
-        components = components[:, :features]
-        for linear in (self.encoder.linear, self.decoder.linear):  # fewer images than features leave the rest at 0
+        used = int((singular[:features] > SMALLEST_COMPONENT * singular[0]).sum())
+        scale, components = singular[:used] / len(small) ** 0.5, components[:, :used]
+        for linear in (self.encoder.linear, self.decoder.linear):  # what few images cannot say stays 0
             linear.weight.zero_()
             linear.bias.zero_()
-        self.encoder.linear.weight[: len(scale)] = (components / scale).T
-        self.encoder.linear.bias[: len(scale)] = -(components / scale).T @ centre
-        self.decoder.linear.weight[:, : len(scale)] = components * scale
+        self.encoder.linear.weight[:used] = (components / scale).T
+        self.encoder.linear.bias[:used] = -(components / scale).T @ centre
+        self.decoder.linear.weight[:, :used] = components * scale
         self.decoder.linear.bias.copy_(centre)
 
     def fit_density(self, latents: Tensor, labels: Tensor, positions: Tensor, seed: int) -> None:

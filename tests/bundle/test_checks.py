@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
-from medsynth.bundle.checks import show_mistakes_in_one_line
+from medsynth.bundle.checks import read_json_words, show_mistakes_in_one_line
 from medsynth.errors import as_line
 
 TOY = Path(__file__).parents[1] / "toy"
@@ -78,3 +79,13 @@ def test_an_error_is_kept_in_the_log_with_its_traceback(toy_run, tmp_path):
     log = (tmp_path / "run/train.log").read_text()
     assert "error: iteration 2: error is nan" in log
     assert "Traceback" in log
+
+
+def test_json_words_of_the_command_line_mean_what_json_says():
+    parser = ConfigParser({"a": "true", "b": {"c": ["null", "x"]}, "d": "@a", "e": "false"})
+    parser.parse()
+    read_json_words(parser)
+    assert parser.config["b"]["c"] == [None, "x"]
+    assert parser.get_parsed_content("a") is True
+    assert parser.get_parsed_content("d") is True
+    assert parser.get_parsed_content("e") is False

@@ -6,12 +6,14 @@ import os
 import random
 import re
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from toy import ToyTrainer
+from tqdm import tqdm
 
 from medsynth.errors import as_line
 from medsynth.handlers import random_state
@@ -114,6 +116,12 @@ def test_the_time_limit_stops_in_good_order(toy_run, tmp_path):
     assert_same_run(whole, toy_run(tmp_path / "limited", max_epochs=3))
 
 
+def in_child(run, folder: Path, settings: dict) -> None:
+    """Run with a lock of its own for the progress bar: a killed process would keep a shared one for ever."""
+    tqdm.set_lock(threading.RLock())
+    run(folder, **settings)
+
+
 def test_kill_9_at_any_moment_leaves_a_run_that_goes_on(toy_run, tmp_path):
     whole = toy_run(tmp_path / "whole", max_epochs=6)
     fork = multiprocessing.get_context("fork")
@@ -122,7 +130,7 @@ def test_kill_9_at_any_moment_leaves_a_run_that_goes_on(toy_run, tmp_path):
     settings = {"max_epochs": 6, "checkpoint_minutes": 0, "delay": 0.01}
     exit_status = None
     while exit_status is None:
-        child = fork.Process(target=toy_run, args=(tmp_path / "killed",), kwargs=settings)
+        child = fork.Process(target=in_child, args=(toy_run, tmp_path / "killed", settings))
         child.start()
         child.join(moments.uniform(0.1, 0.3 + 0.1 * kills))
         exit_status = child.exitcode
