@@ -19,7 +19,7 @@ def image_levels(image_size: int, smallest: int = 4) -> int:
     """
     levels = (image_size // smallest).bit_length() - 1
     if levels < 2 or smallest * 2**levels != image_size:
-        nearest = smallest * 2 ** max(round(math.log2(image_size / smallest)), 2)
+        nearest = smallest * 2 ** max(round(math.log2(max(image_size, 1) / smallest)), 2)
         raise MedsynthError(
             f"image_size {image_size}: this network needs {smallest} times a power of two, such as {nearest}; "
             f"set --image_size {nearest}"

@@ -7,6 +7,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 MOST_POINTS = 20_000  # more make the fit slower, not better
+POINTS_PER_COORDINATE = 0.7  # of a Gaussian; with fewer, samples come close to copies, with more, less like the data
 
 
 class GaussianMixtureDensity(nn.Module):
@@ -51,7 +52,7 @@ class GaussianMixtureDensity(nn.Module):
         if len(points) > MOST_POINTS:
             some = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:MOST_POINTS]
             points, labels = points[some], labels.cpu()[some]
-        used = max(1, min(components, len(points) // coordinates))
+        used = max(1, min(components, int(len(points) / (POINTS_PER_COORDINATE * coordinates))))
         mixture = GaussianMixture(used, reg_covar=1e-4, max_iter=50, random_state=seed).fit(points.numpy())
 
         responsibilities = torch.from_numpy(mixture.predict_proba(points.numpy())).float()

@@ -151,7 +151,7 @@ def test_a_misspelt_override_is_refused_with_the_nearest_key(refused, tmp_path):
     [
         ({"image_size": 48}, "image_size 48: this network needs 4 times a power of two, such as 64"),
         ({"image_size": 8}, "image_size 8: this network needs"),
-        ({"image_size": 0}, "image_size is 0"),
+        ({"image_size": 0}, "image_size 0: this network needs"),
         ({"datalist": "nowhere.json"}, "datalist nowhere.json"),
         ({"batch_size": 100000}, "don't fill one batch"),
     ],
