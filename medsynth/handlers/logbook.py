@@ -160,6 +160,7 @@ class Logbook:
     def _complete(self, engine: Engine) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self.losses.path.exists():  # a time limit may be over before the first step
             self._draw()
 
     def _draw(self) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import multiprocessing
 import os
 import random
@@ -15,6 +16,7 @@ import torch
 from toy import ToyTrainer
 from tqdm import tqdm
 
+from medsynth.bundle.run import Run
 from medsynth.errors import as_line
 from medsynth.handlers import random_state
 
@@ -108,9 +110,22 @@ def test_the_order_of_the_handlers_changes_nothing(toy_run, tmp_path, monkeypatc
     assert_same_run(whole, toy_run(tmp_path / "reversed", max_epochs=3))
 
 
-def test_the_time_limit_stops_in_good_order(toy_run, tmp_path):
+@pytest.fixture
+def a_second_a_look(monkeypatch):
+    """A clock that goes on by a second each time a run looks at it."""
+    ticks = itertools.count()
+    monkeypatch.setattr(Run, "session_seconds", property(lambda run: float(next(ticks))))
+
+
+def test_a_time_limit_that_is_over_at_once_still_ends_in_good_order(toy_run, tmp_path, a_second_a_look):
+    toy_run(tmp_path / "limited", max_epochs=3, max_minutes=0)
+    assert "is over at iteration 0" in (tmp_path / "limited/train.log").read_text()
+
+
+def test_the_time_limit_stops_in_good_order(toy_run, tmp_path, request):
     whole = toy_run(tmp_path / "whole", max_epochs=3)
-    toy_run(tmp_path / "limited", max_epochs=3, max_minutes=0.3 / 60, delay=0.05)
+    request.getfixturevalue("a_second_a_look")
+    toy_run(tmp_path / "limited", max_epochs=3, max_minutes=0.2)
     iteration = torch.load(tmp_path / "limited/checkpoints/latest.pt", weights_only=True)["iteration"]
     assert 0 < iteration < 21
     assert_same_run(whole, toy_run(tmp_path / "limited", max_epochs=3))
