@@ -71,7 +71,7 @@ class AdversarialTrainer(Trainer):
             decollate=False,
         )
         self.bfloat16 = use_bfloat16(self.state.device, amp)
-        self.add_event_handler(Events.EPOCH_STARTED(once=1), self.begin)
+        self.add_event_handler(Events.EPOCH_STARTED, self._begin_if_new)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision as configured; the same code runs without it."""
@@ -91,6 +91,10 @@ class AdversarialTrainer(Trainer):
         if longest is not None:
             nn.utils.clip_grad_norm_(parameters, longest)
         optimizer.step()
+
+    def _begin_if_new(self) -> None:
+        if self.state.iteration == 0:  # a run that was stopped in its first epoch starts that epoch again, later in it
+            self.begin()
 
     def begin(self) -> None:
         """What a run does once before its first step; a resumed run does not do it again."""

@@ -136,6 +136,7 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, latent: Tensor, condition: Tensor, noise: bool) -> Tensor:
+        """Latent vectors and conditions (N, CONDITION_FEATURES) -> images, not clamped, so that gradients pass."""
         side = linear_size(self.image_size)
         sketch = self.linear(latent).float().unflatten(1, (self.image_channels, side, side))
         sketch = F.interpolate(sketch, size=self.image_size, mode="bilinear") if side < self.image_size else sketch

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ignite.engine import Events
 from torch import nn
 
 from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses, use_bfloat16
@@ -72,3 +73,20 @@ def test_reported_losses_hold_no_graph():
     (reported,) = losses(twice=2 * weight.sum())["losses"].values()
     assert reported.item() == 2
     assert not reported.requires_grad
+
+
+@pytest.mark.parametrize(("iteration", "times"), [(0, 1), (3, 0)])
+def test_only_a_new_run_begins_even_if_it_was_stopped_in_its_first_epoch(iteration, times):
+    begun = []
+
+    class Counting(AdversarialTrainer):
+        def _iteration(self, engine, batch):
+            return None
+
+        def begin(self):
+            begun.append(True)
+
+    trainer = Counting(device="cpu", max_epochs=1, train_data_loader=list(range(10)))
+    trainer.state.iteration, trainer.state.epoch = iteration, 0
+    trainer.fire_event(Events.EPOCH_STARTED)
+    assert len(begun) == times
