@@ -105,6 +105,9 @@ def write_images(
         grid_columns: images in a row of the grid.
     """
     space = slice_space(model)
+    # what makes real slices comparable with these: prepared alike, and the values of black and white
+    sidecar = {"Units": space.units, "IntensityBounds": list(space.bounds or (0.0, 1.0))}
+    sidecar |= {"Preprocessing": model.preprocessing}
     shown: list[Tensor] = []
     for index, (image, label, position) in enumerate(tqdm(drawn, desc="generating", total=count)):
         label = model.classes[label] if 0 <= label < len(model.classes) else None
@@ -116,7 +119,7 @@ def write_images(
             "Index": index,
         }
         values = space.to_units(image[0].numpy())[..., None]
-        output.write(name, values, space.slice_affine(*values.shape[:2]), facts, {"Units": space.units})
+        output.write(name, values, space.slice_affine(*values.shape[:2]), facts, sidecar)
         if len(shown) < grid_columns * GRID_COLUMNS:
             shown.append(image)
     output.finish(torch.stack(shown), grid_columns)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import math
 import sys
@@ -15,6 +16,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from medsynth.bundle.recipe import load_model
+from medsynth.data.pipelines import Preprocessing
 from medsynth.errors import as_line
 from medsynth.inference.generate import Request
 from medsynth.inference.vaegan import STEPS, great_circle, strip
@@ -55,6 +57,13 @@ def test_computed_tomography_comes_out_in_hounsfield_units(infer, model_pt, tmp_
     assert image.get_data_dtype() == np.int16
     assert 0 <= image.get_fdata().min() < image.get_fdata().max() <= 80
     assert image.get_fdata().max() > 2  # neither [-1, 1] nor [0, 1]
+
+
+def test_a_sidecar_says_how_real_slices_become_comparable(infer, model_pt, tmp_path):
+    rows = infer(model_pt("ct", (0.0, 80.0)), num_images=1)
+    sidecar = json.loads((tmp_path / "out" / rows[0]["file"].replace(".nii.gz", ".json")).read_text())
+    assert sidecar["IntensityBounds"] == [0.0, 80.0]
+    assert Preprocessing.from_dict(sidecar["Preprocessing"]) == Preprocessing("ct", None, None, 16)
 
 
 def test_images_of_no_class_are_called_unlabelled(infer, model_pt):
