@@ -1,20 +1,43 @@
-"""Find images in folders and read what their headers say."""
+"""Find images of all kinds in folders, and read them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import nibabel as nib
 import numpy as np
+from monai.data import MetaTensor
+from monai.utils.enums import MetaKeys, SpaceKeys
 from PIL import Image
 
+from medsynth.data import dicom, itk, nifti
+from medsynth.data.header import MOST_PIXELS, Header, unreadable
 from medsynth.errors import MedsynthError
 
-VOLUME_ENDINGS = (".nii", ".nii.gz")
+NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
+ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+OTHER_ENDINGS = (
+    ".json",
+    ".txt",
+    ".tsv",
+    ".csv",
+    ".bval",
+    ".bvec",
+    ".gz",
+    ".zip",
+    ".raw",
+    ".mat",
+    ".md",
+    ".pdf",
+    ".xml",
+)
 AXES = "PLS"  # rows front to back, columns from the patient's right to left, slices upwards: as a radiologist sees them
 PICTURE_BITS = {
     "1": 8,
@@ -32,40 +55,46 @@ PICTURE_BITS = {
 
 
 @dataclass(frozen=True)
-class Header:
-    """Size and spacing of an image, before its voxels are read.
+class Source:
+    """What an image is read from.
 
     Args:
-        shape: rows, columns and slices, once the image is upright.
-        spacing_mm: the same for the distances between voxel centres; 1 for pictures, which have none.
-        bits: of a picture, 8 or 16; None for volumes and for pictures of real numbers.
+        path: the file; of a DICOM series the first slice's; of an Analyze pair either.
+        frame: which volume of a 4D file.
     """
 
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    bits: int | None = None
+    path: str
+    frame: int | None = None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], key: str = "image") -> Source:
+        """That of an entry of a datalist."""
+        return cls(str(entry[key]), entry.get("frame"))
 
 
 def find_images(folder: str | os.PathLike) -> list[Path]:
-    """All images below a folder (hidden ones left out), sorted by path; links to folders are followed once."""
+    """All images below a folder (hidden ones left out), sorted by path; links to folders are followed once.
+
+    A DICOM series is its first slice's file, an Analyze pair its header.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise MedsynthError(f"{folder} is not a folder: give the folder that holds the images")
     found: list[Path] = []
     seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(root)) in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in files if not name.startswith(".") and is_image(name)]
+        found += _images_among([Path(root, name) for name in names if not name.startswith(".")])
     return sorted(found)
 
 
 def is_image(path: str | os.PathLike) -> bool:
-    """Whether the name ends like an image that can be read."""
-    return str(path).lower().endswith(VOLUME_ENDINGS + PICTURE_ENDINGS)
+    """Whether it is of a kind that can be read, by its name or, for DICOM, its content."""
+    return _reader(path) is not None or is_picture(path)
 
 
 def is_picture(path: str | os.PathLike) -> bool:
@@ -73,51 +102,92 @@ def is_picture(path: str | os.PathLike) -> bool:
     return str(path).lower().endswith(PICTURE_ENDINGS)
 
 
-def read_header(path: str | os.PathLike) -> Header:
+def is_dicom(path: str | os.PathLike) -> bool:
+    """Whether it is a file of a DICOM series."""
+    return _reader(path) is dicom
+
+
+def files(source: Source | str | os.PathLike) -> list[Path]:
+    """All files that make up an image.
+
+    Raises:
+        MedsynthError: one is not there, in words that follow the file's name.
+    """
+    path = Path(_as_source(source).path)
+    with _as_line():
+        return [path] if (reader := _reader(path)) is None else reader.files(path)
+
+
+def read_header(source: Source | str | os.PathLike) -> Header:
     """Size and spacing, without reading the voxels.
 
     Raises:
         MedsynthError: why this is no image that can be used, in words that follow the file's name.
     """
+    source = _as_source(source)
+    path, reader = Path(source.path), _reader(source.path)
+    with _as_line():
+        return _picture_header(path) if reader is None else reader.read_header(path, source.frame)
+
+
+def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
+    """Voxels (1, X, Y, Z) float32 in stored units, rescaled, with the affine to right-anterior-superior mm.
+
+    Raises:
+        MedsynthError: why it cannot be read, in words that follow the file's name.
+    """
+    source = _as_source(source)
+    if (reader := _reader(source.path)) is None:
+        kind = "is a picture: set modality to image" if is_picture(source.path) else "is no volume that can be read"
+        raise MedsynthError(kind if Path(source.path).exists() else "does not exist")
+    with _as_line():
+        voxels, affine = reader.read_volume(Path(source.path), source.frame)
+        meta = {MetaKeys.SPACE: SpaceKeys.RAS, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+        return MetaTensor(np.ascontiguousarray(voxels, np.float32)[None], affine=affine, meta=meta)
+
+
+@contextlib.contextmanager
+def _as_line() -> Iterator[None]:
+    """Whatever a reader raises on damaged bytes becomes a MedsynthError of one line."""
     try:
-        return _picture_header(path) if is_picture(path) else _volume_header(path)
+        yield
     except MedsynthError:
         raise
-    except Exception as error:  # on damaged bytes, the libraries raise whatever comes
+    except Exception as error:
         raise MedsynthError(unreadable(error)) from error
 
 
-def unreadable(error: BaseException) -> str:
-    """One line for an exception that a reader raised on a damaged file."""
-    if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    if isinstance(error, PermissionError):
-        return "may not be read: check its permissions"
-    reason = re.sub(r"""(file |of )?(["']).*\2""", "", " ".join(str(error).split())).strip()[:120]
-    return f"cannot be read, it seems truncated or damaged ({reason}): copy it again"
+def _as_source(source: Source | str | os.PathLike) -> Source:
+    return source if isinstance(source, Source) else Source(str(source))
 
 
-def _volume_header(path: str | os.PathLike) -> Header:
-    image = nib.load(path)
-    shape = image.shape
-    if len(shape) > 3 and any(size > 1 for size in shape[3:]):
-        raise MedsynthError(f"has {len(shape)} dimensions, {shape}, and 3 are needed: pick a frame and save it alone")
-    if image.get_data_dtype().names:
-        raise MedsynthError("holds colours instead of one value per voxel: use the scan that it was made from")
-    if len(shape) < 2 or min(shape) < 1:
-        raise MedsynthError(f"has the shape {shape}: a volume needs rows, columns and slices")
-    sizes = np.linalg.norm(image.affine[:3, :3], axis=0)
-    if not np.isfinite(image.affine).all() or (sizes < 1e-6).any() or abs(np.linalg.det(image.affine)) < 1e-12:
-        raise MedsynthError("has an affine without a size for each voxel: repair its header")
-    shape = (*shape, 1)[:3]
-    labels = nib.aff2axcodes(image.affine)
-    order = [next(i for i, label in enumerate(labels) if label in pair) for pair in ("AP", "LR", "IS")]
-    return Header(tuple(int(shape[i]) for i in order), tuple(float(sizes[i]) for i in order))
+def _reader(path: str | os.PathLike) -> ModuleType | None:
+    """The module that reads files of that kind; None for pictures, and for what is no image."""
+    name = str(path).lower()
+    if name.endswith((".nii", ".nii.gz")) or (name.endswith((".hdr", ".img")) and not dicom.is_dicom(path)):
+        return nifti
+    if name.endswith(ITK_ENDINGS):
+        return itk
+    return dicom if not name.endswith(PICTURE_ENDINGS + OTHER_ENDINGS) and dicom.is_dicom(path) else None
 
 
-def _picture_header(path: str | os.PathLike) -> Header:
+def _images_among(paths: list[Path]) -> list[Path]:
+    """Those of the files of one folder that name an image."""
+    kinds: dict[Any, list[Path]] = defaultdict(list)
+    for path in paths:
+        kinds["picture" if is_picture(path) else _reader(path)].append(path)
+    found = kinds["picture"] + kinds[itk] + [series.files[0] for series in dicom.find_series(kinds[dicom])]
+    headers = {path.with_suffix("") for path in kinds[nifti] if path.suffix.lower() == ".hdr"}
+    return found + [
+        path for path in kinds[nifti] if path.suffix.lower() != ".img" or path.with_suffix("") not in headers
+    ]
+
+
+def _picture_header(path: Path) -> Header:
     with Image.open(path) as image:
         if (pages := getattr(image, "n_frames", 1)) > 1:
             raise MedsynthError(f"has {pages} pages, and one is needed: save each page as a file")
         columns, rows = image.size
+        if rows * columns > MOST_PIXELS:
+            raise MedsynthError(f"says it has {columns} x {rows} pixels, which is too many: its header is damaged")
         return Header((rows, columns, 1), (1.0, 1.0, 1.0), PICTURE_BITS.get(image.mode))

@@ -15,7 +15,8 @@ from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 
 from medsynth.data.foreground import BRAIN_HEIGHT_MM, find_head
-from medsynth.data.sources import read_header, unreadable
+from medsynth.data.header import unreadable
+from medsynth.data.sources import Source, read_header, read_volume
 from medsynth.errors import MedsynthError
 
 MRI_PERCENTILES = (0.5, 99.5)
@@ -33,6 +34,13 @@ class ReadImage(Transform):
         except Exception as error:  # on damaged bytes, the libraries raise whatever comes
             raise MedsynthError(unreadable(error)) from error
         return data | {Keys.IMAGE: MetaTensor.ensure_torch_and_prune_meta(array.astype(np.float32), meta)}
+
+
+class ReadVolume(Transform):
+    """Read the volume at `path`, of 4D ones the given `frame`: (1, X, Y, Z) with its affine."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data | {Keys.IMAGE: read_volume(Source(data["path"], data.get("frame")))}
 
 
 class CheckFinite(Transform):

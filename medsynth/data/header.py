@@ -1,0 +1,100 @@
+"""What is known of an image before its voxels are read, and what a header may claim."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+from medsynth.errors import MedsynthError
+
+MOST_VOXELS = 2**28  # 1 GiB as float32: a head at 0.35 mm
+MOST_PIXELS = 2**26  # of a picture or a slice
+MOST_HEADER_BYTES = 2**24
+DEFLATE_RATIO = 1032  # a compressed byte never holds more than that many
+
+
+@dataclass(frozen=True)
+class Header:
+    """Size and spacing of an image, before its voxels are read.
+
+    Args:
+        shape: rows, columns and slices, once the image is upright.
+        spacing_mm: the same for the distances between voxel centres; 1 for pictures, which have none.
+        bits: of a picture, 8 or 16; None for volumes and for pictures of real numbers.
+        affine: of a volume as it is stored, (4, 4), to right-anterior-superior mm; None for pictures.
+        notes: what had to be chosen, in words that follow the file's name.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    bits: int | None = None
+    affine: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+
+def volume_header(shape: Sequence[int], affine: np.ndarray, notes: Sequence[str] = ()) -> Header:
+    """The header of a volume of that stored shape.
+
+    Raises:
+        MedsynthError: the shape or the affine cannot be a scan's.
+    """
+    shape = tuple(int(size) for size in shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise MedsynthError(f"has the shape {shape}: a volume needs rows, columns and slices")
+    shape = (*shape, 1)[:3]
+    check_size(shape)
+    if not np.isfinite(affine).all() or np.abs(affine).max() > 1e6:
+        raise MedsynthError("has an affine that is not finite or kilometres wide: repair its header")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if (sizes < 1e-6).any() or abs(np.linalg.det(affine[:3, :3] / np.maximum(sizes, 1e-6))) < 1e-3:
+        raise MedsynthError("has an affine without a size for each voxel (zero spacing or singular): repair its header")
+    labels = nib.aff2axcodes(affine)
+    order = [next(i for i, label in enumerate(labels) if label in pair) for pair in ("AP", "LR", "IS")]
+    upright = tuple(shape[i] for i in order)
+    return Header(upright, tuple(float(sizes[i]) for i in order), None, np.asarray(affine, float), tuple(notes))
+
+
+def check_size(shape: Sequence[int]) -> None:
+    """Refuse what no memory could hold.
+
+    Raises:
+        MedsynthError: it has more voxels than `MOST_VOXELS`.
+    """
+    if (voxels := math.prod(shape)) > MOST_VOXELS:
+        raise MedsynthError(
+            f"says it has {voxels:,} voxels, and at most {MOST_VOXELS:,} can be read: its header is damaged, or it "
+            "has to be downsampled first"
+        )
+
+
+def pick_frame(frames: int, frame: int | None, shape: Sequence[int]) -> int | None:
+    """Which of the frames to take; None where there is only one.
+
+    Raises:
+        MedsynthError: there are several and none was picked, or one that is not there.
+    """
+    if frames == 1:
+        return None
+    if frame is None:
+        raise MedsynthError(f"is 4D, {tuple(shape)}: pick a frame with --frame (0 to {frames - 1})")
+    if not 0 <= frame < frames:
+        raise MedsynthError(f"has no frame {frame}: pick one from 0 to {frames - 1} with --frame")
+    return frame
+
+
+def unreadable(error: BaseException) -> str:
+    """One line for an exception that a reader raised on a damaged file."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, PermissionError):
+        return "may not be read: check its permissions"
+    reason = " ".join(str(error).split())
+    reason = reason.rsplit("ERROR: ", 1)[-1]  # what ITK says before it names places in its source
+    reason = re.sub(r"""(file |of )?(["']).*\2""", "", reason)
+    reason = re.sub(r"(\S*/\S+|\w+\(0x[0-9a-f]+\):?)", "", reason).strip()[:120]
+    return f"cannot be read, it seems truncated or damaged ({reason or type(error).__name__}): copy it again"
