@@ -10,6 +10,7 @@ from pydoc import locate
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
 from monai.utils import ensure_tuple
 from tqdm import tqdm
@@ -26,8 +27,31 @@ def check_config() -> None:
     show_mistakes_in_one_line()
     parser, config_files = find_config()
     if parser is not None and config_files:
-        refuse_unknown_keys(parser, config_files)
-        read_json_words(parser)
+        check_overrides(parser, config_files)
+
+
+def check_overrides(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
+    """Refuse misspelt keys and a device that is not there, and read JSON's words."""
+    refuse_unknown_keys(parser, config_files)
+    read_json_words(parser)
+    refuse_missing_device(parser.config.get("device"))
+
+
+def refuse_missing_device(device: Any) -> None:
+    """Refuse a device that PyTorch does not know or this machine does not have; expressions choose for themselves.
+
+    Raises:
+        MedsynthError: with what to give instead.
+    """
+    if not isinstance(device, str) or device.startswith(("$", "@")):
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MedsynthError(
+            f"device {device} cannot be used ({str(error).splitlines()[0].rstrip('.')}): give --device cpu, or leave "
+            "it out, and a GPU is taken where there is one"
+        ) from error
 
 
 def json_word(value: Any) -> Any:

@@ -52,8 +52,7 @@ class Run:
         checks.show_mistakes_in_one_line()
         self._parser, config_files = checks.find_config()
         if self._parser is not None and config_files:
-            checks.refuse_unknown_keys(self._parser, config_files)
-            checks.read_json_words(self._parser)
+            checks.check_overrides(self._parser, config_files)
             resume = checks.json_word(resume)
         distributed.start()
         self.is_main = idist.get_rank() == 0

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from monai.networks.blocks import SpatialAttentionBlock
 from torch import Tensor, nn
 
+from medsynth.errors import MedsynthError
 from medsynth.networks.attention import ChannelSpatialAttention
 from medsynth.networks.blocks import MinibatchDeviation, ResidualDown, StyledNorm, image_levels
 from medsynth.networks.conditioning import Conditioning
@@ -23,7 +24,13 @@ SMALLEST_COMPONENT = 1e-3  # of the largest; whitening a smaller one would blow 
 
 
 def channels_per_level(image_size: int, channels: int) -> list[int]:
-    """Features at half resolution, at a quarter ... down to 4 x 4: doubling, at most four times `channels`."""
+    """Features at half resolution, at a quarter ... down to 4 x 4: doubling, at most four times `channels`.
+
+    Raises:
+        MedsynthError: for channels that the groups of the normalization don't divide.
+    """
+    if channels < 8 or channels % 8:
+        raise MedsynthError(f"channels is {channels}: give a multiple of 8, such as {max(8, round(channels / 8) * 8)}")
     return [min(channels * 2**level, 4 * channels) for level in range(image_levels(image_size))]
 
 
@@ -85,7 +92,7 @@ class Noise(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape."""
-        return features + self.strength * torch.randn_like(features[:, :1])
+        return features + self.strength.to(features.dtype) * torch.randn_like(features[:, :1])
 
 
 class StyledUp(nn.Module):
@@ -223,7 +230,6 @@ class VaeGan(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Reconstruct from the mean of z, without noise: the most likely image, not a random one; in [-1, 1]."""
         return self.decode(self.encode(image, label, position)[0], label, position).clamp(-1, 1)
-
 
     @torch.no_grad()
     def sample(

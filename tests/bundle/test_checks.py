@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from medsynth.bundle.checks import read_json_words, show_mistakes_in_one_line
-from medsynth.errors import as_line
+from medsynth.bundle.checks import read_json_words, refuse_missing_device, show_mistakes_in_one_line
+from medsynth.errors import MedsynthError, as_line
 
 TOY = Path(__file__).parents[1] / "toy"
 
@@ -45,6 +45,17 @@ def test_a_key_like_no_other_is_refused_with_the_valid_ones(toy_run):
 def test_a_parameter_that_the_file_leaves_out_is_taken(toy_run):
     folder = toy_run(max_epochs=1, network_def__bias=False)
     assert json.loads((folder / "config.json").read_text())["network_def"]["bias"] is False
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_with_what_to_do(device):
+    with pytest.raises(MedsynthError, match=f"device {device} cannot be used .* give --device cpu"):
+        refuse_missing_device(device)
+
+
+@pytest.mark.parametrize("device", ["cpu", None, "$'cuda' if torch.cuda.is_available() else 'cpu'", "@other"])
+def test_a_device_that_is_there_or_chosen_later_is_taken(device):
+    refuse_missing_device(device)
 
 
 def test_a_new_key_that_another_refers_to_is_taken(toy_run):

@@ -191,3 +191,9 @@ def test_every_trainable_part_of_the_critic_takes_gradients():
     critic = VaeGanCritic(16, 1, CHANNELS, num_classes=2)
     critic(pictures(4), torch.tensor([0, 1, -1, 0]), torch.tensor([0.1, 0.4, torch.nan, 1])).square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in critic.parameters())
+
+
+@pytest.mark.parametrize("channels", [0, 12, -8])
+def test_channels_that_no_group_divides_are_refused(channels):
+    with pytest.raises(MedsynthError, match=f"channels is {channels}: give a multiple of 8"):
+        VaeGan(channels=channels)
