@@ -113,7 +113,7 @@ def read_header(path: Path, frame: int | None = None) -> Header:
     planes = check(series, frame)
     shape, affine = straight(planes) if (tilt := tilt_degrees(planes)) else (shape_of(planes), affine_of(planes))
     notes = [f"has a tilted gantry ({tilt:.1f} degrees): it is resampled to a straight grid"] if tilt else []
-    if _is_inverted(series.facts):
+    if series.facts.get("PhotometricInterpretation") == "MONOCHROME1":
         notes.append("is stored with white as its lowest value (MONOCHROME1): it was inverted")
     if len(planes) == 1:
         notes.append("is a series of a single slice")
@@ -122,21 +122,14 @@ def read_header(path: Path, frame: int | None = None) -> Header:
 
 def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (X, Y, Z) float32, rescaled, and the affine, of the series of that file."""
-    quiet()
     series = series_of(path)
     planes = check(series, frame)
-    files = list(dict.fromkeys(str(plane.path) for plane in planes))
-    reader = sitk.ImageSeriesReader() if len(files) > 1 else sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    reader.SetFileNames(files) if len(files) > 1 else reader.SetFileName(files[0])
-    voxels = voxels_of(reader.Execute())
+    files = list(dict.fromkeys(plane.path for plane in planes))
+    voxels = _voxels(files)
     if len(files) == 1:
-        voxels = voxels.reshape(*voxels.shape[:2], -1)[..., [plane.frame for plane in planes]]
+        voxels = voxels[..., [plane.frame for plane in planes]]
     if voxels.shape != shape_of(planes):
         raise MedsynthError(f"has {voxels.shape} voxels where its header tells of {shape_of(planes)}: export it again")
-    if _is_inverted(series.facts):
-        voxels = _inverted(voxels, planes, series.facts)
     if not tilt_degrees(planes):
         return voxels, affine_of(planes)
     shape, affine = straight(planes)
@@ -157,6 +150,8 @@ def check(series: Series, frame: int | None = None) -> list[Plane]:
         raise MedsynthError(f"is a DICOM object without an image ({kind})")
     if facts.get("SamplesPerPixel", 1) != 1:
         raise MedsynthError("holds colours instead of one value per voxel: use the scan that it was made from")
+    if facts.get("PhotometricInterpretation") == "MONOCHROME1" and facts.get("Modality") == "CT":
+        raise MedsynthError("is CT with white as its lowest value (MONOCHROME1): Hounsfield units need MONOCHROME2")
     described = [*(facts.get("ImageType") or []), facts.get("SeriesDescription"), facts.get("ProtocolName")]
     if any(SCOUT.search(str(text)) for text in described):
         raise MedsynthError(f"is a localizer (a scout of {len(planes)} images), not a volume")
@@ -235,13 +230,22 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
 
 
-def _is_inverted(facts: pydicom.Dataset) -> bool:
-    """Whether high values are dark; Hounsfield units mean the same however they are shown."""
-    return facts.get("PhotometricInterpretation") == "MONOCHROME1" and facts.get("Modality") != "CT"
-
-
-def _inverted(voxels: np.ndarray, planes: Sequence[Plane], facts: pydicom.Dataset) -> np.ndarray:
-    """The stored values counted from the highest that their bits can hold, then rescaled as before."""
-    highest = -1 if facts.get("PixelRepresentation") else 2**facts.BitsStored - 1  # the sum of a value and its inverse
-    slopes, intercepts = np.array([plane.rescale or (1.0, 0.0) for plane in planes], np.float32).T
-    return slopes * highest + 2 * intercepts - voxels
+def _voxels(files: Sequence[Path]) -> np.ndarray:
+    """(X, Y, Z) of a file of many frames, or of many files of one."""
+    quiet()
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    reader.SetFileNames([str(path) for path in files])
+    try:
+        voxels = voxels_of(reader.Execute())
+    except RuntimeError as error:
+        if len(files) == 1:
+            raise
+        for path in files:
+            try:
+                _voxels([path])
+            except RuntimeError:
+                raise MedsynthError(f"is of a series in which {path.name} {unreadable(error)}") from error
+        raise
+    return voxels.reshape(*voxels.shape[:2], -1)

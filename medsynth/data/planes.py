@@ -185,8 +185,8 @@ def _check_steps(planes: Sequence[Plane]) -> None:
     between = f"between {planes[where]} and {planes[where + 1]}"
     if counts.max() > 1 and (np.abs(steps / least - counts) <= 0.05 * counts).all():
         raise MedsynthError(
-            f"has a gap in its series of {len(planes)} slices: {int(counts.sum()) - len(steps)} missing, {between} and "
-            f"{int((counts > 1).sum())} gaps in all; export the series again"
+            f"has {int(counts.sum()) - len(steps)} missing slices in {int((counts > 1).sum())} gaps of its series of "
+            f"{len(planes)}, the largest {between}: export the series again"
         )
     positions = np.array([plane.position for plane in planes])
     even = positions[0] + np.arange(len(planes))[:, None] * _step(planes)
