@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 
-from medsynth.metrics.checks import feature_rows, subject_of_each, unit_images
+from medsynth.metrics.checks import CannotMeasure, feature_rows, subject_of_each, unit_images
 
 Array = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class PcaFeatures:
         """(N, H, W) floats in [0, 1] -> (N, components)."""
         images = unit_images(images, "images")
         if images.shape[1:] != self.mean.shape:
-            raise ValueError(f"images are {images.shape[1:]}, the components were fitted to {self.mean.shape}")
+            raise CannotMeasure(f"images are {images.shape[1:]}, the components were fitted to {self.mean.shape}")
         centred = (images - self.mean).reshape(len(images), -1)
         return (centred @ self.axes.reshape(len(self.axes), -1).T).astype(np.float64)
 
@@ -44,7 +44,7 @@ def fit_pca(images: ArrayLike, components: int) -> PcaFeatures:
     """Principal components of (N, H, W) floats in [0, 1]; the same every time."""
     images = unit_images(images, "images")
     if not 1 <= components <= min(len(images) - 1, images[0].size):
-        raise ValueError(f"{components} components of {len(images)} images of {images[0].size} pixels: too many")
+        raise CannotMeasure(f"{components} components of {len(images)} images of {images[0].size} pixels: too many")
     fitted = PCA(components, svd_solver="randomized", random_state=0).fit(images.reshape(len(images), -1))
     size = images.shape[1:]
     return PcaFeatures(fitted.mean_.reshape(size), fitted.components_.reshape(-1, *size), fitted.explained_variance_)
@@ -79,7 +79,7 @@ def frechet_percent(real: ArrayLike, fake: ArrayLike, train: ArrayLike) -> float
     train = feature_rows(train, "training features")
     variance = train.var(0, ddof=1).sum()
     if variance == 0:
-        raise ValueError("training features are all the same: they have no variance to measure a distance by")
+        raise CannotMeasure("training features are all the same: they have no variance to measure a distance by")
     return 100 * frechet_distance(real, fake) / variance
 
 
@@ -93,7 +93,7 @@ def kid(real: ArrayLike, fake: ArrayLike) -> float:
     """
     real, fake = _pair(real, fake)
     within = _cubic_mean_off_diagonal(real) + _cubic_mean_off_diagonal(fake)
-    return float(1e3 * (within - 2 * _cubic(real, fake).mean()))
+    return float(1e3 * (within - 2 * cubic_kernel(real, fake).mean()))
 
 
 class Prdc(NamedTuple):
@@ -143,24 +143,25 @@ def kth_neighbour(features: Array, subjects: NDArray, k: int) -> Array:
     distance = squared_distances(features, features)
     distance[subjects[:, None] == subjects[None]] = np.inf
     if k >= len(features):
-        raise ValueError(f"{len(features)} images, needs more than k = {k}")
+        raise CannotMeasure(f"{len(features)} images, needs more than k = {k}")
     radius = np.partition(distance, k - 1, axis=1)[:, k - 1]
     if np.isinf(radius).any():
-        raise ValueError(f"a subject has fewer than k = {k} images of other subjects to compare with")
+        raise CannotMeasure(f"a subject has fewer than k = {k} images of other subjects to compare with")
     return radius
 
 
 def _pair(real: ArrayLike, fake: ArrayLike) -> tuple[Array, Array]:
     real, fake = feature_rows(real, "real features"), feature_rows(fake, "fake features")
     if real.shape[1] != fake.shape[1]:
-        raise ValueError(f"real features have {real.shape[1]} values a row and fake ones {fake.shape[1]}")
+        raise CannotMeasure(f"real features have {real.shape[1]} values a row and fake ones {fake.shape[1]}")
     return real, fake
 
 
-def _cubic(a: Array, b: Array) -> Array:
+def cubic_kernel(a: Array, b: Array) -> Array:
+    """(N, D), (M, D) -> (N, M) values of (x.y / D + 1)^3."""
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
 def _cubic_mean_off_diagonal(a: Array) -> float:
-    kernel, n = _cubic(a, a), len(a)
+    kernel, n = cubic_kernel(a, a), len(a)
     return (kernel.sum() - np.trace(kernel)) / (n * (n - 1))

@@ -1,11 +1,12 @@
 """Distances between two sets of images that no network is needed for: patches, spectra, gradients, intensities."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medsynth.metrics.checks import same_size, unit_images
+from medsynth.metrics.checks import CannotMeasure, same_size, unit_images
 
 Images = NDArray[np.float32]
 
@@ -35,22 +36,47 @@ def swd(
 
     Reference: Karras et al., Progressive Growing of GANs, arXiv:1710.10196, section 5.
     """
+    return {
+        level.size: _sliced_wasserstein(level.real, level.fake, level.directions) / level.deviation
+        for level in patch_levels(real, fake, seed, patches_per_image, projections)
+    }
+
+
+class PatchLevel(NamedTuple):
+    """Random patches of both sets at one level of the pyramid.
+
+    Attributes:
+        size: pixels a side of the level.
+        real, fake: (N x patches, 49), image after image.
+        directions: (projections, 49), of length 1.
+        deviation: of all values of the real patches.
+    """
+
+    size: int
+    real: Images
+    fake: Images
+    directions: Images
+    deviation: float
+
+
+def patch_levels(
+    real: ArrayLike, fake: ArrayLike, seed: int, patches_per_image: int, projections: int
+) -> Iterator[PatchLevel]:
+    """What `swd` compares, the finest level first."""
     real, fake = _pair(real, fake)
     if real.shape[1] != real.shape[2] or real.shape[1] < COARSEST:
-        raise ValueError(f"images are {real.shape[1:]}: swd needs square ones of at least {COARSEST} pixels a side")
+        raise CannotMeasure(f"images are {real.shape[1:]}: swd needs square ones of at least {COARSEST} pixels a side")
     rng = np.random.default_rng(seed)
     count = min(len(real), len(fake))
     pyramids = [_laplacian_pyramid(_random_part(images, count, rng)) for images in (real, fake)]
-    distances = {}
     for levels in zip(*pyramids, strict=True):
         directions = rng.standard_normal((projections, PATCH * PATCH), dtype=np.float32)
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         real_patches, fake_patches = (_random_patches(level, patches_per_image, rng) for level in levels)
-        deviation = real_patches.std(dtype=np.float64)
+        deviation = float(real_patches.std(dtype=np.float64))
         if deviation == 0:
-            raise ValueError("real images are constant: there is no texture to compare")
-        distances[levels[0].shape[1]] = float(_sliced_wasserstein(real_patches, fake_patches, directions) / deviation)
-    return distances
+            raise CannotMeasure("real images are constant: there is no texture to compare")
+        yield PatchLevel(levels[0].shape[1], real_patches, fake_patches, directions, deviation)
 
 
 class Psd(NamedTuple):
@@ -67,19 +93,33 @@ def psd(real: ArrayLike, fake: ArrayLike) -> Psd:
         real, fake: (N, H, W) and (M, H, W) floats in [0, 1].
     """
     real, fake = _pair(real, fake)
-    difference = radial_power_db(fake) - radial_power_db(real)
+    return spectral_difference(radial_power_db(real), radial_power_db(fake))
+
+
+def spectral_difference(real_db: NDArray[np.float64], fake_db: NDArray[np.float64]) -> Psd:
+    """`psd` from two spectra in dB."""
+    difference = fake_db - real_db
     return Psd(float(np.sqrt((difference**2).mean())), float(difference[-(len(difference) // 3) :].mean()))
 
 
 def radial_power_db(images: Images) -> NDArray[np.float64]:
     """Mean power of (N, H, W) images at each radius from 1 cycle a side to Nyquist: (min(H, W) // 2,) in dB."""
+    return decibels(radial_power(images).mean(0))
+
+
+def radial_power(images: Images) -> NDArray[np.float64]:
+    """(N, H, W) -> (N, min(H, W) // 2): power of each image, averaged over rings from 1 cycle a side to Nyquist."""
     height, width = images.shape[1:]
     side = min(height, width)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
     radius = np.rint(frequency * side).astype(int).ravel()
-    power = np.mean([(np.abs(np.fft.fft2(image)) ** 2).ravel() for image in images], axis=0)
-    rings = np.bincount(radius, power) / np.bincount(radius)
-    return 10 * np.log10(rings[1 : side // 2 + 1] + np.finfo(np.float32).tiny)
+    power = [np.bincount(radius, (np.abs(np.fft.fft2(image)) ** 2).ravel()) for image in images]
+    return (power / np.bincount(radius))[:, 1 : side // 2 + 1]
+
+
+def decibels(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """10 log10, finite for no power at all."""
+    return 10 * np.log10(power + np.finfo(np.float32).tiny)
 
 
 def gradient_ratio(real: ArrayLike, fake: ArrayLike) -> float:
@@ -89,10 +129,17 @@ def gradient_ratio(real: ArrayLike, fake: ArrayLike) -> float:
         real, fake: (N, H, W) and (M, H, W) floats in [0, 1].
     """
     real, fake = _pair(real, fake)
-    sharpness = _mean_gradient(real)
+    sharpness = mean_gradients(real).mean()
     if sharpness == 0:
-        raise ValueError("real images are constant: they have no gradient to compare with")
-    return _mean_gradient(fake) / sharpness
+        raise CannotMeasure("real images are constant: they have no gradient to compare with")
+    return float(mean_gradients(fake).mean() / sharpness)
+
+
+def mean_gradients(images: Images) -> NDArray[np.float64]:
+    """(N, H, W) -> (N,): mean gradient magnitude of each image."""
+    down = np.diff(images, axis=1)[:, :, :-1]
+    across = np.diff(images, axis=2)[:, :-1]
+    return np.hypot(down, across).mean((1, 2), dtype=np.float64)
 
 
 def intensity_w1(real: ArrayLike, fake: ArrayLike) -> float:
@@ -107,7 +154,7 @@ def intensity_w1(real: ArrayLike, fake: ArrayLike) -> float:
     for images, name in ((real, "real"), (fake, "fake")):
         foreground = images[images > FOREGROUND]
         if not len(foreground):
-            raise ValueError(f"{name} images have no pixel above {FOREGROUND}: is their range [0, 1]?")
+            raise CannotMeasure(f"{name} images have no pixel above {FOREGROUND}: is their range [0, 1]?")
         quantiles.append(np.quantile(foreground, levels))
     return float(1e3 * np.abs(quantiles[0] - quantiles[1]).mean())
 
@@ -116,12 +163,6 @@ def _pair(real: ArrayLike, fake: ArrayLike) -> tuple[Images, Images]:
     real, fake = unit_images(real, "real images"), unit_images(fake, "fake images")
     same_size(real, fake)
     return real, fake
-
-
-def _mean_gradient(images: Images) -> float:
-    down = np.diff(images, axis=1)[:, :, :-1]
-    across = np.diff(images, axis=2)[:, :-1]
-    return float(np.hypot(down, across).mean(dtype=np.float64))
 
 
 def _random_part(images: Images, count: int, rng: np.random.Generator) -> Images:
@@ -152,4 +193,4 @@ def _sliced_wasserstein(real: Images, fake: Images, directions: Images) -> float
     for some in np.array_split(directions, max(len(directions) // 64, 1)):  # 64 at a time, to bound the memory
         distance = np.sort(some @ real.T, axis=1) - np.sort(some @ fake.T, axis=1)
         total += np.abs(distance).mean(axis=1).sum(dtype=np.float64)
-    return 1e3 * total / len(directions)
+    return float(1e3 * total / len(directions))

@@ -1,0 +1,243 @@
+"""Each measure of a set of images against the reference, ready for intervals: the groups that `unpaired` goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from medsynth.metrics import resampling
+from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.classifier import c2st
+from medsynth.metrics.distribution import frechet_distance, kid, kth_neighbour, squared_distances
+from medsynth.metrics.embedding import separation
+from medsynth.metrics.image import ms_ssim_pairs
+from medsynth.metrics.privacy import authentic, duplicated, nearest, share_nearer
+from medsynth.metrics.resampling import Replicates, units_of
+from medsynth.metrics.sets import random_indices
+from medsynth.metrics.texture import gradient_ratio, intensity_w1, psd, swd
+from medsynth.metrics.views import View
+
+NEIGHBOURS = 5  # that reach to the edge of a ball of precision, recall and coverage
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images that a set is compared with.
+
+    Attributes:
+        train: what generator, features and baseline may learn from.
+        held_out: images of other subjects.
+        seed: of all that is random.
+    """
+
+    train: View
+    held_out: View
+    seed: int
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """(held-out images,) what a bootstrap draws as one."""
+        return units_of(self.held_out.set.subjects)
+
+
+class Estimate(NamedTuple):
+    """A value, how it changes with the draws of its units, and how many units there are; None: no interval."""
+
+    value: float
+    replicates: Replicates | None = None
+    units: int = 0
+
+
+Estimates = dict[str, Estimate]
+
+
+def learned_distances(reference: Reference, fake: View) -> Estimates:
+    """`fd_self` and `kid_self`."""
+    real, units = reference.held_out.learned, reference.units
+    distance = Estimate(kid(real, fake.learned), resampling.kid(real, fake.learned, units), units.max() + 1)
+    return {"fd_self": _frechet(reference, fake, "learned"), "kid_self": distance}
+
+
+def pca_distance(reference: Reference, fake: View) -> Estimates:
+    """`fd_pca`."""
+    return {"fd_pca": _frechet(reference, fake, "pca")}
+
+
+def radiomics_distance(reference: Reference, fake: View) -> Estimates:
+    """`fd_radiomics`."""
+    return {"fd_radiomics": _frechet(reference, fake, "radiomics")}
+
+
+def _frechet(reference: Reference, fake: View, features: str) -> Estimate:
+    train, real, found = (getattr(view, features) for view in (reference.train, reference.held_out, fake))
+    least = min(len(real), len(found))
+    if least <= real.shape[1]:
+        raise CannotMeasure(f"{least} images a side, needs more than there are features ({real.shape[1]})")
+    variance, units = train.var(0, ddof=1).sum(), reference.units
+    if variance == 0:
+        raise CannotMeasure("training images are all the same: they have no variance to measure a distance by")
+    value = 100 * frechet_distance(real, found) / variance
+    return Estimate(value, resampling.frechet(real, found, variance, units), units.max() + 1)
+
+
+def patches(reference: Reference, fake: View) -> Estimates:
+    """`swd` and its parts."""
+    real, found, units = reference.held_out.set.images, fake.set.images, reference.units
+    values = swd(real, found, reference.seed)
+    count = min(len(real), len(found))
+    some = random_indices(len(real), count, reference.seed)
+    replicates = resampling.swd(real[some], found, reference.seed, np.unique(units[some], return_inverse=True)[1])
+    number = len(np.unique(units[some]))
+    parts = {f"swd_{size}": Estimate(value, replicates[size], number) for size, value in values.items()}
+
+    def of_all(draws: NDArray) -> NDArray:
+        return np.mean([replicates[size](draws) for size in values], axis=0)
+
+    return {"swd": Estimate(float(np.mean(list(values.values()))), of_all, number), **parts}
+
+
+def spectra(reference: Reference, fake: View) -> Estimates:
+    """`psd` and `psd_top_third`."""
+    real, found, units = reference.held_out.set.images, fake.set.images, reference.units
+    values = psd(real, found)
+    replicates = resampling.psd(real, found, units)
+    return {
+        "psd": Estimate(values.rms, lambda draws: replicates(draws)[0], units.max() + 1),
+        "psd_top_third": Estimate(values.top_third, lambda draws: replicates(draws)[1], units.max() + 1),
+    }
+
+
+def intensities(reference: Reference, fake: View) -> Estimates:
+    """`intensity_w1` and `gradient_ratio`."""
+    pair, units = (reference.held_out.set.images, fake.set.images), reference.units
+    return {
+        "intensity_w1": Estimate(intensity_w1(*pair), resampling.intensity_w1(*pair, units), units.max() + 1),
+        "gradient_ratio": Estimate(gradient_ratio(*pair), resampling.gradient_ratio(*pair, units), units.max() + 1),
+    }
+
+
+def diversity(reference: Reference, fake: View) -> Estimates:
+    """`ms_ssim_pairs`."""
+    return {"ms_ssim_pairs": Estimate(ms_ssim_pairs(fake.set.images, reference.seed))}
+
+
+class Balls(NamedTuple):
+    """Of held-out real images, in PCA features: which fakes each ball holds, and whether the image is recalled, covered."""
+
+    holds: NDArray[np.bool_]
+    recalled: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
+
+
+def balls(reference: Reference, fake: View) -> Balls:
+    """What precision, recall and coverage count, at the same number of images a side (`distribution.prdc`)."""
+    count = min(len(reference.held_out), len(fake))
+    real = reference.held_out.take(random_indices(len(reference.held_out), count, reference.seed))
+    found = fake.pca[random_indices(len(fake), count, reference.seed)]
+    real_radius = kth_neighbour(real.pca, real.set.subjects, NEIGHBOURS)
+    fake_radius = kth_neighbour(found, np.arange(count), NEIGHBOURS)
+    distance = squared_distances(real.pca, found)
+    return Balls(distance < real_radius[:, None], (distance < fake_radius).any(1), distance.min(1) < real_radius)
+
+
+def manifold(reference: Reference, fake: View) -> Estimates:
+    """`precision`, `recall` and `coverage`."""
+    found = balls(reference, fake)
+    some = random_indices(len(reference.held_out), len(found.recalled), reference.seed)
+    units = np.unique(reference.units[some], return_inverse=True)[1]
+    number = units.max() + 1
+    return {
+        "precision": Estimate(found.holds.any(0).mean(), resampling.precision(found.holds, units), number),
+        "recall": Estimate(found.recalled.mean(), resampling.mean(found.recalled, units), number),
+        "coverage": Estimate(found.covered.mean(), resampling.mean(found.covered, units), number),
+    }
+
+
+def discrimination(reference: Reference, fake: View) -> Estimates:
+    """`c2st_auc` and `c2st_f1`: training images against half of the fakes, tested on the held-out ones and the others."""
+    real, test, units = reference.train.set.images, reference.held_out.set.images, reference.units
+    halves = np.array_split(np.random.default_rng(reference.seed).permutation(len(fake)), 2)
+    folds = [
+        c2st(real, fake.set.images[a], test, fake.set.images[b], reference.seed) for a, b in (halves, halves[::-1])
+    ]
+    replicates = [resampling.auc(fold.real_scores, fold.fake_scores, units) for fold in folds]
+
+    def auc(draws: NDArray) -> NDArray:
+        return np.mean([replicate(draws) for replicate in replicates], axis=0)
+
+    return {
+        "c2st_auc": Estimate(float(np.mean([fold.auc for fold in folds])), auc, units.max() + 1),
+        "c2st_f1": Estimate(float(np.mean([fold.f1 for fold in folds]))),
+    }
+
+
+def real_discrimination(reference: Reference, _: View) -> Estimates:
+    """The floor of `discrimination`: half of the training subjects against half of the held-out ones, as if fake."""
+    train, test = reference.train.set, reference.held_out.set
+    a, b = (np.isin(images.subjects, np.unique(images.subjects)[::2]) for images in (train, test))
+    folds = [
+        c2st(
+            train.images[a == one], test.images[b == one], train.images[a != one], test.images[b != one], reference.seed
+        )
+        for one in (True, False)
+    ]
+    values = {"c2st_auc": [fold.auc for fold in folds], "c2st_f1": [fold.f1 for fold in folds]}
+    return {name: Estimate(float(np.mean(both))) for name, both in values.items()}
+
+
+def copying(reference: Reference, fake: View) -> Estimates:
+    """`closer_to_train`, `authenticity`, `membership_auc`."""
+    train, held_out, units = reference.train, reference.held_out, reference.units
+    to_train = nearest(fake.pca, train.pca).distance
+    number = units.max() + 1
+    to_unit = np.stack([nearest(fake.pca, held_out.pca[units == unit]).distance for unit in range(number)])
+    counts = np.bincount(units)
+
+    def closer(draws: NDArray) -> NDArray:
+        return np.array(
+            [share_nearer(to_train, to_unit[draw > 0].min(0), len(train), counts[draw > 0].sum()) for draw in draws]
+        )
+
+    real_copies = authentic(fake.pca, train.pca, train.set.subjects)
+    of_train, of_held_out = (-nearest(view.pca, fake.pca).distance for view in (train, held_out))
+    own = np.arange(len(fake))
+    return {
+        "closer_to_train": Estimate(float(closer(np.ones((1, number)))[0]), closer, number),
+        "authenticity": Estimate(
+            float(real_copies.mean()), resampling.mean(real_copies, units_of(own)), min(len(own), 100)
+        ),
+        "membership_auc": Estimate(
+            float(
+                roc_auc_score(np.repeat([0, 1], [len(held_out), len(train)]), np.concatenate([of_held_out, of_train]))
+            ),
+            resampling.auc(of_held_out, of_train, units),
+            number,
+        ),
+    }
+
+
+def real_copying(reference: Reference, _: View) -> Estimates:
+    """The floor of `copying`: held-out images as if fake, half of their subjects against the other half."""
+    subjects = reference.held_out.set.subjects
+    half = np.isin(subjects, np.unique(subjects)[::2])
+    found = []
+    for one in (half, ~half):
+        others = Reference(reference.train, reference.held_out.take(np.flatnonzero(~one)), reference.seed)
+        found.append(copying(others, reference.held_out.take(np.flatnonzero(one))))
+    return {name: Estimate(float(np.mean([estimates[name].value for estimates in found]))) for name in found[0]}
+
+
+def repetition(reference: Reference, fake: View) -> Estimates:
+    """`duplicates`."""
+    found = duplicated(fake.pca, reference.train.pca, reference.train.set.subjects)
+    return {"duplicates": Estimate(float(found.mean()))}
+
+
+def classes(reference: Reference, fake: View) -> Estimates:
+    """`silhouette_classes` and `knn_classes`."""
+    found = separation(fake.learned, fake.set.labels, fake.set.subjects)
+    return {"silhouette_classes": Estimate(found.silhouette), "knn_classes": Estimate(found.knn_accuracy)}

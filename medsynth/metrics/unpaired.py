@@ -1,0 +1,269 @@
+"""Measure a set of synthetic images against real ones that are not their counterparts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsynth.errors import MedsynthError
+from medsynth.metrics import estimates
+from medsynth.metrics.baseline import pca_gmm
+from medsynth.metrics.catalog import entry
+from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.estimates import Estimates, Reference
+from medsynth.metrics.image import ms_ssim_pairs
+from medsynth.metrics.intervals import bootstrap_interval
+from medsynth.metrics.privacy import Pair, nearest_pairs
+from medsynth.metrics.result import Measure
+from medsynth.metrics.sets import ImageSet, random_indices
+from medsynth.metrics.views import Extractors, View
+
+MOST_IMAGES = 2000  # a side
+LEAST_IMAGES = 50  # of a set that a distribution can be told from
+LEAST_FLOOR_SUBJECTS = 4  # a side
+
+Function = Callable[[Reference, View], Estimates]
+
+
+class Group(NamedTuple):
+    """Measures that are computed together.
+
+    Attributes:
+        names: of the measures.
+        of: computes them for any set.
+        floor: computes their floor where `of` the training images would not do.
+    """
+
+    names: tuple[str, ...]
+    of: Function
+    floor: Function
+
+
+GROUPS = (
+    Group(("fd_self", "kid_self"), estimates.learned_distances, estimates.learned_distances),
+    Group(("fd_pca",), estimates.pca_distance, estimates.pca_distance),
+    Group(("fd_radiomics",), estimates.radiomics_distance, estimates.radiomics_distance),
+    Group(("swd",), estimates.patches, estimates.patches),
+    Group(("psd", "psd_top_third"), estimates.spectra, estimates.spectra),
+    Group(("ms_ssim_pairs",), estimates.diversity, estimates.diversity),
+    Group(("intensity_w1", "gradient_ratio"), estimates.intensities, estimates.intensities),
+    Group(("precision", "recall", "coverage"), estimates.manifold, estimates.manifold),
+    Group(("c2st_auc", "c2st_f1"), estimates.discrimination, estimates.real_discrimination),
+    Group(("closer_to_train", "authenticity", "membership_auc"), estimates.copying, estimates.real_copying),
+    Group(("duplicates",), estimates.repetition, estimates.repetition),
+    Group(("silhouette_classes", "knn_classes"), estimates.classes, estimates.classes),
+)
+
+
+@dataclass(frozen=True)
+class UnpairedResult:
+    """What was measured.
+
+    Attributes:
+        measures: in the order of the catalog.
+        features: "self" and "pca" -> "train", "held_out", "synthetic" -> (n, D); a kind that could not be computed is
+            left out.
+        indices: "train", "held_out", "synthetic" -> (n,) which images of the given sets the features are of.
+        nearest_pairs: synthetic and training images that are most alike, by index into the given sets.
+        subjects: a row for each held-out subject.
+        network_digest: of the feature network; None if there is none.
+        seed: of all that is random.
+        seconds: that each part took.
+    """
+
+    measures: list[Measure]
+    features: dict[str, dict[str, NDArray[np.float64]]]
+    indices: dict[str, NDArray[np.int64]]
+    nearest_pairs: list[Pair]
+    subjects: list[dict[str, Any]]
+    network_digest: str | None
+    seed: int
+    seconds: dict[str, float]
+
+    def __getitem__(self, name: str) -> Measure:
+        """A measure by name."""
+        return next(measure for measure in self.measures if measure.name == name)
+
+
+def evaluate_unpaired(
+    real_train: ImageSet,
+    real_held_out: ImageSet,
+    synthetic: ImageSet,
+    seed: int,
+    cache_dir: Path | str,
+    most_images: int = MOST_IMAGES,
+) -> UnpairedResult:
+    """All measures of a set of synthetic images, each beside its floor and beside a PCA-GMM.
+
+    As many synthetic images count as there are training images, because the floor, the same measure of training
+    images, holds only for as many.
+
+    Args:
+        real_train: what the generator was trained on.
+        real_held_out: images of other subjects, which it never saw.
+        synthetic: its images.
+        seed: of all that is random here.
+        cache_dir: for the feature network.
+        most_images: of each set, a random part of a larger one.
+
+    Raises:
+        MedsynthError: sets that cannot be compared: images of different size, a subject on both sides.
+    """
+    _check(real_train, real_held_out, synthetic)
+    count = min(len(synthetic), len(real_train), most_images)
+    indices = {
+        "train": random_indices(len(real_train), most_images, seed),
+        "held_out": random_indices(len(real_held_out), most_images, seed),
+        "synthetic": random_indices(len(synthetic), count, seed),
+    }
+    extractors = Extractors(real_train, seed, cache_dir)
+    train, held_out, fake = (
+        View(images.take(indices[name]), extractors)
+        for name, images in (("train", real_train), ("held_out", real_held_out), ("synthetic", synthetic))
+    )
+    reference = Reference(train, held_out, seed)
+    others = train.take(random_indices(len(train), count, seed))
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    baseline = _attempt(lambda: View(pca_gmm(real_train, count, seed), extractors))
+    seconds["baseline"] = time.perf_counter() - start
+    measures = []
+    for group in GROUPS:
+        start = time.perf_counter()
+        measures += _measure(group, reference, fake, others, baseline)
+        seconds[group.names[0]] = time.perf_counter() - start
+    pairs = _attempt(lambda: nearest_pairs(fake.pca, train.pca, train.set.subjects))
+    pairs = [] if isinstance(pairs, CannotMeasure) else pairs
+    network = _attempt(lambda: extractors.network)
+    return UnpairedResult(
+        measures=measures,
+        features=_features({"train": train, "held_out": held_out, "synthetic": fake}),
+        indices=indices,
+        nearest_pairs=[
+            pair._replace(synthetic=int(indices["synthetic"][pair.synthetic]), train=int(indices["train"][pair.train]))
+            for pair in pairs
+        ],
+        subjects=_subject_rows(reference, fake),
+        network_digest=None if isinstance(network, CannotMeasure) else network.digest,
+        seed=seed,
+        seconds=seconds,
+    )
+
+
+def _check(train: ImageSet, held_out: ImageSet, synthetic: ImageSet) -> None:
+    sizes = {images.name: images.images.shape[1:] for images in (train, held_out, synthetic)}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {size[0]} x {size[1]}" for name, size in sizes.items())
+        raise MedsynthError(f"images differ in size ({found}): bring all sets to one size and spacing first")
+    both = sorted(set(train.subjects) & set(held_out.subjects))
+    if both:
+        raise MedsynthError(
+            f"{len(both)} subject(s) in both {train.name} and {held_out.name} ({both[0]}): split by subject first"
+        )
+
+
+def _attempt(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except CannotMeasure as reason:
+        return reason
+
+
+def _measure(
+    group: Group, reference: Reference, fake: View, others: View, baseline: View | CannotMeasure
+) -> list[Measure]:
+    """A group's measures of the synthetic images, with intervals, floors and baselines."""
+    found = _attempt(lambda: _of_enough(group.of, reference, fake))
+    if isinstance(found, CannotMeasure):
+        return [
+            Measure(name, None, entry(name).unit, entry(name).direction, len(fake), note=str(found))
+            for name in group.names
+        ]
+    floors = _attempt(lambda: _floor(group, reference, others))
+    note = f"no floor: {floors}" if isinstance(floors, CannotMeasure) else None
+    floors = {} if isinstance(floors, CannotMeasure) else floors
+    model = baseline if isinstance(baseline, CannotMeasure) else _attempt(lambda: group.of(reference, baseline))
+    model = {} if isinstance(model, CannotMeasure) else model
+    measures = []
+    for name, estimate in found.items():
+        kind = entry(name)
+        interval = None
+        if estimate.replicates is not None and estimate.units > 1:
+            interval = bootstrap_interval(
+                estimate.value, estimate.replicates, estimate.units, reference.seed, kind.limits
+            )
+        measures.append(
+            Measure(
+                name,
+                float(estimate.value),
+                kind.unit,
+                kind.direction,
+                len(fake),
+                target=_target(name, reference),
+                interval=interval,
+                floor=float(floors[name].value) if name in floors else None,
+                baseline=float(model[name].value) if name in model else None,
+                note=note,
+            )
+        )
+    return measures
+
+
+def _of_enough(function: Function, reference: Reference, fake: View) -> Estimates:
+    if len(fake) < LEAST_IMAGES:
+        raise CannotMeasure(f"{len(fake)} synthetic images, needs {LEAST_IMAGES} or more")
+    subjects = reference.held_out.set.subject_count
+    if subjects < 2:
+        raise CannotMeasure("held-out images of 1 subject only: give more subjects to compare with")
+    return function(reference, fake)
+
+
+def _floor(group: Group, reference: Reference, others: View) -> Estimates:
+    subjects = [view.set.subject_count for view in (others, reference.held_out)]
+    if min(subjects) < LEAST_FLOOR_SUBJECTS:
+        raise CannotMeasure(
+            f"{subjects[0]} training and {subjects[1]} held-out subjects, needs {LEAST_FLOOR_SUBJECTS} of each"
+        )
+    return group.floor(reference, others)
+
+
+def _target(name: str, reference: Reference) -> float | None:
+    """The best value of a "near" measure."""
+    if name == "ms_ssim_pairs":
+        real = np.concatenate([reference.train.set.images, reference.held_out.set.images])
+        return ms_ssim_pairs(real, reference.seed)
+    return entry(name).target
+
+
+def _features(views: dict[str, View]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    kinds = {"self": "learned", "pca": "pca"}
+    found = {kind: _attempt(lambda: {n: getattr(v, kinds[kind]) for n, v in views.items()}) for kind in kinds}  # noqa: B023
+    return {kind: features for kind, features in found.items() if not isinstance(features, CannotMeasure)}
+
+
+def _subject_rows(reference: Reference, fake: View) -> list[dict[str, Any]]:
+    """Of each held-out subject, how many images it has and what share of them the synthetic ones recall and cover."""
+    found = _attempt(lambda: _of_enough(estimates.balls, reference, fake))
+    if isinstance(found, CannotMeasure):
+        return []
+    some = random_indices(len(reference.held_out), len(found.recalled), reference.seed)
+    real = reference.held_out.set.take(some)
+    rows = []
+    for subject in np.unique(real.subjects):
+        own = real.subjects == subject
+        rows.append(
+            {
+                "subject": str(subject),
+                "label": str(real.labels[own][0]),
+                "images": int(own.sum()),
+                "recall": float(found.recalled[own].mean()),
+                "coverage": float(found.covered[own].mean()),
+            }
+        )
+    return rows

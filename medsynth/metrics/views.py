@@ -1,0 +1,90 @@
+"""A set of images as the measures see it: each kind of feature computed once, when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.distribution import PcaFeatures, fit_pca
+from medsynth.metrics.features import SelfFeatures, self_features
+from medsynth.metrics.radiomics import radiomics
+from medsynth.metrics.sets import ImageSet
+
+PCA_COMPONENTS = 64
+
+Array = NDArray[np.float64]
+
+
+class Extractors:
+    """All that turns images into features, learned from the training images alone.
+
+    Args:
+        train: all real training images.
+        seed, cache_dir: of the feature network, see `self_features`.
+    """
+
+    def __init__(self, train: ImageSet, seed: int, cache_dir: Path | str) -> None:
+        self.train, self.seed, self.cache_dir = train, seed, cache_dir
+
+    @cached_property
+    def network(self) -> SelfFeatures:
+        """The self-trained network."""
+        return self_features(self.train, self.seed, self.cache_dir)
+
+    @cached_property
+    def pca(self) -> PcaFeatures:
+        """Principal components."""
+        if len(self.train) <= 2 * PCA_COMPONENTS:
+            raise CannotMeasure(
+                f"{len(self.train)} training images, needs more than {2 * PCA_COMPONENTS} for principal components"
+            )
+        return fit_pca(self.train.images, PCA_COMPONENTS)
+
+    @cached_property
+    def radiomics_scale(self) -> tuple[Array, Array]:
+        """Mean and deviation of the training images' radiomics."""
+        values = radiomics(self.train.images)
+        return values.mean(0), values.std(0) + 1e-9
+
+
+class View:
+    """A set and its features.
+
+    Args:
+        images: the set.
+        extractors: shared by all sets that are compared.
+    """
+
+    def __init__(self, images: ImageSet, extractors: Extractors) -> None:
+        self.set, self.extractors = images, extractors
+
+    def __len__(self) -> int:
+        return len(self.set)
+
+    @cached_property
+    def learned(self) -> Array:
+        """(N, D) features of the self-trained network, standardized."""
+        return self.extractors.network(self.set.images)
+
+    @cached_property
+    def pca(self) -> Array:
+        """(N, 64) principal components."""
+        return self.extractors.pca(self.set.images)
+
+    @cached_property
+    def radiomics(self) -> Array:
+        """(N, 22) radiomics, standardized."""
+        mean, deviation = self.extractors.radiomics_scale
+        return (radiomics(self.set.images) - mean) / deviation
+
+    def take(self, indices: NDArray[np.int64]) -> View:
+        """Some of the images, with the features that are computed already."""
+        part = View(self.set.take(indices), self.extractors)
+        for name in ("learned", "pca", "radiomics"):
+            if name in self.__dict__:
+                part.__dict__[name] = self.__dict__[name][indices]
+        return part
