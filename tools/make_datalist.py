@@ -13,6 +13,7 @@ from pathlib import Path
 from medsynth.data import datalist
 from medsynth.data.datalist import SPLITS, Datalist
 from medsynth.data.layout import Survey, read_participants, survey
+from medsynth.data.pairs import check_alignment, find_pairs
 from medsynth.errors import MedsynthError, run_tool
 
 MOST_LINES = 10  # of what was left out
@@ -26,7 +27,7 @@ def main() -> None:
     if options.label and not options.participants:
         raise MedsynthError(f"--label {options.label} names a column of a table: give the table with --participants")
     table = read_participants(options.participants, options.label) if options.participants else None
-    found = survey(options.folder, table, options.pattern)
+    found = find(options, table)
     splits = datalist.split_by_patient(found.entries, options.split, options.seed)
     if not splits["training"]:
         raise MedsynthError(f"--split {options.split} leaves no subject to train on: raise its first share")
@@ -37,12 +38,31 @@ def main() -> None:
     print(f"written to {options.output}")
 
 
+def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Survey:
+    """Images, or pairs of them that are checked for alignment."""
+    if not options.source and not options.target:
+        if options.register:
+            raise MedsynthError("--register aligns pairs: give --source and --target, the patterns of their names")
+        return survey(options.folder, table, options.pattern)
+    if not options.source or not options.target:
+        raise MedsynthError("pairs need both --source and --target, such as '*_T1w.nii.gz' and '*_FLAIR.nii.gz'")
+    found = find_pairs(options.folder, options.source, options.target, table)
+    folder = options.output.with_name(f"{options.output.stem}_registered") if options.register else None
+    if folder is not None and folder.exists() and not options.overwrite:
+        raise MedsynthError(f"{folder} is there already: give another name, or --overwrite to replace what is in it")
+    check_alignment(found, folder)
+    return found
+
+
 def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="images, in any folders below it")
     parser.add_argument("output", type=Path, help="the datalist to write, .json")
     parser.add_argument("--pattern", default="*", help="names of the files to take, such as '*_T1w.nii.gz'")
+    parser.add_argument("--source", help="of pairs: names of the files to start from, such as '*_T1w.nii.gz'")
+    parser.add_argument("--target", help="of pairs: names of the files to arrive at, such as '*_FLAIR.nii.gz'")
+    parser.add_argument("--register", action="store_true", help="register targets to sources, beside the datalist")
     parser.add_argument("--participants", type=Path, help="table with a column participant_id, .tsv or .csv")
     parser.add_argument("--label", help="column of that table that holds the class")
     parser.add_argument("--split", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=tuple(SPLITS))
@@ -56,7 +76,7 @@ def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
     """What was found, what was left out and why, line by line."""
     rows = [
         ("subjects", str(len({entry["subject"] for entry in found.entries}))),
-        ("images", str(len(found.entries))),
+        ("images", str(sum(len(datalist.files_of(entry)) for entry in found.entries))),
         ("classes", classes_of(found.entries)),
         ("sizes", counted(" x ".join(map(str, header.shape)) for header in found.headers)),
         ("spacings in mm", counted(" x ".join(f"{mm:.3g}" for mm in header.spacing_mm) for header in found.headers)),

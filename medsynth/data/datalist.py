@@ -20,6 +20,7 @@ from medsynth.storage import write_text
 
 SPLITS = ("training", "validation", "test")
 PHANTOM_FOLDER = "data/phantom"
+IMAGE, PAIR = ("image",), ("source", "target")  # keys of the files of an entry
 UNKNOWN_LABELS = ("", "n/a", "N/A", "nan")
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ class Datalist:
     Args:
         name: of the study.
         splits: for `training`, `validation` and `test`, lists of entries
-            {"image": absolute path, "subject": str, "label": str or None}.
+            {"image": absolute path, "subject": str, "label": str or None}, or with "source" and "target", or one of
+            these two, instead of "image".
         modalities: what the images show, as MONAI writes it: {"0": "T1w"}.
         digest: SHA-256 of the file that it was read from.
     """
@@ -66,16 +68,23 @@ class Datalist:
         return sorted({entry["label"] for entry in self.splits["training"]} - {None})
 
 
-def load(path: str | os.PathLike | None, phantom_folder: str | os.PathLike = PHANTOM_FOLDER) -> Datalist:
+def load(
+    path: str | os.PathLike | None, phantom_folder: str | os.PathLike = PHANTOM_FOLDER, keys: Sequence[str] = IMAGE
+) -> Datalist:
     """Read a datalist; without one, that of the built-in phantom, made on its first use."""
     if path is not None:
-        return read(path)
+        return read(path, keys)
     log.warning("NO DATALIST GIVEN: using the built-in phantom in %s. THESE HEADS ARE MADE UP.", phantom_folder)
     return read(phantom.write_dataset(Path(phantom_folder)))
 
 
-def read(path: str | os.PathLike) -> Datalist:
-    """Read and check a datalist: every file is there, and no subject is in two splits."""
+def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:
+    """Read and check a datalist: every file is there, and no subject is in two splits.
+
+    Args:
+        path: of the file.
+        keys: `IMAGE` or `PAIR`: what each entry has to have, at least one of them.
+    """
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -86,7 +95,7 @@ def read(path: str | os.PathLike) -> Datalist:
         raise MedsynthError(f"datalist {path} is not JSON ({error}): make one with tools/make_datalist.py") from error
     if not isinstance(values, dict) or not isinstance(values.get("training"), list):
         raise MedsynthError(f'datalist {path} has no list "training": make one with tools/make_datalist.py')
-    splits = {split: _read_split(path, split, values.get(split, [])) for split in SPLITS}
+    splits = {split: _read_split(path, keys, split, values.get(split, [])) for split in SPLITS}
     if not splits["training"]:
         raise MedsynthError(
             f'datalist {path}: "training" is empty, and nothing can be learned from it: move subjects there'
@@ -103,8 +112,16 @@ def write(path: str | os.PathLike, datalist: Datalist) -> None:
     path = Path(path)
     values: dict[str, Any] = {"name": datalist.name, "modalities": datalist.modalities}
     for split in SPLITS:
-        values[split] = [entry | {"image": _relative(entry["image"], path)} for entry in datalist.splits[split]]
+        values[split] = [
+            entry | {key: _relative(file, path) for key, file in files_of(entry).items()}
+            for entry in datalist.splits[split]
+        ]
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def files_of(entry: dict[str, Any]) -> dict[str, str]:
+    """The paths in an entry: its "image", or its "source" and "target" as far as it has them."""
+    return {key: entry[key] for key in (*IMAGE, *PAIR) if key in entry}
 
 
 def split_by_patient(
@@ -133,36 +150,39 @@ def split_by_patient(
         furthest_behind = int(np.argmax(np.asarray(fractions) * number - dealt))
         dealt[furthest_behind] += 1
         splits[SPLITS[furthest_behind]] += images[subject]
-    return {split: sorted(chosen, key=lambda entry: str(entry["image"])) for split, chosen in splits.items()}
+    return {split: sorted(chosen, key=lambda entry: list(files_of(entry).values())) for split, chosen in splits.items()}
 
 
-def _read_split(path: Path, split: str, values: Any) -> list[dict[str, Any]]:
+def _read_split(path: Path, keys: Sequence[str], split: str, values: Any) -> list[dict[str, Any]]:
     if not isinstance(values, list):
         raise MedsynthError(f'datalist {path}: "{split}" is no list of entries')
-    return [_read_entry(path, f"{split} entry {number}", value) for number, value in enumerate(values, start=1)]
+    return [_read_entry(path, keys, f"{split} entry {number}", value) for number, value in enumerate(values, start=1)]
 
 
-def _read_entry(path: Path, where: str, value: Any) -> dict[str, Any]:
-    for key in ("image", "subject"):
-        if not isinstance(value, dict) or value.get(key) in (None, ""):
-            raise MedsynthError(f'datalist {path}: {where} has no "{key}": each needs "image" and "subject"')
+def _read_entry(path: Path, keys: Sequence[str], where: str, value: Any) -> dict[str, Any]:
+    for some in (keys, ("subject",)):
+        if not isinstance(value, dict) or all(value.get(key) in (None, "") for key in some):
+            raise MedsynthError(
+                f'datalist {path}: {where} has no "{" or ".join(some)}": each needs "{" or ".join(keys)}" and "subject"'
+            )
     label = value.get("label")
-    image = os.path.normpath(path.parent.absolute() / str(value["image"]))
-    return value | {
-        "image": image,
+    files = {key: os.path.normpath(path.parent.absolute() / str(value[key])) for key in keys if value.get(key)}
+    return {key: item for key, item in value.items() if key not in keys} | {
+        **files,
         "subject": str(value["subject"]),
         "label": None if label is None or str(label).strip() in UNKNOWN_LABELS else str(label),
     }
 
 
 def _check_files(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
-    images = [entry["image"] for entries in splits.values() for entry in entries]
-    if missing := [image for image in images if not Path(image).is_file()]:
+    entries = [entry for entries in splits.values() for entry in entries]
+    images = [(image, entry.get("frame")) for entry in entries for image in files_of(entry).values()]
+    if missing := [image for image, _ in images if not Path(image).is_file()]:
         raise MedsynthError(
             f"datalist {path}: {len(missing)} of {len(images)} images are not there, the first is {missing[0]}: "
             "paths are relative to the datalist; move it back or make it again"
         )
-    image, times = Counter(images).most_common(1)[0]
+    (image, _), times = Counter(images).most_common(1)[0]
     if times > 1:
         raise MedsynthError(f"datalist {path}: {image} is listed {times} times: keep one of them")
 

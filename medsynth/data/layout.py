@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medsynth.data.datalist import UNKNOWN_LABELS
+from medsynth.data.datalist import UNKNOWN_LABELS, files_of
 from medsynth.data.sources import Header, find_images, is_picture, read_header
 from medsynth.errors import MedsynthError
 
@@ -52,7 +52,7 @@ class Survey:
     @property
     def contrasts(self) -> list[str]:
         """Endings of the file names that tell contrasts, such as T1w; the most frequent first."""
-        found = (CONTRAST.search(stem(entry["image"])) for entry in self.entries)
+        found = (CONTRAST.search(stem(file)) for entry in self.entries for file in files_of(entry).values())
         return [name for name, _ in Counter(match[1] for match in found if match).most_common()]
 
 

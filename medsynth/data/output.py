@@ -74,15 +74,15 @@ class SliceSpace:
         return affine
 
 
-def nifti(array: np.ndarray, affine: np.ndarray) -> bytes:
-    """A compressed NIfTI file in mm; equal arguments give equal bytes."""
+def nifti(array: np.ndarray, affine: np.ndarray, origin: str = "synthetic") -> bytes:
+    """A compressed NIfTI file in mm whose description names this software; equal arguments give equal bytes."""
     image = nib.Nifti1Image(array, affine)
     image.set_sform(affine, ALIGNED)
     image.set_qform(affine, ALIGNED)
     if not np.allclose(image.get_qform(), affine, atol=1e-3):
         image.set_qform(None, 0)  # it has no room for shears
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = f"medsynth {version('medsynth')}, synthetic"
+    image.header["descrip"] = f"medsynth {version('medsynth')}, {origin}"
     return gzip.compress(image.to_bytes(), mtime=0)
 
 

@@ -1,0 +1,206 @@
+"""Two images of each subject: found, checked for alignment, registered, and put on one grid."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from monai.data import MetaTensor
+from tqdm import tqdm
+
+from medsynth.data import itk
+from medsynth.data.datalist import PAIR
+from medsynth.data.layout import CONTRAST, Survey, stem, survey
+from medsynth.data.output import nifti, safe
+from medsynth.data.registration import Alignment, align, better_shift, resample
+from medsynth.data.sources import Source, is_picture, read_volume
+from medsynth.errors import MedsynthError
+from medsynth.storage import disk_errors, write_bytes
+
+FEWEST_VOXELS = 8  # along each axis of a volume whose alignment can be judged
+WORKERS = min(4, os.cpu_count() or 1)  # each holds a few volumes in memory
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How well a pair is aligned.
+
+    Args:
+        alignment: by the headers and after registration.
+        aligned: whether the files that the datalist names show the same anatomy at the same place.
+    """
+
+    alignment: Alignment
+    aligned: bool
+
+
+def find_pairs(folder: Path, source: str, target: str, table: dict[str, str | None] | None = None) -> Survey:
+    """Match the images of a folder whose names fit two patterns, subject by subject.
+
+    Entries have "source" and "target", or the one that is there.
+
+    Args:
+        folder, table: as in `survey`.
+        source, target: patterns of names, such as `*_T1w.nii.gz`; what `*` stands for tells a subject's images apart.
+    """
+    patterns = dict(zip(PAIR, (source, target), strict=True))
+    found = {key: survey(folder, table, pattern) for key, pattern in patterns.items()}
+    if twice := {entry["image"] for entry in found["source"].entries}.intersection(
+        entry["image"] for entry in found["target"].entries
+    ):
+        raise MedsynthError(f"{min(twice)} fits --source {source} and --target {target}: give patterns that differ")
+    subjects: dict[str, dict[str, list]] = defaultdict(lambda: {key: [] for key in PAIR})
+    for key, images in found.items():
+        for entry in images.entries:
+            subjects[entry["subject"]][key].append(entry)
+    result = Survey(
+        [entry for subject in subjects.values() for entry in _matched(subject, patterns)],
+        [header for images in found.values() for header in images.headers],
+        {path: reason for images in found.values() for path, reason in images.left_out.items()},
+        sorted({note for images in found.values() for note in images.notes}),
+    )
+    for key in PAIR:
+        if alone := [entry["subject"] for entry in result.entries if key not in entry]:
+            result.notes.append(f"{len(alone)} images have no {key} and are listed alone, the first is of {alone[0]}")
+    return result
+
+
+def check_alignment(found: Survey, registered: Path | None = None) -> None:
+    """Judge each pair of volumes; note in the survey which are not aligned, and leave out what cannot be read.
+
+    Args:
+        found: from `find_pairs`.
+        registered: folder for the targets, registered to their sources and on their grids, which the entries then
+            name; None: judge the pairs as their headers say.
+    """
+    pairs = [entry for entry in found.entries if entry.keys() >= set(PAIR) and not is_picture(entry["source"])]
+    if registered is not None:
+        with disk_errors(registered):
+            registered.mkdir(parents=True, exist_ok=True)
+    paths = [None if registered is None else registered / name for name in _names(pairs)]
+    with ThreadPoolExecutor(WORKERS) as pool:  # SimpleITK works without Python's lock
+        doing = pool.map(_judged, pairs, paths)
+        bar = tqdm(doing, "checking pairs" if registered is None else "registering", len(pairs), unit="pair")
+        verdicts = list(zip(pairs, bar, paths, strict=True))
+    for entry, verdict, path in verdicts:
+        if isinstance(verdict, str):
+            found.left_out[Path(entry["source"])] = f"and its target: {verdict}"
+            found.entries.remove(entry)
+        elif path is not None and verdict is not None:
+            entry["target"] = str(path.absolute())
+    judged = [(entry["subject"], verdict) for entry, verdict, _ in verdicts if isinstance(verdict, Verdict)]
+    found.notes += _in_words(judged, registered is not None)
+    if unjudged := len(pairs) - len(judged) - sum(isinstance(verdict, str) for _, verdict, _ in verdicts):
+        found.notes.append(f"{unjudged} pairs have fewer than {FEWEST_VOXELS} slices: look at their alignment yourself")
+
+
+def read_pair(entry: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
+    """Source and target (1, X, Y, Z), on the source's grid, in stored units.
+
+    The target is resampled where its grid is another, which is right for pairs whose headers align.
+
+    Raises:
+        MedsynthError: one of them cannot be read; the line begins with its path.
+    """
+    source, target = (_read(entry, key) for key in PAIR)
+    if source.shape == target.shape and np.allclose(source.affine, target.affine, atol=1e-3):
+        return source, target
+    moved = resample(_as_image(target), _as_image(source))
+    return source, MetaTensor(itk.voxels_of(moved)[None], affine=source.affine, meta=source.meta)
+
+
+def _matched(subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Entries of one subject: its one source with its one target, else those of the same name but for the pattern."""
+    names: dict[Any, dict[str, dict[str, Any]]] = defaultdict(dict)
+    single = all(len(subject[key]) == 1 for key in PAIR)
+    for key, pattern in patterns.items():
+        stars = re.compile(fnmatch.translate(pattern.replace("*", "\0")).replace("\0", "(.*)"))
+        for number, entry in enumerate(subject[key]):
+            name = "" if single else stars.match(Path(entry["image"]).name).groups()
+            # two files of one name, in two folders: nothing says which belongs to which
+            names[(name, key, number) if key in names[name] else name][key] = entry
+    return [
+        {key: found["image"] for key, found in group.items()}
+        | {name: next(iter(group.values()))[name] for name in ("subject", "label")}
+        for group in names.values()
+    ]
+
+
+def _names(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Files for the registered targets: subject, number if it has several, and contrast where the name tells it."""
+    subjects = [safe(pair["subject"]) for pair in pairs]
+    contrasts = [match[0] if (match := CONTRAST.search(stem(pair["target"]))) else "" for pair in pairs]
+    numbers = [subjects[:index].count(name) + 1 for index, name in enumerate(subjects)]
+    return [
+        f"{name}{f'_{number}' if subjects.count(name) > 1 else ''}{contrast}.nii.gz"
+        for name, number, contrast in zip(subjects, numbers, contrasts, strict=True)
+    ]
+
+
+def _judged(pair: Mapping[str, Any], path: Path | None) -> Verdict | str | None:
+    """Its verdict; the line that says why it cannot be read; None where it is too flat to be judged."""
+    try:
+        source, target = (_as_image(_read(pair, key)) for key in PAIR)
+    except MedsynthError as error:
+        return str(error)
+    if min(source.GetSize() + target.GetSize()) < FEWEST_VOXELS:
+        return None
+    alignment = align(source, target)
+    if path is None:
+        return Verdict(alignment, not alignment.misaligned)
+    moved = resample(target, source, alignment.transform)
+    write_bytes(path, nifti(_as_stored(moved, target), itk.affine_of(source), "registered"))
+    return Verdict(alignment, better_shift(source, moved) is None)
+
+
+def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[str]:
+    """One line for each pair that is off, or was."""
+    lines = []
+    for subject, verdict in judged:
+        found = verdict.alignment
+        off = f"{found.offset_mm:.1f} mm off by its headers (mutual information {found.before:.2f}, "
+        off += f"{found.after:.2f} once registered, {found.chance:.2f} by chance)"
+        if not verdict.aligned and registered:
+            lines.append(f"{subject}: could not be aligned, a shift of it fits better: look at it, or leave it out")
+        elif found.misaligned:
+            lines.append(f"{subject}: {'registered, was' if registered else 'not aligned,'} {off}")
+    if judged:
+        most = max(
+            (verdict.alignment.offset_mm for _, verdict in judged if not verdict.alignment.misaligned), default=0
+        )
+        good = sum(verdict.aligned for _, verdict in judged)
+        lines.append(
+            f"{good} of {len(judged)} pairs are aligned"
+            + ("" if good == len(judged) or registered else ": give --register, or leave out the others")
+            + f"; heads moved by up to {most:.1f} mm between the two scans"
+        )
+    return lines
+
+
+def _read(entry: Mapping[str, Any], key: str) -> MetaTensor:
+    try:
+        return read_volume(Source.of(entry, key))
+    except MedsynthError as error:
+        raise MedsynthError(f"{entry[key]} {error}") from error
+
+
+def _as_image(volume: MetaTensor) -> sitk.Image:
+    return itk.image_of(volume[0].numpy(), volume.affine.numpy())
+
+
+def _as_stored(moved: sitk.Image, target: sitk.Image) -> np.ndarray:
+    """(X, Y, Z) int16 if the target held such whole numbers, as CT does, else float32."""
+    values, before = itk.voxels_of(moved), sitk.GetArrayViewFromImage(target)
+    limits = np.iinfo(np.int16)
+    if limits.min <= before.min() and before.max() <= limits.max and (before == np.round(before)).all():
+        return np.round(values).astype(np.int16)
+    return values
