@@ -1,4 +1,4 @@
-"""Make a datalist of a folder of images, split by patient.
+"""Make a datalist of a folder of images, or of a table that lists them, split by patient.
 
 python tools/make_datalist.py scans/ data/mine.json --participants participants.tsv --label group --split 0.7 0.15 0.15
 """
@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medsynth.data import datalist
-from medsynth.data.datalist import SPLITS, Datalist
-from medsynth.data.layout import Survey, read_participants, survey
+from medsynth.data.datalist import PAIR, SPLITS, Datalist
+from medsynth.data.layout import LAYOUTS, Survey, read_participants, survey
+from medsynth.data.listing import is_listing
 from medsynth.data.pairs import check_alignment, find_pairs
 from medsynth.errors import MedsynthError, run_tool
 
-MOST_LINES = 10  # of what was left out
+MOST_LINES = 30  # of what was left out
+SHARES = (0.7, 0.15, 0.15)
 
 
 def main() -> None:
@@ -24,13 +26,11 @@ def main() -> None:
     options = parse_options()
     if options.output.exists() and not options.overwrite:
         raise MedsynthError(f"{options.output} is there already: give another name, or --overwrite to replace it")
-    if options.label and not options.participants:
+    if options.label and not options.participants and not is_listing(options.folder):
         raise MedsynthError(f"--label {options.label} names a column of a table: give the table with --participants")
     table = read_participants(options.participants, options.label) if options.participants else None
     found = find(options, table)
-    splits = datalist.split_by_patient(found.entries, options.split, options.seed)
-    if not splits["training"]:
-        raise MedsynthError(f"--split {options.split} leaves no subject to train on: raise its first share")
+    splits = split(found, options.split, options.seed)
     modalities = {str(i): contrast for i, contrast in enumerate(found.contrasts)}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     datalist.write(options.output, Datalist(options.name or options.output.stem, splits, modalities))
@@ -40,32 +40,51 @@ def main() -> None:
 
 def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Survey:
     """Images, or pairs of them that are checked for alignment."""
-    if not options.source and not options.target:
-        if options.register:
-            raise MedsynthError("--register aligns pairs: give --source and --target, the patterns of their names")
-        return survey(options.folder, table, options.pattern)
-    if not options.source or not options.target:
+    if options.source and options.target:
+        found = find_pairs(options.folder, options.source, options.target, table)
+    elif options.source or options.target:
         raise MedsynthError("pairs need both --source and --target, such as '*_T1w.nii.gz' and '*_FLAIR.nii.gz'")
-    found = find_pairs(options.folder, options.source, options.target, table)
-    folder = options.output.with_name(f"{options.output.stem}_registered") if options.register else None
-    if folder is not None and folder.exists() and not options.overwrite:
-        raise MedsynthError(f"{folder} is there already: give another name, or --overwrite to replace what is in it")
-    check_alignment(found, folder)
+    else:
+        found = survey(options.folder, table, options.pattern, options.frame, options.label)
+    if any(entry.keys() >= set(PAIR) for entry in found.entries):
+        folder = options.output.with_name(f"{options.output.stem}_registered") if options.register else None
+        if folder is not None and folder.exists() and not options.overwrite:
+            raise MedsynthError(
+                f"{folder} is there already: give another name, or --overwrite to replace what is in it"
+            )
+        check_alignment(found, folder)
+    elif options.register:
+        raise MedsynthError("--register aligns pairs: give --source and --target, the patterns of their names")
     return found
+
+
+def split(found: Survey, shares: list[float] | None, seed: int) -> dict[str, list[dict]]:
+    """As folders or a table told, unless shares are given; else by patient."""
+    if found.splits is not None and shares is None:
+        kept = set(map(id, found.entries))
+        splits = {name: [entry for entry in entries if id(entry) in kept] for name, entries in found.splits.items()}
+    else:
+        splits = datalist.split_by_patient(found.entries, shares or SHARES, seed)
+    if not splits["training"]:
+        raise MedsynthError(f"--split {shares or SHARES} leaves no subject to train on: raise its first share")
+    return splits
 
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="images, in any folders below it")
+    parser.add_argument("folder", type=Path, help="images, in any folders below it; or a .csv or .tsv of paths")
     parser.add_argument("output", type=Path, help="the datalist to write, .json")
     parser.add_argument("--pattern", default="*", help="names of the files to take, such as '*_T1w.nii.gz'")
+    parser.add_argument("--frame", type=int, help="which volume of 4D images to take, from 0 on")
     parser.add_argument("--source", help="of pairs: names of the files to start from, such as '*_T1w.nii.gz'")
     parser.add_argument("--target", help="of pairs: names of the files to arrive at, such as '*_FLAIR.nii.gz'")
     parser.add_argument("--register", action="store_true", help="register targets to sources, beside the datalist")
     parser.add_argument("--participants", type=Path, help="table with a column participant_id, .tsv or .csv")
     parser.add_argument("--label", help="column of that table that holds the class")
-    parser.add_argument("--split", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=tuple(SPLITS))
+    parser.add_argument(
+        "--split", type=float, nargs=3, metavar=tuple(SPLITS), help=f"shares; default: as given, else {SHARES}"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--name", help="of the study; default: the name of the datalist")
     parser.add_argument("--overwrite", action="store_true", help="replace a datalist that is there already")
@@ -75,6 +94,7 @@ def parse_options() -> argparse.Namespace:
 def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
     """What was found, what was left out and why, line by line."""
     rows = [
+        ("layout", LAYOUTS.get(found.layout, "pairs")),
         ("subjects", str(len({entry["subject"] for entry in found.entries}))),
         ("images", str(sum(len(datalist.files_of(entry)) for entry in found.entries))),
         ("classes", classes_of(found.entries)),
@@ -90,7 +110,7 @@ def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
         rows.append(("", f"and {len(found.left_out) - MOST_LINES} more"))
     rows += [("note", note) for note in found.notes]
     rows += [
-        ("note", f"{split} is empty: there are too few subjects") for split, entries in splits.items() if not entries
+        ("note", f"{split} is empty: no subject is left for it") for split, entries in splits.items() if not entries
     ]
     return [f"{name:<15} {value}" for name, value in rows]
 

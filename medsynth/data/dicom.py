@@ -117,7 +117,7 @@ def read_header(path: Path, frame: int | None = None) -> Header:
         notes.append("is stored with white as its lowest value (MONOCHROME1): it was inverted")
     if len(planes) == 1:
         notes.append("is a series of a single slice")
-    return volume_header(shape, affine, notes)
+    return volume_header(shape, affine, notes, frames=len(series.planes) // len(planes))
 
 
 def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ class Header:
         bits: of a picture, 8 or 16; None for volumes and for pictures of real numbers.
         affine: of a volume as it is stored, (4, 4), to right-anterior-superior mm; None for pictures.
         notes: what had to be chosen, in words that follow the file's name.
+        frames: how many volumes a 4D file holds, of which this is one.
     """
 
     shape: tuple[int, int, int]
@@ -35,10 +36,11 @@ class Header:
     bits: int | None = None
     affine: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    frames: int = 1
 
 
-def volume_header(shape: Sequence[int], affine: np.ndarray, notes: Sequence[str] = ()) -> Header:
-    """The header of a volume of that stored shape.
+def volume_header(shape: Sequence[int], affine: np.ndarray, notes: Sequence[str] = (), frames: int = 1) -> Header:
+    """The header of a volume of that stored shape, which is one of as many frames.
 
     Raises:
         MedsynthError: the shape or the affine cannot be a scan's.
@@ -56,7 +58,7 @@ def volume_header(shape: Sequence[int], affine: np.ndarray, notes: Sequence[str]
     labels = nib.aff2axcodes(affine)
     order = [next(i for i, label in enumerate(labels) if label in pair) for pair in ("AP", "LR", "IS")]
     upright = tuple(shape[i] for i in order)
-    return Header(upright, tuple(float(sizes[i]) for i in order), None, np.asarray(affine, float), tuple(notes))
+    return Header(upright, tuple(float(sizes[i]) for i in order), None, np.asarray(affine, float), tuple(notes), frames)
 
 
 def check_size(shape: Sequence[int]) -> None:

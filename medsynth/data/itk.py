@@ -40,8 +40,9 @@ def files(path: Path) -> list[Path]:
 
 def read_header(path: Path, frame: int | None = None) -> Header:
     """Size and spacing; the voxels are not read."""
-    reader, picked = _reader(path, frame)
-    return volume_header(reader.GetSize()[:3], affine_of(reader))
+    reader, _ = _reader(path, frame)
+    shape = reader.GetSize()
+    return volume_header(shape[:3], affine_of(reader), frames=math.prod(shape[3:]))
 
 
 def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:

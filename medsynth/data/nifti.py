@@ -40,7 +40,7 @@ def read_header(path: Path, frame: int | None = None) -> Header:
     """Size and spacing; the voxels are not read."""
     image = _load(path)
     affine, notes = _affine(image)
-    return volume_header(_shape(image, frame), affine, notes)
+    return volume_header(_shape(image, frame), affine, notes, math.prod(image.shape[3:]))
 
 
 def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
