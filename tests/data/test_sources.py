@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 from PIL import Image
 
-from medsynth.data.sources import find_images, read_header
+from medsynth.data import itk
+from medsynth.data.sources import Source, files, find_images, read_header, read_volume
 from medsynth.errors import MedsynthError
 
 
@@ -93,3 +98,116 @@ def test_every_flipped_byte_of_a_header_gives_a_header_or_a_line(tmp_path, save)
         except MedsynthError:
             refused += 1
     assert 0 < refused < 60  # most bytes of a header mean little
+
+
+RAMP = np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7)
+OBLIQUE = nib.affines.from_matvec(
+    nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([-1.5, 2.0, 2.5]), [11.0, -22.0, 33.0]
+)
+
+
+def values(path: Path | Source) -> np.ndarray:
+    return read_volume(path)[0].numpy()
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".hdr"])
+def test_nifti_of_all_kinds_is_read_as_nibabel_does(tmp_path, kind, ending):
+    pair = {nib.Nifti1Image: nib.Nifti1Pair, nib.Nifti2Image: nib.Nifti2Pair}
+    image = (pair[kind] if ending == ".hdr" else kind)(RAMP, OBLIQUE)
+    nib.save(image, tmp_path / f"v{ending}")
+    (path,) = find_images(tmp_path)
+    volume = read_volume(path)
+    assert volume.shape == (1, 5, 6, 7)
+    assert volume.dtype == torch.float32
+    np.testing.assert_array_equal(volume[0], RAMP)
+    np.testing.assert_allclose(volume.affine, nib.load(path).affine)
+    np.testing.assert_allclose(read_header(path).affine, OBLIQUE, atol=1e-4)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_itk_files_lie_where_their_nifti_lies(tmp_path, ending, packed):
+    nib.save(nib.Nifti1Image(RAMP, OBLIQUE), tmp_path / "v.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "v.nii.gz")), str(tmp_path / f"v{ending}"), useCompression=packed)
+    path = next(path for path in find_images(tmp_path) if path.suffix == ending)
+    np.testing.assert_array_equal(values(path), RAMP)
+    np.testing.assert_allclose(read_volume(path).affine, OBLIQUE, atol=1e-4)
+    assert len(files(path)) == (2 if ending in (".nhdr", ".mhd") else 1)
+
+
+def test_scaled_integers_are_unscaled(tmp_path):
+    content = bytearray(nib.Nifti1Image(RAMP, np.eye(4)).to_bytes())
+    content[112:120] = np.array([0.5, -3], "<f4").tobytes()
+    (tmp_path / "v.nii").write_bytes(content)
+    np.testing.assert_array_equal(values(tmp_path / "v.nii"), RAMP * 0.5 - 3)
+
+
+def test_coordinates_in_metres_become_mm_and_it_is_said(tmp_path):
+    image = nib.Nifti1Image(RAMP, np.diag([0.002, 0.002, 0.003, 1]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "v.nii.gz")
+    header = read_header(tmp_path / "v.nii.gz")
+    assert header.spacing_mm == pytest.approx((2, 2, 3))
+    assert "units of a meter" in header.notes[0]
+
+
+def test_of_an_sform_and_a_qform_that_disagree_the_sform_is_taken_and_it_is_said(tmp_path):
+    image = nib.Nifti1Image(RAMP, np.diag([2.0, 2, 2, 1]))
+    image.set_qform(np.diag([2.0, 2, 3, 1]), 1)
+    nib.save(image, tmp_path / "v.nii")
+    header = read_header(tmp_path / "v.nii")
+    assert header.spacing_mm == pytest.approx((2, 2, 2))
+    assert header.notes == ("has an sform and a qform that disagree by up to 6 mm: the sform was taken",)
+
+
+def analyze(path: Path, orient: int) -> Path:
+    nib.save(nib.AnalyzeImage(RAMP, np.diag([-1.0, 2, 3, 1])), path)
+    content = bytearray(path.read_bytes())
+    content[252] = orient
+    path.write_bytes(content)
+    return path
+
+
+def test_analyze_that_does_not_say_how_it_lies_is_read_as_nibabel_does_and_it_is_said(tmp_path):
+    path = analyze(tmp_path / "v.hdr", 0)
+    assert find_images(tmp_path) == [path]
+    assert files(path) == files(tmp_path / "v.img") == [path, tmp_path / "v.img"]
+    np.testing.assert_array_equal(values(path), RAMP)
+    np.testing.assert_allclose(read_header(path).affine, nib.load(path).affine)
+    assert "does not tell left from right" in read_header(path).notes[0]
+
+
+def test_sagittal_analyze_as_of_oasis_stands_upright_and_it_is_said(tmp_path):
+    header = read_header(analyze(tmp_path / "v.hdr", 2))
+    assert nib.aff2axcodes(header.affine) == ("A", "S", "L")
+    assert header.shape == (5, 7, 6)
+    assert header.spacing_mm == (1, 3, 2)
+    assert "orient 2" in header.notes[0]
+
+
+def test_half_a_pair_is_named(tmp_path):
+    analyze(tmp_path / "v.hdr", 0)
+    (tmp_path / "v.img").unlink()
+    with pytest.raises(MedsynthError, match=r"lacks its other half, v\.img"):
+        read_header(tmp_path / "v.hdr")
+
+
+def test_a_frame_is_read_alone(tmp_path):
+    frames = np.stack([RAMP, RAMP + 1, RAMP + 2], -1)
+    nib.save(nib.Nifti1Image(frames, np.eye(4)), tmp_path / "v.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "v.nii.gz")), str(tmp_path / "v.nrrd"))
+    for name in ("v.nii.gz", "v.nrrd"):
+        np.testing.assert_array_equal(values(Source(str(tmp_path / name), 2)), RAMP + 2)
+        assert read_header(Source(str(tmp_path / name), 2)).frames == 3
+        with pytest.raises(MedsynthError, match=r"has no frame 3: pick one from 0 to 2"):
+            read_volume(Source(str(tmp_path / name), 3))
+
+
+def test_names_with_spaces_and_unicode_are_read(tmp_path, save, slices, store):
+    for name in ("ein Kopf.nii.gz", "頭部 ü.nii"):
+        np.testing.assert_array_equal(values(save(tmp_path / name, RAMP)), RAMP)
+    np.testing.assert_array_equal(values(store(tmp_path / "頭 部ü", slices(RAMP))), RAMP)
+    for name in ("頭 ü.nrrd", "頭 ü.mhd"):
+        sitk.WriteImage(itk.image_of(RAMP, np.eye(4)), str(tmp_path / name))
+        np.testing.assert_array_equal(values(tmp_path / name), RAMP)
