@@ -64,3 +64,33 @@ CATALOG = {
 def entry(name: str) -> Entry:
     """The entry of a measure, or of what it is a part of."""
     return CATALOG.get(name) or CATALOG[name.rpartition("_")[0]]
+
+
+PAIRED = {
+    "mae": Entry("lower", "units", "mean absolute error"),
+    "mae_air": Entry("lower", "units", "mean absolute error where the target is below -200 HU"),
+    "mae_soft": Entry("lower", "units", "mean absolute error where the target is from -200 to 300 HU"),
+    "mae_bone": Entry("lower", "units", "mean absolute error where the target is above 300 HU"),
+    "rmse": Entry("lower", "units", "root mean square error"),
+    "nrmse": Entry("lower", "", "the same over the range of the target in the mask"),
+    "psnr": Entry("higher", "dB", "peak signal-to-noise ratio over the data range", limits=ANY),
+    "ssim": Entry("higher", "", "structural similarity, scikit-image's map averaged in the mask", limits=(-1.0, 1.0)),
+    "ms_ssim": Entry("higher", "", "structural similarity over five scales", limits=SHARE),
+    "synthrad2023_mae": Entry("lower", "HU", "SynthRAD2023 mean absolute error"),
+    "synthrad2023_psnr": Entry("higher", "dB", "SynthRAD2023 PSNR, range -1024 to 3000 HU", limits=ANY),
+    "synthrad2023_ssim": Entry("higher", "", "SynthRAD2023 SSIM", limits=(-1.0, 1.0)),
+    "synthrad2025_mae": Entry("lower", "HU", "SynthRAD2025 mean absolute error"),
+    "synthrad2025_psnr": Entry("higher", "dB", "SynthRAD2025 PSNR, range -1024 to 3071 HU", limits=ANY),
+    "synthrad2025_ms_ssim": Entry("higher", "", "SynthRAD2025 MS-SSIM", limits=SHARE),
+    "bias": Entry("near", "units", "mean difference, prediction less target", 0.0, ANY),
+    "agreement_low": Entry("near", "units", "Bland-Altman, lower limit of agreement of voxels", 0.0, ANY),
+    "agreement_high": Entry("near", "units", "Bland-Altman, upper limit of agreement of voxels", 0.0, ANY),
+    "slice_step_ratio": Entry("near", "", "change from slice to slice over the target's: above 1 is flicker", 1.0),
+    "slice_flicker": Entry("lower", "units", "deviation over slices of the slice's mean error"),
+    "binary_bce": Entry("lower", "", "binary cross-entropy of grey values taken for probabilities"),
+    "binary_auc": Entry(
+        "higher", "", "ROC AUC of grey values for 'target in the upper half of its range'", limits=SHARE
+    ),
+    "binary_f1": Entry("higher", "", "F1 of 'in the upper half of the range', prediction against target", limits=SHARE),
+}
+"""Measures of pairs; "units" are the image's own."""

@@ -29,6 +29,8 @@ SNAPSHOTS = (400, 600)  # steps after which a network is kept: the features of b
 BATCH = 64  # of images of 64 pixels a side, fewer of larger ones
 DAMAGES = 3  # kinds: blur, noise, low rank
 COMPONENTS = (48, 300)  # of the low-rank damage
+NOISE_UNIT, LOW_RANK_UNIT = 5.0, 0.3  # that bring the strengths of all damages to one size
+WEIGHTS = {"damage": 10.0, "position": 10.0, "subject": 0.5, "class": 0.3}  # of the losses
 MIN_IMAGES = 100
 
 
@@ -160,8 +162,8 @@ def augment(images: Tensor, random: torch.Generator) -> Tensor:
 def damage(images: Tensor, low_rank: PcaFeatures, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Each image left as it is (40 %), or blurred, made noisy or reduced to principal components (20 % each).
 
-    Returns: (N, 1, H, W) images and (N, DAMAGES) strengths: blur in pixels, noise in fifths, share of the reduced image
-        in 0.3.
+    Returns: (N, 1, H, W) images and (N, DAMAGES) strengths: pixels of blur, noise and share of the reduced image in units of
+        their own.
     """
     count = len(images)
     kind = torch.randint(-2, DAMAGES, (count,), generator=random)
@@ -173,7 +175,7 @@ def damage(images: Tensor, low_rank: PcaFeatures, random: torch.Generator) -> tu
         images + noise.view(-1, 1, 1, 1) * torch.randn(images.shape, generator=random),
         images.lerp(_reduced(images, low_rank, random), share.view(-1, 1, 1, 1)),
     )
-    strengths = torch.stack([blur, 5 * noise, 0.3 * share], dim=1)
+    strengths = torch.stack([blur, NOISE_UNIT * noise, LOW_RANK_UNIT * share], dim=1)
     strengths = strengths * F.one_hot(kind.clamp(min=0), DAMAGES) * (kind >= 0)[:, None]
     for number, way in enumerate(ways):
         images = torch.where((kind == number).view(-1, 1, 1, 1), way, images)
@@ -208,14 +210,17 @@ def _targets(train: ImageSet) -> dict[str, Tensor]:
 
 
 def _loss(found: dict[str, Tensor], targets: dict[str, Tensor], strengths: Tensor) -> Tensor:
-    loss = 10 * F.mse_loss(found["damage"], strengths) + 0.5 * F.cross_entropy(found["subject"], targets["subject"])
+    losses = {
+        "damage": F.mse_loss(found["damage"], strengths),
+        "subject": F.cross_entropy(found["subject"], targets["subject"]),
+    }
     known = ~targets["position"].isnan()
     if known.any():
-        loss = loss + 10 * F.mse_loss(found["position"][known, 0], targets["position"][known])
+        losses["position"] = F.mse_loss(found["position"][known, 0], targets["position"][known])
     known = targets["class"] >= 0
     if known.any():
-        loss = loss + 0.3 * F.cross_entropy(found["class"][known], targets["class"][known])
-    return loss
+        losses["class"] = F.cross_entropy(found["class"][known], targets["class"][known])
+    return sum(WEIGHTS[name] * loss for name, loss in losses.items())
 
 
 def _network(size: int, classes: int, subjects: int, state: dict[str, Tensor]) -> FeatureNet:

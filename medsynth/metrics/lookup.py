@@ -1,0 +1,56 @@
+"""What intensities alone can predict of another modality: the least that a translation has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BINS = 256
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A curve from source to target intensity; call it on an image. Beyond its ends it stays level.
+
+    Args:
+        source, target: (points,) intensities, source ascending.
+    """
+
+    source: NDArray[np.float64]
+    target: NDArray[np.float64]
+
+    def __call__(self, image: NDArray) -> NDArray[np.float32]:
+        """Any shape, source intensities -> target intensities."""
+        return np.interp(image, self.source, self.target).astype(np.float32)
+
+
+def histogram_matching(source: ArrayLike, target: ArrayLike) -> Lookup:
+    """The curve that gives the source's intensities the target's histogram; which voxel is which does not matter.
+
+    Args:
+        source, target: voxels of the body, of training images.
+    """
+    levels = np.linspace(0, 1, BINS + 1)
+    return _lookup(np.quantile(source, levels), np.quantile(target, levels))
+
+
+def intensity_lookup(source: ArrayLike, target: ArrayLike) -> Lookup:
+    """The mean target intensity at each source intensity: the best prediction that sees one voxel at a time.
+
+    Args:
+        source, target: (voxels,) of the same places, of training images.
+    """
+    source, target = np.ravel(source), np.ravel(target)
+    edges = np.unique(np.quantile(source, np.linspace(0, 1, BINS + 1)))
+    places = np.searchsorted(edges[1:-1], source, side="right")
+    counts = np.bincount(places, minlength=max(len(edges) - 1, 1))
+    used = counts > 0
+    return _lookup(*(np.bincount(places, values, len(counts))[used] / counts[used] for values in (source, target)))
+
+
+def _lookup(source: NDArray, target: NDArray) -> Lookup:
+    """Points of one source intensity become one."""
+    unique, place = np.unique(source, return_inverse=True)
+    return Lookup(unique, np.bincount(place, target) / np.bincount(place))

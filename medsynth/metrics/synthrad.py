@@ -1,0 +1,55 @@
+"""The image measures of the SynthRAD challenges for synthetic CT, in Hounsfield units, to the digit.
+
+References: Huijben et al., SynthRAD2023, Med. Image Anal. 97 (2024) 103276; Thummerer et al., SynthRAD2025,
+arXiv:2502.17609; the challenges' evaluation code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsynth.metrics.image import SCALE_WEIGHTS
+from medsynth.metrics.structural import Mask, Similarity, masked_means, ms_ssim
+
+AIR_HU = -1024.0
+RANGE_2023_HU = (AIR_HU, 3000.0)
+RANGE_2025_HU = (AIR_HU, 3071.0)
+
+
+def synthrad(prediction: NDArray, target: NDArray, mask: Mask) -> dict[str, float]:
+    """MAE (HU), PSNR (dB) and SSIM as of 2023, MS-SSIM as of 2025, all inside the mask.
+
+    MAE is not clipped; the others are, to the range of their year. For SSIM and MS-SSIM the outside is -1024 HU, and all
+    values are raised by 1024.
+
+    Args:
+        prediction, target: (X, Y, Z) in HU.
+        mask: (X, Y, Z), the body.
+    """
+    difference = prediction[mask].astype(np.float64) - target[mask]
+    mae = float(np.abs(difference).mean())
+    found = {"synthrad2023_mae": mae, "synthrad2025_mae": mae}
+    for year, limits in ((2023, RANGE_2023_HU), (2025, RANGE_2025_HU)):
+        found[f"synthrad{year}_psnr"] = _psnr(prediction[mask], target[mask], limits)
+    pair = tuple(_raised(volume, mask, RANGE_2025_HU) for volume in (prediction, target))
+    finest = Similarity(RANGE_2025_HU[1] - AIR_HU, SCALE_WEIGHTS[0])
+    old = Similarity(RANGE_2023_HU[1] - AIR_HU)
+    if max(volume.max() for volume in pair) <= old.data_range:  # the two years clip alike
+        found["synthrad2023_ssim"], first = masked_means(*pair, mask, [old, finest])
+    else:
+        clipped = (volume.clip(max=old.data_range) for volume in pair)
+        found["synthrad2023_ssim"], first = masked_means(*clipped, mask, [old])[0], None
+    found["synthrad2025_ms_ssim"] = ms_ssim(*pair, mask, finest.data_range, first)
+    return found
+
+
+def _psnr(prediction: NDArray, target: NDArray, limits: tuple[float, float]) -> float:
+    error = prediction.clip(*limits).astype(np.float64) - target.clip(*limits)
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10((limits[1] - limits[0]) ** 2 / np.mean(error**2)))
+
+
+def _raised(volume: NDArray, mask: Mask, limits: tuple[float, float]) -> NDArray[np.float64]:
+    """Clipped, air outside the mask, lowest value 0."""
+    return np.where(mask, volume.clip(*limits).astype(np.float64) - limits[0], 0.0)
