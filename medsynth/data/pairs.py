@@ -115,7 +115,7 @@ def read_pair(entry: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
     if source.shape == target.shape and np.allclose(source.affine, target.affine, atol=1e-3):
         return source, target
     moved = resample(_as_image(target), _as_image(source))
-    return source, MetaTensor(itk.voxels_of(moved)[None], affine=source.affine, meta=source.meta)
+    return source, MetaTensor(itk.voxels_of(moved)[None], meta=source.meta)
 
 
 def _matched(subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str, str]) -> list[dict[str, Any]]:

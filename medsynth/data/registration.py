@@ -157,7 +157,7 @@ def _follow(source: sitk.Image, target: sitk.Image, start: sitk.Transform, step_
 
 def _method(source: sitk.Image) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # the order of sums must not depend on the machine
+    method.SetNumberOfWorkUnits(1)  # the order of sums must not depend on the machine
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(sitk.sitkLinear)
     method.MetricUseFixedImageGradientFilterOff()
