@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from medsynth.data.lease import Lease, leased_names, locked
 from medsynth.errors import MedsynthError
 
-MOST_OPEN_FILES = 256  # of the 1,024 that a process may usually have
+CHUNK_BYTES = 2**20
 STALE_SECONDS = 24 * 3600  # after which a half written file was left by a process that is gone
 
 
@@ -37,11 +41,24 @@ def key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def limit_bytes() -> float:
+    """$MEDSYNTH_CACHE_GB, what a cache may take; infinite if it is not set."""
+    text = os.environ.get("MEDSYNTH_CACHE_GB") or "inf"
+    with contextlib.suppress(ValueError):
+        if (gigabytes := float(text)) > 0:
+            return gigabytes * 1e9
+    raise MedsynthError(f"MEDSYNTH_CACHE_GB is {text!r}: give the gigabytes that prepared slices may take, such as 20")
+
+
 class Cache:
-    """A folder of arrays, each with a record of plain values beside it."""
+    """A folder of records of plain values, most with an array beside them.
+
+    Args:
+        folder: None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
+    """
 
     def __init__(self, folder: str | os.PathLike | None = None) -> None:
-        self.folder = Path(folder or default_folder())
+        self.folder, self.limit = Path(folder or default_folder()), limit_bytes()
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob(".*.tmp"):
@@ -54,36 +71,69 @@ class Cache:
         return self.folder / f"{name}.npy"
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """The record of an array that is there as it was written; None if it has to be made."""
+        """A record whose array is there byte for byte as it was written; None if it has to be made."""
+        record_path = self.path(name).with_suffix(".json")
         try:
-            record = json.loads(self.path(name).with_suffix(".json").read_text())
-            return record if record["bytes"] == self.path(name).stat().st_size else None
-        except (OSError, ValueError, KeyError, TypeError):
+            record = json.loads(record_path.read_text())
+            if "checksum" in record and record["checksum"] != _checksum(_chunks(self.path(name))):
+                return None
+        except (OSError, ValueError, TypeError):
             return None
-
-    def store(self, name: str, array: np.ndarray, record: dict[str, Any]) -> dict[str, Any]:
-        """Write an array, then its record: only both together count. Returns the record as `find` does."""
-        with self._writing():
-            with self._beside(self.path(name)) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
-                record = record | {"bytes": file.tell()}
-            with self._beside(self.path(name).with_suffix(".json")) as file:
-                file.write(json.dumps(record).encode())
+        with contextlib.suppress(OSError):  # another's folder may be read, and not touched
+            os.utime(record_path)  # used now
         return record
 
-    @contextlib.contextmanager
-    def _beside(self, path: Path) -> Iterator[BinaryIO]:
-        """A new file that takes its name when it is complete; each process has its own until then."""
-        handle, name = tempfile.mkstemp(".tmp", f".{path.name}.", self.folder)
+    def store(self, name: str, record: dict[str, Any], array: np.ndarray | None = None) -> dict[str, Any]:
+        """Write an array, then its record: only both together count. Returns the record as `find` does."""
+        self._make_room(0 if array is None else array.nbytes)
+        with self._writing():
+            if array is not None:
+                header = io.BytesIO()
+                np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+                parts = [header.getvalue(), memoryview(np.ascontiguousarray(array)).cast("B")]
+                record = record | {"checksum": _checksum(parts)}
+                self._write(self.path(name), parts)
+            self._write(self.path(name).with_suffix(".json"), [json.dumps(record).encode()])
+        return record
+
+    def lease(self, names: Iterable[str]) -> Lease:
+        """Keep other jobs from removing what has these names, there or yet to come, as long as the lease lives."""
+        return Lease(self.folder, names)
+
+    def _make_room(self, needed: int) -> None:
+        """Remove what was used least recently and is in no use now, until so many bytes more are within the limit."""
+        if self.limit == math.inf:
+            return
+        with contextlib.suppress(OSError), locked(self.folder):
+            sizes: dict[str, int] = defaultdict(int)
+            used: dict[str, float] = {}
+            for path in [*self.folder.glob("*.npy"), *self.folder.glob("*.json")]:  # a record tells of the last use
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    sizes[path.stem] += status.st_size
+                    used[path.stem] = status.st_mtime
+            excess = sum(sizes.values()) + needed - self.limit
+            leased = leased_names(self.folder)
+            for name in sorted(used.keys() - leased, key=used.get):
+                if excess <= 0:
+                    break
+                for ending in (".json", ".npy"):
+                    self.path(name).with_suffix(ending).unlink(missing_ok=True)
+                excess -= sizes[name]
+
+    def _write(self, path: Path, parts: Sequence[bytes | memoryview]) -> None:
+        """A new file that takes its name when it is complete; each process has its own until then.
+
+        Not forced onto the disk: a checksum tells what a power failure may leave.
+        """
+        handle, beside = tempfile.mkstemp(".tmp", f".{path.name}.", self.folder)
         try:
             with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
+                file.writelines(parts)
+            Path(beside).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                Path(name).unlink()
+                Path(beside).unlink()
             raise
 
     @contextlib.contextmanager
@@ -97,58 +147,15 @@ class Cache:
             ) from error
 
 
-class SliceStack:
-    """Arrays (n, ...) on disk as one array (N, ...), of which only what is asked for is read.
+def _checksum(parts: Iterable[bytes | memoryview]) -> int:
+    """CRC-32 of bytes that follow each other."""
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part, total)
+    return total
 
-    Reads leave their pages to the system's file cache, so a process stays small however large the set is. A memory
-    map would not: each page fault maps many times what was read, and the process grows to the size of the set.
-    """
 
-    def __init__(self, paths: Sequence[str | os.PathLike]) -> None:
-        maps = [np.load(path, mmap_mode="r") for path in paths]
-        self._paths, self._offsets = [str(path) for path in paths], [file.offset for file in maps]
-        self._starts = np.cumsum([0, *map(len, maps)])
-        self._open: dict[int, int] = {}
-        self.dtype = maps[0].dtype
-        self.shape = (int(self._starts[-1]), *maps[0].shape[1:])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        """A copy of the slice or slices of that index, as in numpy along the first axis."""
-        chosen = np.arange(len(self))[index]
-        return self._read(np.atleast_1d(chosen)).reshape(*chosen.shape, *self.shape[1:])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}
-
-    def __del__(self) -> None:
-        for handle in self.__dict__.get("_open", {}).values():
-            os.close(handle)
-
-    def _read(self, indices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        size = math.prod(self.shape[1:]) * self.dtype.itemsize
-        parts = np.searchsorted(self._starts, indices, side="right") - 1
-        places = indices - self._starts[parts]
-        for row, (part, place) in enumerate(zip(parts.tolist(), places.tolist(), strict=True)):
-            if os.preadv(self._handle(part), [out[row]], self._offsets[part] + place * size) < size:
-                raise MedsynthError(f"{self._paths[part]} was cut short while in use: start again, and it is made anew")
-        return out
-
-    def _handle(self, part: int) -> int:
-        """An open file; the one opened first is closed where there would be too many."""
-        if part not in self._open:
-            if len(self._open) >= MOST_OPEN_FILES:
-                os.close(self._open.pop(next(iter(self._open))))
-            try:
-                self._open[part] = os.open(self._paths[part], os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise MedsynthError(
-                    f"{self._paths[part]} is gone from the cache: start again, and it is made anew"
-                ) from error
-        return self._open[part]
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

@@ -90,22 +90,28 @@ class SliceLoader:
         indices = share if len(share) else chosen[-1:]  # a process without a share would leave the others waiting
         batch = self.dataset.facts(indices)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        images = self.dataset.read(indices).to(self.device) if self._held is None else self._held[batch["index"]]
-        images = images.to(torch.float32, copy=True)[:, None]
+        images = self._images(self.dataset.channels[indices]).to(torch.float32, copy=True)
         if coins is not None:
             mirrored = torch.from_numpy(np.flatnonzero(coins[indices])).to(self.device)
             images[mirrored] = images[mirrored].flip(-1)
         return {"image": images, **batch}
 
+    def _images(self, channels: np.ndarray) -> torch.Tensor:
+        """(N, C, H, W) of these planes, on the device."""
+        if self._held is None:
+            return torch.from_numpy(self.dataset.planes[channels]).to(self.device)
+        return self._held[torch.from_numpy(channels).to(self.device)]
+
 
 def _hold(dataset: SliceDataset, device: torch.device) -> torch.Tensor | None:
-    """All slices on the GPU, if they take no more than half of what is free there."""
+    """All planes on the GPU, if they take no more than half of what is free there."""
     if device.type != "cuda":
         return None
-    like = dataset.read(np.arange(1))
-    if like.element_size() * like.numel() * len(dataset) > torch.cuda.mem_get_info(device)[0] / 2:
+    planes = dataset.planes
+    like = torch.from_numpy(planes[:1])
+    if like.nbytes * len(planes) > torch.cuda.mem_get_info(device)[0] / 2:
         return None
-    held = torch.empty((len(dataset), *like.shape[1:]), dtype=like.dtype, device=device)
-    for indices in np.split(np.arange(len(dataset)), range(CHUNK, len(dataset), CHUNK)):
-        held[indices[0] : indices[-1] + 1] = dataset.read(indices)
+    held = torch.empty((len(planes), *like.shape[1:]), dtype=like.dtype, device=device)
+    for start in range(0, len(planes), CHUNK):
+        held[start : start + CHUNK] = torch.from_numpy(planes[start : start + CHUNK])
     return held

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from monai.data import ImageReader, NibabelReader, PILReader
-from monai.transforms import Compose, EnsureChannelFirstd, Orientationd, Transform
+from monai.data import PILReader
+from monai.transforms import Compose, Orientationd, Transform
 from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 
-from medsynth.data.foreground import ct_threshold, mri_threshold
-from medsynth.data.sources import AXES, Header, read_header
+from medsynth.data.foreground import AXES, ct_threshold, mri_threshold
 from medsynth.data.transforms import (
     BitDepthBounds,
+    CentreOnHead,
     CheckFinite,
+    ChooseSlices,
     FindHead,
     FitPicture,
     FixedBounds,
     PercentileBounds,
-    ReadImage,
+    ReadPicture,
+    ReadVolume,
     ResampleInPlane,
     ScaleToUnit,
-    TakeSlices,
 )
 from medsynth.errors import MedsynthError
 
 MODALITIES = ("mri", "ct", "image")
+PLANES = {"axial": "PLS", "coronal": "ILA", "sagittal": "IPR"}
+"""Where rows, columns and slices point, so that each slice is upright as a radiologist sees it: axial and coronal ones
+from the patient's front or feet, with the right on the left; sagittal ones with the face to the left."""
 CT_WINDOWS_HU = {
     "full": (-1000.0, 1000.0),
     "brain": (0.0, 80.0),
@@ -38,8 +40,6 @@ CT_WINDOWS_HU = {
     "bone": (-800.0, 2000.0),
 }
 """Named windows: air to dense bone, then level and width as radiologists set them."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Preprocessing:
         spacing_mm: between rows and columns; None: as it is.
         image_size: rows and columns of a slice.
         min_foreground: part of a slice that the head must cover.
+        plane: of the slices, `axial`, `coronal` or `sagittal`.
+        positions: of the first and the last slice taken, from 0 to 1. Axial: the brain's lower end to the top of the
+            head; coronal: back to front of the head; sagittal: its left to its right.
+        neighbours: slices on each side that come along as channels; at the ends of a volume, its last slice again.
     """
 
     modality: str
@@ -59,6 +63,9 @@ class Preprocessing:
     spacing_mm: tuple[float, float] | None
     image_size: int
     min_foreground: float = 0.05
+    plane: str = "axial"
+    positions: tuple[float, float] = (0.0, 1.0)
+    neighbours: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", _checked_window(self.modality, self.window))
@@ -67,6 +74,16 @@ class Preprocessing:
             raise MedsynthError(f"image_size is {self.image_size!r}: give a whole number of pixels, such as 64")
         if not 0 <= self.min_foreground < 1:
             raise MedsynthError(f"min_foreground is {self.min_foreground!r}: give a share of the slice, such as 0.05")
+        if self.plane not in PLANES:
+            raise MedsynthError(f"plane is {self.plane!r}: choose one of {', '.join(PLANES)}")
+        object.__setattr__(self, "positions", _checked_positions(self.positions))
+        if self.neighbours not in (0, 1, 2) or isinstance(self.neighbours, bool):
+            raise MedsynthError(f"neighbours is {self.neighbours!r}: give 0, 1 or 2 slices on each side")
+
+    @property
+    def channels(self) -> int:
+        """Of a slice with its neighbours."""
+        return 1 + 2 * self.neighbours
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -82,29 +99,27 @@ class Preprocessing:
 
 
 def volume_transforms(preprocessing: Preprocessing) -> Compose:
-    """The modality's pipeline: {"path": path} in; image (N, H, W), positions, bounds and spacing_mm out."""
+    """The modality's pipeline: a `Source` in; image (N, H, W), positions, bounds and spacing_mm out."""
     return {"mri": mri, "ct": ct, "image": image}[preprocessing.modality](preprocessing)
 
 
 def mri(preprocessing: Preprocessing) -> Compose:
     """Percentiles of the head, or the given bounds, to [-1, 1]; air stays -1."""
     bounds = PercentileBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
-    return _volume(preprocessing, mri_threshold, bounds)
+    return _volume(preprocessing, bounds)
 
 
 def ct(preprocessing: Preprocessing) -> Compose:
     """A window in Hounsfield units to [-1, 1]."""
     window = preprocessing.window or "full"
-    return _volume(
-        preprocessing, ct_threshold, FixedBounds(CT_WINDOWS_HU[window] if isinstance(window, str) else window)
-    )
+    return _volume(preprocessing, FixedBounds(CT_WINDOWS_HU[window] if isinstance(window, str) else window))
 
 
 def image(preprocessing: Preprocessing) -> Compose:
     """A 2D image's bit depth, or the given bounds, to [-1, 1]; rows and columns as they are."""
     bounds = BitDepthBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
     reader = PILReader(converter=as_grey, reverse_indexing=False)
-    return Compose([*_reading(reader), CheckFinite(), bounds, ScaleToUnit(), FitPicture(preprocessing.image_size)])
+    return Compose([ReadPicture(reader), CheckFinite(), bounds, ScaleToUnit(), FitPicture(preprocessing.image_size)])
 
 
 def as_grey(picture: Image.Image) -> Image.Image:
@@ -112,45 +127,26 @@ def as_grey(picture: Image.Image) -> Image.Image:
     return picture if picture.mode in ("L", "F") or picture.mode.startswith("I") else picture.convert("L")
 
 
-def _volume(preprocessing: Preprocessing, threshold: Callable, bounds: Transform) -> Compose:
-    upright = Orientationd(Keys.IMAGE, axcodes=AXES, labels=None)
-    steps = [*_reading(NibabelReader()), upright, CheckFinite(), FindHead(threshold), bounds]
-    if preprocessing.spacing_mm is not None:
-        steps.append(ResampleInPlane(preprocessing.spacing_mm))
-    return Compose([*steps, ScaleToUnit(), TakeSlices(preprocessing.image_size, preprocessing.min_foreground)])
+def locate(preprocessing: Preprocessing) -> list[Transform]:
+    """The steps of a volume's pipeline that read it and find the head."""
+    threshold = {"mri": mri_threshold, "ct": ct_threshold}[preprocessing.modality]
+    return [ReadVolume(), Orientationd(Keys.IMAGE, axcodes=AXES, labels=None), CheckFinite(), FindHead(threshold)]
 
 
-def _reading(reader: ImageReader) -> list[Transform]:
-    return [ReadImage(reader), EnsureChannelFirstd(Keys.IMAGE)]
-
-
-def fit_spacing(entries: Sequence[dict[str, Any]], preprocessing: Preprocessing) -> Preprocessing:
-    """Choose one spacing for a whole set whose slices don't all fit into the image as they are.
-
-    Reads headers only. Volumes that cannot be read are passed over: `SliceDataset` names them.
-    """
-    if preprocessing.spacing_mm is not None or preprocessing.modality == "image":
-        return preprocessing
-    headers = [header for entry in entries if (header := header_or_none(entry["image"]))]
-    size = preprocessing.image_size
-    if all(max(header.shape[:2]) <= size for header in headers):
-        return preprocessing
-    extent = max(
-        n * step for header in headers for n, step in zip(header.shape[:2], header.spacing_mm[:2], strict=True)
+def _volume(preprocessing: Preprocessing, bounds: Transform) -> Compose:
+    axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
+    choice = (preprocessing.positions, preprocessing.min_foreground, preprocessing.neighbours)
+    return Compose(
+        [
+            *locate(preprocessing),
+            bounds,
+            *([] if axes == AXES else [Orientationd(Keys.IMAGE, axcodes=axes, labels=None)]),
+            ChooseSlices(axes, *choice),
+            *([] if spacing is None else [ResampleInPlane(spacing)]),
+            ScaleToUnit(),
+            CentreOnHead(axes, preprocessing.image_size),
+        ]
     )
-    spacing = math.ceil(extent / size * 1000 - 1e-6) / 1000
-    log.info(
-        "slices are up to %.0f mm wide: resampled to %g mm, so that each fits into %d pixels", extent, spacing, size
-    )
-    return replace(preprocessing, spacing_mm=(spacing, spacing))
-
-
-def header_or_none(path: str) -> Header | None:
-    """Size and spacing, or None if the image cannot be read: its preparation will say why."""
-    try:
-        return read_header(path)
-    except MedsynthError:
-        return None
 
 
 def _checked_window(modality: str, window: Any) -> str | tuple[float, float] | None:
@@ -179,6 +175,17 @@ def _checked_spacing(spacing: Any) -> tuple[float, float] | None:
     ):
         return float(spacing[0]), float(spacing[1])
     raise MedsynthError(f"spacing_mm is {spacing!r}: give null or two sizes in mm, [between rows, between columns]")
+
+
+def _checked_positions(positions: Any) -> tuple[float, float]:
+    if (
+        isinstance(positions, (list, tuple))
+        and len(positions) == 2
+        and all(map(_is_number, positions))
+        and 0 <= positions[0] < positions[1] <= 1
+    ):
+        return float(positions[0]), float(positions[1])
+    raise MedsynthError(f"positions is {positions!r}: give [low, high] from 0 to 1, such as [0.3, 0.8]")
 
 
 def _is_number(value: Any) -> bool:

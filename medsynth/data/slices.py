@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from medsynth.data.cache import SliceStack
+from medsynth.data.cache import Cache
 from medsynth.data.output import SliceSpace
-from medsynth.data.pipelines import Preprocessing, fit_spacing
-from medsynth.data.preparation import prepare_all
+from medsynth.data.pipelines import Preprocessing
+from medsynth.data.preparation import channels, prepare_all
+from medsynth.data.sources import Source
+from medsynth.data.spacing import SAME_SPACING, fit_spacing
+from medsynth.data.stack import SliceStack
 from medsynth.errors import MedsynthError
-
-SAME_SPACING = 0.02  # relative difference up to which two spacings count as one
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,12 @@ log = logging.getLogger(__name__)
 class SliceDataset(Dataset):
     """Normalized slices of a set of images, each image prepared once into a cache.
 
-    Item i is a dictionary: `image` (1, H, W) float32 in [-1, 1], upright; `label`, an index into the classes, -1 if
-    unknown; `position`, 1 at the top of the head and 0 at the brain's lower end, NaN if unknown; `index`, i itself.
+    Item i is a dictionary: `image` (C, H, W) float32 in [-1, 1], upright, the slice between its neighbours; `label`, an
+    index into the classes, -1 if unknown; `position`, 1 at the top of the head and 0 at the brain's lower end (see
+    `Preprocessing` for other planes), NaN if unknown; `index`, i itself.
 
     Args:
-        entries: {"image": path, "subject": str, "label": str or None}, as a datalist has them.
+        entries: {"image": path, "subject": str, "label": str or None, "frame": int or None}, as a datalist has them.
         preprocessing: how images become slices.
         classes: names of the labels, in the order of their indices.
         cache_dir: where prepared slices are kept; None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
@@ -38,6 +40,8 @@ class SliceDataset(Dataset):
 
     Attributes:
         images: all slices as one array (N, H, W) on disk.
+        planes: the same with the slices that are only neighbours, each once.
+        channels: (N, C), which planes make up a slice with its neighbours.
         labels, positions: (N,), one a slice.
         subjects: one a slice.
         bounds: (N, 2), the intensities that became -1 and 1.
@@ -58,9 +62,10 @@ class SliceDataset(Dataset):
     ) -> None:
         if not entries:
             raise MedsynthError("there are no images to take slices from: name some in the datalist")
-        self.preprocessing = fit_spacing(entries, preprocessing)
-        store, records = prepare_all(
-            [str(entry["image"]) for entry in entries], self.preprocessing, cache_dir, num_workers
+        self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
+        store = Cache(cache_dir)
+        records, self._lease = prepare_all(
+            [Source.of(entry) for entry in entries], self.preprocessing, store, num_workers
         )
         results = [image for record in records for image in record["images"]]
         _check_bad(entries, results, max_bad_fraction)
@@ -68,8 +73,13 @@ class SliceDataset(Dataset):
         counts = [len(facts["positions"]) for _, facts in good]
         names = list(classes)
         indices = [names.index(entry["label"]) if entry.get("label") in names else -1 for entry, _ in good]
+        starts = np.cumsum([0, *(len(facts.get("planes", [0])) for _, facts in good)])
+        rows = [channels(facts, preprocessing.neighbours) for _, facts in good]
 
-        self.images = SliceStack([store.path(record["name"]) for record in records if "bytes" in record])
+        paths = [store.path(record["name"]) for record in records if "checksum" in record]
+        self.channels = np.concatenate([start + row for start, row in zip(starts, rows, strict=False)])
+        self.planes = SliceStack(paths)
+        self.images = SliceStack(paths, self.channels[:, preprocessing.neighbours])
         self.labels = np.repeat(np.array(indices, dtype=np.int64), counts)
         self.subjects = [entry["subject"] for (entry, _), count in zip(good, counts, strict=True) for _ in range(count)]
         self.positions = np.concatenate([np.array(facts["positions"], dtype=np.float32) for _, facts in good])
@@ -84,10 +94,9 @@ class SliceDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        index = range(len(self))[index]
-        return {"image": self.read(np.array([index])).float()} | {
-            k: v[0] for k, v in self.facts(np.array([index])).items()
-        }
+        indices = np.array([range(len(self))[index]])
+        image = torch.from_numpy(self.planes[self.channels[indices]]).float()
+        return {"image": image[0]} | {name: value[0] for name, value in self.facts(indices).items()}
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """(N, H, W) slices of these indices, as they are stored (float16, or float32 for pictures)."""

@@ -9,52 +9,59 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data import ImageReader, MetaTensor
+from monai.data import ImageReader
 from monai.transforms import SpatialPad, Transform
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 
-from medsynth.data.foreground import BRAIN_HEIGHT_MM, find_head
+from medsynth.data.foreground import find_head
 from medsynth.data.header import unreadable
-from medsynth.data.sources import Source, read_header, read_volume
+from medsynth.data.sources import is_picture, read_header, read_volume
 from medsynth.errors import MedsynthError
 
 MRI_PERCENTILES = (0.5, 99.5)
+SAME_SPACING = 1e-3  # relative difference that moves no pixel by half of one
 
 
-class ReadImage(Transform):
-    """Read the file at `path` with one reader; unlike MONAI's `LoadImaged`, try no other where that one fails."""
+class ReadVolume(Transform):
+    """Read the volume that `source` names."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data | {Keys.IMAGE: read_volume(data["source"])}
+
+
+class ReadPicture(Transform):
+    """Read a picture or a NIfTI slice as (1, rows, columns), neither turned nor mirrored."""
 
     def __init__(self, reader: ImageReader) -> None:
         self.reader = reader
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        source = data["source"]
+        if not is_picture(source.path):
+            volume = convert_to_tensor(read_volume(source), track_meta=False)
+            if volume.shape[-1] != 1:
+                raise MedsynthError(f"has {volume.shape[-1]} slices and is no picture: set modality to mri or ct")
+            return data | {Keys.IMAGE: volume[..., 0]}
         try:
-            array, meta = self.reader.get_data(self.reader.read(data["path"]))
+            array, _ = self.reader.get_data(self.reader.read(source.path))
         except Exception as error:  # on damaged bytes, the libraries raise whatever comes
             raise MedsynthError(unreadable(error)) from error
-        return data | {Keys.IMAGE: MetaTensor.ensure_torch_and_prune_meta(array.astype(np.float32), meta)}
-
-
-class ReadVolume(Transform):
-    """Read the volume at `path`, of 4D ones the given `frame`: (1, X, Y, Z) with its affine."""
-
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        return data | {Keys.IMAGE: read_volume(Source(data["path"], data.get("frame")))}
+        return data | {Keys.IMAGE: torch.from_numpy(array.astype(np.float32))[None]}
 
 
 class CheckFinite(Transform):
     """Refuse values that no scaling can mend."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        image = data[Keys.IMAGE]
-        if bad := int((~torch.isfinite(image)).sum()):
+        image = convert_to_tensor(data[Keys.IMAGE], track_meta=False)
+        if not torch.isfinite(image.sum()) and (bad := int((~torch.isfinite(image)).sum())):
             raise MedsynthError(f"holds {bad} voxels of {image.numel()} that are NaN or infinite: replace them first")
         return data
 
 
 class FindHead(Transform):
-    """Find the head in an upright volume (1, rows, columns, slices), and keep the volume's spacing and affine."""
+    """Find the head in a volume (1, rows, columns, slices) with the axes `foreground.AXES`."""
 
     def __init__(self, threshold: Callable[[np.ndarray], float]) -> None:
         self.threshold = threshold
@@ -62,8 +69,7 @@ class FindHead(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         volume = data[Keys.IMAGE]
         spacing = tuple(float(size) for size in volume.pixdim)
-        head = find_head(volume[0].numpy(), spacing, self.threshold)
-        return data | {"spacing_mm": spacing, "affine": volume.affine.numpy(), "head": head}
+        return data | {"head": find_head(volume[0].numpy(), spacing, self.threshold)}
 
 
 class PercentileBounds(Transform):
@@ -90,31 +96,68 @@ class BitDepthBounds(Transform):
     """The intensity bounds of a picture's bit depth: 0 to 255 for 8 bits, 0 to 65,535 for 16."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        if (bits := read_header(data["path"]).bits) is None:
-            raise MedsynthError("holds real numbers instead of 8 or 16 bits: set the window to [low, high]")
+        if (bits := read_header(data["source"]).bits) is None:
+            raise MedsynthError("holds other values than 8 or 16 bits of grey: set the window to [low, high]")
         return data | {"bounds": (0.0, 2.0**bits - 1)}
 
 
+class ChooseSlices(Transform):
+    """Choose slices by their position and by how much of the head they show; keep these and their neighbours.
+
+    Turns the volume (1, rows, columns, slices) with the given axes into slices (N, rows, columns). `slices` are the
+    indices of the chosen ones in the volume, `positions` theirs, `planes` the indices of all that are kept;
+    `spacing_mm` and `affine` are those of the volume.
+
+    Args:
+        axes: where rows, columns and slices of the volume point.
+        positions: of the first and the last slice that may be chosen.
+        min_foreground: part of the slice that the head must cover.
+        neighbours: slices on each side of a chosen one that are kept, where the volume has them.
+    """
+
+    def __init__(self, axes: str, positions: tuple[float, float], min_foreground: float, neighbours: int) -> None:
+        self.axes, self.positions, self.neighbours = axes, positions, neighbours
+        self.min_foreground = min_foreground
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        volume, head, (low, high) = data[Keys.IMAGE], data["head"], self.positions
+        positions, shares = head.positions(self.axes[2]), head.shares(self.axes[2])
+        chosen = np.flatnonzero((positions >= low) & (positions <= high) & (shares >= self.min_foreground))
+        if not chosen.size:
+            raise MedsynthError(
+                f"has no slice between the positions {low:g} and {high:g} with {self.min_foreground:.0%} of its area "
+                "in the head"
+            )
+        planes = np.unique(with_neighbours(chosen, self.neighbours, len(positions)))
+        facts = {"spacing_mm": tuple(float(size) for size in volume.pixdim), "affine": volume.affine.numpy()}
+        facts |= {"slices": chosen, "planes": planes, "positions": positions[chosen]}
+        image = convert_to_tensor(volume, track_meta=False)[0].permute(2, 0, 1)[planes.tolist()]
+        return data | facts | {Keys.IMAGE: image}
+
+
 class ResampleInPlane(Transform):
-    """Bring rows and columns to a spacing, averaging over the area where they get coarser; slices stay as they are."""
+    """Bring slices (N, rows, columns) to a spacing, averaging over the area where they get coarser."""
 
     def __init__(self, spacing_mm: tuple[float, float]) -> None:
         self.spacing_mm = spacing_mm
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        old, new = data["spacing_mm"], self.spacing_mm
-        planes = convert_to_tensor(data[Keys.IMAGE], track_meta=False).permute(3, 0, 1, 2)
+        *old, between = data["spacing_mm"]
+        new = self.spacing_mm
+        if np.allclose(old, new, rtol=SAME_SPACING, atol=0):
+            return data
+        image = data[Keys.IMAGE]
         # the output is cut to whole pixels: pad by one, so that the last rows and columns are in it
         pad = [
             0 if _whole(size * a / b) else int(np.ceil(b / a))
-            for size, a, b in zip(planes.shape[2:], old, new, strict=False)
+            for size, a, b in zip(image.shape[1:], old, new, strict=True)
         ]
-        planes = F.pad(planes, (0, pad[1], 0, pad[0]), mode="replicate")
-        scale = tuple(a / b * (1 + 1e-9) for a, b in zip(old, new, strict=False))
-        planes = F.interpolate(planes, scale_factor=scale, mode="bilinear", antialias=True)
+        image = F.pad(image[None], (0, pad[1], 0, pad[0]), mode="replicate")
+        scale = tuple(a / b * (1 + 1e-9) for a, b in zip(old, new, strict=True))
+        image = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True)[0]
         steps = (new[0] / old[0], new[1] / old[1], 1.0)
         affine = data["affine"] @ nib.affines.from_matvec(np.diag(steps), [(step - 1) / 2 for step in steps])
-        return data | {Keys.IMAGE: planes.permute(1, 2, 3, 0), "spacing_mm": (*new, old[2]), "affine": affine}
+        return data | {Keys.IMAGE: image, "spacing_mm": (*new, between), "affine": affine}
 
 
 class ScaleToUnit(Transform):
@@ -122,33 +165,23 @@ class ScaleToUnit(Transform):
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         low, high = data["bounds"]
-        image = convert_to_tensor(data[Keys.IMAGE], track_meta=False)
-        return data | {Keys.IMAGE: ((image - low) * (2 / (high - low)) - 1).clamp(-1, 1)}
+        image = data[Keys.IMAGE] - low
+        return data | {Keys.IMAGE: image.mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)}
 
 
-class TakeSlices(Transform):
-    """Choose the slices that show enough of the head at the brain's height, and centre each on the head.
+class CentreOnHead(Transform):
+    """Cut or pad slices (N, rows, columns) to (N, size, size) about the middle of the head's box."""
 
-    Turns the volume (1, rows, columns, slices) into slices (N, size, size) and adds their positions: 1 at the top of
-    the head, 0 at `BRAIN_HEIGHT_MM` below it. The affine becomes that of a volume of all slices, cut like those;
-    `slices` are the indices of the chosen ones in it.
-    """
-
-    def __init__(self, image_size: int, min_foreground: float) -> None:
-        self.image_size, self.min_foreground = image_size, min_foreground
+    def __init__(self, axes: str, image_size: int) -> None:
+        self.axes, self.image_size = axes, image_size
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        head, spacing, volume = data["head"], data["spacing_mm"], data[Keys.IMAGE][0]
-        positions = 1 - (head.top - np.arange(volume.shape[-1])) * spacing[2] / BRAIN_HEIGHT_MM
-        kept = np.flatnonzero((positions >= 0) & (positions <= 1) & (head.shares >= self.min_foreground))
-        if not kept.size:
-            raise MedsynthError(f"has no slice with {self.min_foreground:.0%} of its area in the head")
-        planes = volume[..., kept.tolist()].permute(2, 0, 1)
-        starts = [round(head.centre_mm[axis] / spacing[axis] - self.image_size / 2) for axis in (0, 1)]
-        for axis in (0, 1):
-            planes = _window(planes, axis + 1, starts[axis], self.image_size)
+        starts = []
+        for direction, spacing in zip(self.axes[:2], data["spacing_mm"], strict=False):
+            centre_mm = sum(data["head"].span(direction)) / 2 * data["head"].pixel_mm(direction)
+            starts.append(round(centre_mm / spacing - self.image_size / 2))
         affine = data["affine"] @ nib.affines.from_matvec(np.eye(3), [*starts, 0])
-        return data | {Keys.IMAGE: planes, "positions": positions[kept], "affine": affine, "slices": kept}
+        return data | {Keys.IMAGE: _window(data[Keys.IMAGE], starts, self.image_size), "affine": affine}
 
 
 class FitPicture(Transform):
@@ -167,15 +200,23 @@ class FitPicture(Transform):
         return data | {Keys.IMAGE: image, "positions": np.array([np.nan]), "spacing_mm": (1.0, 1.0, 1.0)}
 
 
+def with_neighbours(slices: np.ndarray, neighbours: int, count: int) -> np.ndarray:
+    """(N, 1 + 2 * neighbours) indices of slices and those around them; beyond a volume's `count`, its last again."""
+    return np.clip(slices[:, None] + np.arange(-neighbours, neighbours + 1), 0, count - 1)
+
+
 def _whole(number: float) -> bool:
     return abs(number - round(number)) < 1e-3
 
 
-def _window(planes: torch.Tensor, axis: int, start: int, size: int) -> torch.Tensor:
-    """Cut `size` steps from `start` on out of an axis; beyond the edge, the value of air on that edge goes on."""
-    before, after = max(0, -start), max(0, start + size - planes.shape[axis])
-    inside = planes.narrow(axis, max(0, start), min(planes.shape[axis], start + size) - max(0, start))
-    air = torch.stack([planes.select(axis, 0), planes.select(axis, -1)]).median()
-    shape = list(planes.shape)
-    sides = [planes.new_full([*shape[:axis], width, *shape[axis + 1 :]], float(air)) for width in (before, after)]
-    return torch.cat([sides[0], inside, sides[1]], dim=axis)
+def _window(planes: torch.Tensor, starts: list[int], size: int) -> torch.Tensor:
+    """Cut (N, size, size) out of (N, rows, columns), from these indices on; what lies beyond is as the edges are."""
+    there, here = [], []
+    for start, count in zip(starts, planes.shape[1:], strict=True):
+        begin, end = max(0, start), min(count, start + size)
+        there.append(slice(begin, end))
+        here.append(slice(begin - start, end - start))
+    edges = [planes[:, [0, -1]].flatten(), planes[..., [0, -1]].flatten()]
+    window = planes.new_full((len(planes), size, size), float(torch.cat(edges).median()))
+    window[:, here[0], here[1]] = planes[:, there[0], there[1]]
+    return window

@@ -20,9 +20,10 @@ from tqdm import tqdm
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data import datalist, sources
 from medsynth.data.output import GRID_COLUMNS, ImageFolder, SliceSpace, digits, in_rows, spread
-from medsynth.data.pipelines import Preprocessing, header_or_none, volume_transforms
+from medsynth.data.pipelines import Preprocessing, volume_transforms
 from medsynth.data.preparation import prepare
-from medsynth.data.slices import SAME_SPACING
+from medsynth.data.sources import Source
+from medsynth.data.spacing import SAME_SPACING, header_or_none, in_plane
 from medsynth.errors import MedsynthError
 from medsynth.inference.generate import slice_space
 from medsynth.metrics.image import psnr, ssim
@@ -82,7 +83,7 @@ def read_stack(path: str, preprocessing: Preprocessing, space: SliceSpace) -> St
         MedsynthError: what is wrong with it.
     """
     preprocessing = _with_spacing(path, preprocessing, space)
-    slices, facts = prepare(path, preprocessing.modality, volume_transforms(preprocessing))
+    slices, facts = prepare(Source(path), preprocessing.modality, volume_transforms(preprocessing))
     if slices is None:
         raise MedsynthError(facts["error"])
     space = replace(space, bounds=tuple(facts["bounds"]))
@@ -99,7 +100,9 @@ def _with_spacing(path: str, preprocessing: Preprocessing, space: SliceSpace) ->
     if preprocessing.modality == "image" or preprocessing.spacing_mm is not None:
         return preprocessing
     header = header_or_none(path)
-    if header is None or np.allclose(header.spacing_mm[:2], space.spacing_mm, rtol=SAME_SPACING, atol=0):
+    if header is None or np.allclose(
+        in_plane(header.spacing_mm, preprocessing.plane), space.spacing_mm, rtol=SAME_SPACING, atol=0
+    ):
         return preprocessing
     return replace(preprocessing, spacing_mm=space.spacing_mm)
 
