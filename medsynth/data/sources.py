@@ -143,7 +143,7 @@ def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
     with _as_line():
         voxels, affine = reader.read_volume(Path(source.path), source.frame)
         meta = {MetaKeys.SPACE: SpaceKeys.RAS, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
-        return MetaTensor(np.ascontiguousarray(voxels, np.float32)[None], affine=affine, meta=meta)
+        return MetaTensor(np.asarray(voxels, np.float32)[None], affine=affine, meta=meta)
 
 
 @contextlib.contextmanager
