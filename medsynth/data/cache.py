@@ -71,13 +71,16 @@ class Cache:
         return self.folder / f"{name}.npy"
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """A record whose array is there byte for byte as it was written; None if it has to be made."""
+        """A record that is there with its array byte for byte as they were written; None if it has to be made."""
         record_path = self.path(name).with_suffix(".json")
         try:
-            record = json.loads(record_path.read_text())
+            content = json.loads(record_path.read_text())
+            record = content["record"]
+            if content["checksum"] != _checksum([json.dumps(record).encode()]):
+                return None
             if "checksum" in record and record["checksum"] != _checksum(_chunks(self.path(name))):
                 return None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, KeyError):
             return None
         with contextlib.suppress(OSError):  # another's folder may be read, and not touched
             os.utime(record_path)  # used now
@@ -93,7 +96,8 @@ class Cache:
                 parts = [header.getvalue(), memoryview(np.ascontiguousarray(array)).cast("B")]
                 record = record | {"checksum": _checksum(parts)}
                 self._write(self.path(name), parts)
-            self._write(self.path(name).with_suffix(".json"), [json.dumps(record).encode()])
+            content = {"record": record, "checksum": _checksum([json.dumps(record).encode()])}
+            self._write(self.path(name).with_suffix(".json"), [json.dumps(content).encode()])
         return record
 
     def lease(self, names: Iterable[str]) -> Lease:

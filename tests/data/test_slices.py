@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import logging
-import multiprocessing
 import os
 from dataclasses import replace
 from pathlib import Path
