@@ -16,9 +16,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import axcodes2ornt
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from medsynth.data.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes, write_text
 
@@ -37,12 +39,14 @@ class SliceSpace:
         spacing_mm: between rows and columns.
         slice_mm: between slices.
         bounds: the intensities of -1 and 1; None where each training image had its own, as with percentiles.
+        plane: `axial`, `coronal` or `sagittal`.
     """
 
     modality: str
     spacing_mm: tuple[float, float]
     slice_mm: float
     bounds: tuple[float, float] | None
+    plane: str = "axial"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for model.pt."""
@@ -66,11 +70,12 @@ class SliceSpace:
         return np.clip(np.round(values), limits.min, limits.max).astype(kind)
 
     def slice_affine(self, rows: int, columns: int) -> np.ndarray:
-        """World coordinates of one upright slice: rows run backwards, columns to the patient's left; centred on 0."""
-        down, across = self.spacing_mm
-        affine = np.diag([0.0, 0.0, self.slice_mm, 1.0])
-        affine[0, [1, 3]] = -across, across * (columns - 1) / 2
-        affine[1, [0, 3]] = -down, down * (rows - 1) / 2
+        """World coordinates of one upright slice, centred on 0; an axial one's rows run backwards."""
+        affine, steps = np.zeros((4, 4)), (*self.spacing_mm, self.slice_mm)
+        for axis, (world, sign) in enumerate(axcodes2ornt(PLANES[self.plane])):
+            affine[int(world), axis] = sign * steps[axis]
+        affine[:, 3] = -affine @ [(rows - 1) / 2, (columns - 1) / 2, 0, 0]
+        affine[3, 3] = 1
         return affine
 
 

@@ -88,7 +88,8 @@ class SliceDataset(Dataset):
         self.spacing_mm = (rows, columns)
         shared = (float(self.bounds[0, 0]), float(self.bounds[0, 1]))
         bounds = shared if (self.bounds == shared).all() else None
-        self.space = SliceSpace(self.preprocessing.modality, self.spacing_mm, self.slice_mm, bounds)
+        modality, plane = preprocessing.modality, preprocessing.plane
+        self.space = SliceSpace(modality, self.spacing_mm, self.slice_mm, bounds, plane)
 
     def __len__(self) -> int:
         return len(self.images)

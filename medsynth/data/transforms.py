@@ -38,11 +38,11 @@ class ReadPicture(Transform):
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         source = data["source"]
-        if not is_picture(source.path):
+        if source.path.lower().endswith((".nii", ".nii.gz")) and min(read_header(source).shape) == 1:
             volume = convert_to_tensor(read_volume(source), track_meta=False)
-            if volume.shape[-1] != 1:
-                raise MedsynthError(f"has {volume.shape[-1]} slices and is no picture: set modality to mri or ct")
-            return data | {Keys.IMAGE: volume[..., 0]}
+            return data | {Keys.IMAGE: volume.select(max(axis for axis in (1, 2, 3) if volume.shape[axis] == 1), 0)}
+        if not is_picture(source.path):
+            raise MedsynthError("is no picture and no NIfTI file of one slice: set modality to mri or ct")
         try:
             array, _ = self.reader.get_data(self.reader.read(source.path))
         except Exception as error:  # on damaged bytes, the libraries raise whatever comes
@@ -96,7 +96,9 @@ class BitDepthBounds(Transform):
     """The intensity bounds of a picture's bit depth: 0 to 255 for 8 bits, 0 to 65,535 for 16."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        if (bits := read_header(data["source"]).bits) is None:
+        source = data["source"]
+        bits = read_header(source).bits if is_picture(source.path) else _stored_bits(source.path)
+        if bits is None:
             raise MedsynthError("holds other values than 8 or 16 bits of grey: set the window to [low, high]")
         return data | {"bounds": (0.0, 2.0**bits - 1)}
 
@@ -203,6 +205,13 @@ class FitPicture(Transform):
 def with_neighbours(slices: np.ndarray, neighbours: int, count: int) -> np.ndarray:
     """(N, 1 + 2 * neighbours) indices of slices and those around them; beyond a volume's `count`, its last again."""
     return np.clip(slices[:, None] + np.arange(-neighbours, neighbours + 1), 0, count - 1)
+
+
+def _stored_bits(path: str) -> int | None:
+    """Of a NIfTI file's values, if they are unsigned integers that mean themselves."""
+    values = nib.load(path).dataobj
+    is_plain = (values.slope, values.inter) == (1, 0) and values.dtype in (np.uint8, np.uint16)
+    return 8 * values.dtype.itemsize if is_plain else None
 
 
 def _whole(number: float) -> bool:

@@ -94,14 +94,13 @@ def test_the_same_file_has_one_identity_and_a_replaced_one_another(tmp_path):
 
 def test_killed_at_any_moment_the_next_run_gets_it_right(study, tmp_path):
     expected = SliceDataset(study, MRI, cache_dir=tmp_path / "whole").images[:]
-    begun = 0
-    for delay in (0.02, 0.05, 0.08, 0.11, 0.14):
+    for begun in (0, 1, 4, 8):
         job = run(prepare, study, tmp_path / "killed")
-        time.sleep(delay)
+        while len(list((tmp_path / "killed").glob("*.npy"))) < begun and job.is_alive():
+            time.sleep(0.0007 * (1 + begun))  # another moment each time
         os.kill(job.pid, signal.SIGKILL)
         job.join()
-        begun = max(begun, len(list((tmp_path / "killed").glob("*.npy"))))
-    assert begun
+    assert 8 <= len(list((tmp_path / "killed").glob("*.npy")))
     assert np.array_equal(SliceDataset(study, MRI, cache_dir=tmp_path / "killed").images[:], expected)
 
 
