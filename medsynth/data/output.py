@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -20,11 +21,14 @@ from nibabel.orientations import axcodes2ornt
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from medsynth.data import sources
+from medsynth.data.dicom_export import export
 from medsynth.data.pipelines import PLANES
+from medsynth.data.sources import Source
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes, write_text
 
-ALIGNED = 2  # NIfTI code of coordinates that are anatomical, but not those of a scanner
+SCANNER, ALIGNED = 1, 2  # NIfTI codes of a scanner's coordinates, and of others that are anatomical
 BIDS_VERSION = "1.10.0"
 INTEGERS = {(0.0, 255.0): np.uint8, (0.0, 65535.0): np.uint16}  # of pictures, by what -1 and 1 stand for
 GRID_COLUMNS = 9
@@ -79,16 +83,30 @@ class SliceSpace:
         return affine
 
 
-def nifti(array: np.ndarray, affine: np.ndarray, origin: str = "synthetic") -> bytes:
-    """A compressed NIfTI file in mm whose description names this software; equal arguments give equal bytes."""
+def nifti(array: np.ndarray, affine: np.ndarray, origin: str = "synthetic", code: int = ALIGNED) -> bytes:
+    """A compressed NIfTI file in mm; equal arguments give equal bytes.
+
+    Args:
+        origin: how it came to be, for the description, which names this software.
+        code: NIfTI's, of the coordinates that the affine (4, 4) leads to.
+    """
     image = nib.Nifti1Image(array, affine)
-    image.set_sform(affine, ALIGNED)
-    image.set_qform(affine, ALIGNED)
+    image.set_sform(affine, code)
+    image.set_qform(affine, code)
     if not np.allclose(image.get_qform(), affine, atol=1e-3):
         image.set_qform(None, 0)  # it has no room for shears
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = f"medsynth {version('medsynth')}, {origin}"
     return gzip.compress(image.to_bytes(), mtime=0)
+
+
+def form_code(path: str | Path) -> int:
+    """NIfTI code of an input's coordinates: the one that it has, or a scanner's where its format has none."""
+    try:
+        header = nib.load(path).header
+    except (OSError, nib.filebasedimages.ImageFileError):
+        return SCANNER
+    return next((int(header[key]) for key in ("sform_code", "qform_code") if key in header and header[key]), ALIGNED)
 
 
 def safe(name: str) -> str:
@@ -102,7 +120,7 @@ def digits(count: int) -> int:
 
 
 class ImageFolder:
-    """The folder that a model's images go to: `images/`, `images.csv`, `grid.png`, `dataset_description.json`.
+    """The folder of a model's images: `images/`, `images.csv`, `grid.png`, `dataset_description.json`, and `dicom/`.
 
     Nothing is written before the first image, and `finish` writes the rest.
 
@@ -121,12 +139,19 @@ class ImageFolder:
         self.folder, self.stem, self.model_digest = Path(folder), stem, model_digest
         self.rows: list[dict[str, Any]] = []
         self.images = self.folder / "images"
-        parts = [self.images, *(self.folder / name for name in ("images.csv", "grid.png", "dataset_description.json"))]
+        names = ("images.csv", "grid.png", "dataset_description.json", "dicom")
+        parts = [self.images, *(self.folder / name for name in names)]
         if not overwrite and (found := [path for path in parts if path.exists()]):
             raise MedsynthError(f"{found[0]} is there already: give another output_dir, or --overwrite true")
 
     def write(
-        self, name: str, array: np.ndarray, affine: np.ndarray, facts: dict[str, Any], sidecar: dict[str, Any]
+        self,
+        name: str,
+        array: np.ndarray,
+        affine: np.ndarray,
+        facts: dict[str, Any],
+        sidecar: dict[str, Any],
+        code: int = ALIGNED,
     ) -> None:
         """Write one image (rows, columns, slices) and its sidecar.
 
@@ -134,6 +159,7 @@ class ImageFolder:
             name: what follows the stem; nothing of an input's name.
             facts: for the sidecar and, in small letters, for its row in images.csv.
             sidecar: for the sidecar alone.
+            code: NIfTI's, of the coordinates.
         """
         if not self.rows:
             self._open()
@@ -141,9 +167,18 @@ class ImageFolder:
         content = self._origin() | facts | sidecar
         # the sidecar first: no image is ever without one
         write_text(self.images / f"{name}.json", json.dumps(content, indent=4) + "\n")
-        write_bytes(self.images / f"{name}.nii.gz", nifti(array, affine))
+        write_bytes(self.images / f"{name}.nii.gz", nifti(array, affine, code=code))
         facts = {key.lower(): value for key, value in facts.items()}
         self.rows.append({"file": f"images/{name}.nii.gz"} | facts)
+
+    def write_dicom(self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source) -> None:
+        """Write one image again, as a DICOM series that refers to that which it was made from."""
+        files = sources.files(source) if sources.is_dicom(source.path) else ()
+        derivation = f"Synthetic: made by medsynth {version('medsynth')}, model {self.stem} {self.model_digest[:16]}"
+        # what is there under this name is of an earlier call that is to be replaced: `__init__` made sure of it
+        export(
+            array, affine, self.folder / "dicom" / f"{self.stem}_{name}", modality, derivation, files, overwrite=True
+        )
 
     def finish(self, grid: Tensor, columns: int = GRID_COLUMNS) -> None:
         """Write what describes the images together.
@@ -179,6 +214,7 @@ class ImageFolder:
             for sidecar in self.images.glob("*.json"):
                 if _is_synthetic(sidecar):
                     sidecar.with_suffix(".nii.gz").unlink(missing_ok=True)
+                    shutil.rmtree(self.folder / "dicom" / sidecar.stem, ignore_errors=True)
                     sidecar.unlink()
 
 
