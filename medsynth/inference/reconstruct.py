@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def find_inputs(path: str | None) -> list[dict[str, Any]]:
-    """{"image": path, "label": str or None} of an image, of all images in a folder, sorted, or of a whole datalist."""
+    """{"image", "label"} of an image, of all images in a folder, sorted, or of a datalist, where "split" is added."""
     if path is None:
         return []
     if Path(path).is_dir():
@@ -43,7 +43,8 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
             raise MedsynthError(f"input {path} holds no image: .nii, .nii.gz, .png, .jpg or .tif files are needed")
         return [{"image": str(image), "label": None} for image in images]
     if Path(path).suffix.lower() == ".json":
-        return datalist.read(path).entries
+        splits = datalist.read(path).splits
+        return [entry | {"split": split} for split, entries in splits.items() for entry in entries]
     if not Path(path).is_file():
         raise MedsynthError(f"input {path} does not exist: give an image, a folder of images or a datalist")
     if not sources.is_image(path):
@@ -132,7 +133,8 @@ def reconstruct(
             continue
         fake = _through(model, inferer, stack, entry["label"], batch_size)
         name = f"reconstruct_{index:0{digits(len(inputs))}d}"
-        facts = {"Label": entry["label"], "Index": index, "Slices": len(fake)} | _closeness(fake, stack.slices)
+        facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(fake)}
+        facts |= _closeness(fake, stack.slices)
         sidecar = {"Units": stack.space.units, "InputDigest": _digest(entry["image"])}
         output.write(name, stack.volume(fake), stack.affine, facts, sidecar)
         if len(shown) < MOST_SHOWN:
@@ -145,9 +147,11 @@ def reconstruct(
     columns = min(GRID_COLUMNS, len(shown))
     whole_rows = shown[: len(shown) // columns * columns]
     output.finish(torch.stack(in_rows(columns, *zip(*whole_rows, strict=True))), columns)
-    means = {name: np.mean([row[name] for row in output.rows]) for name in ("psnr", "ssim")}
     log.info("%d of %d inputs are reconstructed in %s", len(output.rows), len(inputs), output.folder)
-    log.info("mean PSNR %.2f dB, SSIM %.3f", means["psnr"], means["ssim"])
+    for split in dict.fromkeys(row["split"] for row in output.rows):  # patients trained on come out better than others
+        rows = [row for row in output.rows if row["split"] == split]
+        means = (np.mean([row[name] for row in rows]) for name in ("psnr", "ssim"))
+        log.info("mean PSNR %.2f dB, SSIM %.3f of the %d of %s", *means, len(rows), split or "this input")
 
 
 @torch.inference_mode()

@@ -159,5 +159,6 @@ def test_the_class_of_a_datalist_s_entry_reaches_the_network(tmp_path, ball, mod
     (tmp_path / "list.json").write_text(json.dumps({"training": [entry]}))
     seen = []
     model.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
-    run(find_inputs(str(tmp_path / "list.json")), model, tmp_path / "out")
+    rows = run(find_inputs(str(tmp_path / "list.json")), model, tmp_path / "out")
+    assert [row["split"] for row in rows] == ["training"]
     assert torch.cat(seen).unique().tolist() == [1]

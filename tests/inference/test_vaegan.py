@@ -87,7 +87,7 @@ def test_the_bundle_interpolates_in_whole_strips(infer, model_pt, tmp_path):
         ({"input": str(BUNDLE.parent / "none.nii.gz")}, "none.nii.gz does not exist"),
         ({"label": "MCI"}, "it has the classes AD, NC"),
         ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
-        ({"device": "nowhere"}, "device nowhere cannot take the network"),
+        ({"device": "nowhere"}, "device nowhere cannot be used"),
         ({"num_image": 3}, "the nearest valid key is 'num_images'"),
         ({"checkpoint": "none.pt"}, "there is no model none.pt: train one"),
         ({"checkpoint": str(BUNDLE / "metadata.json")}, "is refused"),
