@@ -55,7 +55,8 @@ class Head:
         axis, flipped = axis_of(direction)
         others = [other for other in range(3) if other != axis]
         inside = _between(self.mask, others[0]) & _between(self.mask, others[1])
-        shares = np.repeat(inside.mean(tuple(others)), self.step[axis])[: self.shape[axis]]
+        cells = np.arange(self.shape[axis]) // self.step[axis]
+        shares = inside.mean(tuple(others))[np.minimum(cells, self.mask.shape[axis] - 1)]
         return shares[::-1] if flipped else shares
 
     def positions(self, direction: str) -> np.ndarray:
