@@ -40,7 +40,7 @@ def pca_gmm(train: ImageSet, count: int, seed: int) -> ImageSet:
 
 
 def _facts(train: ImageSet) -> np.ndarray:
-    """(N, 1 + classes): position, the mean where unknown, and which class; no Gaussian's width depends on their scale."""
+    """(N, 1 + classes): position, the mean where unknown, and 1 in the column of the class."""
     known = np.isfinite(train.positions)
     position = np.where(known, train.positions, train.positions[known].mean() if known.any() else 0.0)
     return np.stack([position, *(train.labels == label for label in train.classes)], axis=1).astype(np.float64)

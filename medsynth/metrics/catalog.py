@@ -88,9 +88,7 @@ PAIRED = {
     "slice_step_ratio": Entry("near", "", "change from slice to slice over the target's: above 1 is flicker", 1.0),
     "slice_flicker": Entry("lower", "units", "deviation over slices of the slice's mean error"),
     "binary_bce": Entry("lower", "", "binary cross-entropy of grey values taken for probabilities"),
-    "binary_auc": Entry(
-        "higher", "", "ROC AUC of grey values for 'target in the upper half of its range'", limits=SHARE
-    ),
+    "binary_auc": Entry("higher", "", "ROC AUC of grey values for 'upper half of the range'", limits=SHARE),
     "binary_f1": Entry("higher", "", "F1 of 'in the upper half of the range', prediction against target", limits=SHARE),
 }
 """Measures of pairs; "units" are the image's own."""

@@ -1,13 +1,12 @@
-"""Each measure of a set of images against the reference, ready for intervals: the groups that `unpaired` goes through."""
+"""Each measure of a set of images against real ones, ready for intervals, grouped by what is computed together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from medsynth.metrics import resampling
 from medsynth.metrics.checks import CannotMeasure
@@ -17,8 +16,9 @@ from medsynth.metrics.embedding import separation
 from medsynth.metrics.image import ms_ssim_pairs
 from medsynth.metrics.privacy import authentic, duplicated, nearest, share_nearer
 from medsynth.metrics.resampling import Replicates, units_of
-from medsynth.metrics.sets import random_indices
+from medsynth.metrics.sets import ImageSet, random_indices
 from medsynth.metrics.texture import gradient_ratio, intensity_w1, psd, swd
+from medsynth.metrics.utility import Task, join, train_and_test
 from medsynth.metrics.views import View
 
 NEIGHBOURS = 5  # that reach to the edge of a ball of precision, recall and coverage
@@ -29,13 +29,17 @@ class Reference:
     """Real images that a set is compared with.
 
     Attributes:
-        train: what generator, features and baseline may learn from.
+        all_train: every image that the generator was trained on.
+        train: as many of them as are compared.
         held_out: images of other subjects.
+        task: what utility is measured by.
         seed: of all that is random.
     """
 
+    all_train: View
     train: View
     held_out: View
+    task: Task
     seed: int
 
     @property
@@ -45,11 +49,20 @@ class Reference:
 
 
 class Estimate(NamedTuple):
-    """A value, how it changes with the draws of its units, and how many units there are; None: no interval."""
+    """A measured value.
+
+    Attributes:
+        replicates: how it changes with the draws of its units; None: no interval.
+        units: how many there are.
+        unit: if it is not the catalog's.
+        note: for the reader.
+    """
 
     value: float
     replicates: Replicates | None = None
     units: int = 0
+    unit: str | None = None
+    note: str | None = None
 
 
 Estimates = dict[str, Estimate]
@@ -126,7 +139,7 @@ def diversity(reference: Reference, fake: View) -> Estimates:
 
 
 class Balls(NamedTuple):
-    """Of held-out real images, in PCA features: which fakes each ball holds, and whether the image is recalled, covered."""
+    """Of each held-out image, in PCA features: which fakes its ball holds, and whether it is recalled and covered."""
 
     holds: NDArray[np.bool_]
     recalled: NDArray[np.bool_]
@@ -158,7 +171,7 @@ def manifold(reference: Reference, fake: View) -> Estimates:
 
 
 def discrimination(reference: Reference, fake: View) -> Estimates:
-    """`c2st_auc` and `c2st_f1`: training images against half of the fakes, tested on the held-out ones and the others."""
+    """`c2st_auc`, `c2st_f1`: training images against half of the fakes, tested on held-out ones and the other half."""
     real, test, units = reference.train.set.images, reference.held_out.set.images, reference.units
     halves = np.array_split(np.random.default_rng(reference.seed).permutation(len(fake)), 2)
     folds = [
@@ -191,7 +204,7 @@ def real_discrimination(reference: Reference, _: View) -> Estimates:
 
 def copying(reference: Reference, fake: View) -> Estimates:
     """`closer_to_train`, `authenticity`, `membership_auc`."""
-    train, held_out, units = reference.train, reference.held_out, reference.units
+    train, held_out, units = reference.all_train, reference.held_out, reference.units
     to_train = nearest(fake.pca, train.pca).distance
     number = units.max() + 1
     to_unit = np.stack([nearest(fake.pca, held_out.pca[units == unit]).distance for unit in range(number)])
@@ -202,21 +215,14 @@ def copying(reference: Reference, fake: View) -> Estimates:
             [share_nearer(to_train, to_unit[draw > 0].min(0), len(train), counts[draw > 0].sum()) for draw in draws]
         )
 
-    real_copies = authentic(fake.pca, train.pca, train.set.subjects)
+    genuine = authentic(fake.pca, train.pca, train.set.subjects)
+    fake_units = units_of(np.arange(len(fake)))
     of_train, of_held_out = (-nearest(view.pca, fake.pca).distance for view in (train, held_out))
-    own = np.arange(len(fake))
+    membership = resampling.auc(of_held_out, of_train, units)
     return {
         "closer_to_train": Estimate(float(closer(np.ones((1, number)))[0]), closer, number),
-        "authenticity": Estimate(
-            float(real_copies.mean()), resampling.mean(real_copies, units_of(own)), min(len(own), 100)
-        ),
-        "membership_auc": Estimate(
-            float(
-                roc_auc_score(np.repeat([0, 1], [len(held_out), len(train)]), np.concatenate([of_held_out, of_train]))
-            ),
-            resampling.auc(of_held_out, of_train, units),
-            number,
-        ),
+        "authenticity": Estimate(genuine.mean(), resampling.mean(genuine, fake_units), fake_units.max() + 1),
+        "membership_auc": Estimate(float(membership(np.ones((1, number)))[0]), membership, number),
     }
 
 
@@ -226,7 +232,7 @@ def real_copying(reference: Reference, _: View) -> Estimates:
     half = np.isin(subjects, np.unique(subjects)[::2])
     found = []
     for one in (half, ~half):
-        others = Reference(reference.train, reference.held_out.take(np.flatnonzero(~one)), reference.seed)
+        others = replace(reference, held_out=reference.held_out.take(np.flatnonzero(~one)))
         found.append(copying(others, reference.held_out.take(np.flatnonzero(one))))
     return {name: Estimate(float(np.mean([estimates[name].value for estimates in found]))) for name in found[0]}
 
@@ -241,3 +247,22 @@ def classes(reference: Reference, fake: View) -> Estimates:
     """`silhouette_classes` and `knn_classes`."""
     found = separation(fake.learned, fake.set.labels, fake.set.subjects)
     return {"silhouette_classes": Estimate(found.silhouette), "knn_classes": Estimate(found.knn_accuracy)}
+
+
+def usefulness(reference: Reference, fake: View) -> Estimates:
+    """`utility_tstr` and `utility_augmented`."""
+    return {
+        "utility_tstr": _utility(reference, fake.set),
+        "utility_augmented": _utility(reference, join(reference.train.set, fake.set)),
+    }
+
+
+def real_usefulness(reference: Reference, others: View) -> Estimates:
+    """What `usefulness` is compared with: training on real images alone."""
+    return dict.fromkeys(("utility_tstr", "utility_augmented"), _utility(reference, others.set))
+
+
+def _utility(reference: Reference, train: ImageSet) -> Estimate:
+    task, units = reference.task, reference.units
+    value, replicates = train_and_test(task, train, reference.held_out.set, reference.seed, units)
+    return Estimate(value, replicates, units.max() + 1, task.unit, f"task: {task.about}; floor: trained on real images")

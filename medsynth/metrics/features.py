@@ -8,7 +8,6 @@ or reduced to principal components (texture), so that each of these moves its fe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +28,8 @@ SNAPSHOTS = (400, 600)  # steps after which a network is kept: the features of b
 BATCH = 64  # of images of 64 pixels a side, fewer of larger ones
 DAMAGES = 3  # kinds: blur, noise, low rank
 COMPONENTS = (48, 300)  # of the low-rank damage
-NOISE_UNIT, LOW_RANK_UNIT = 5.0, 0.3  # that bring the strengths of all damages to one size
-WEIGHTS = {"damage": 10.0, "position": 10.0, "subject": 0.5, "class": 0.3}  # of the losses
+NOISE_UNIT, LOW_RANK_UNIT = 3.0, 0.4  # that bring the strengths of all damages to one size
+WEIGHTS = {"damage": 20.0, "position": 10.0, "subject": 1.0, "class": 0.3}  # of the losses
 MIN_IMAGES = 100
 
 
@@ -112,7 +111,7 @@ def self_features(train: ImageSet, seed: int, cache_dir: Path | str) -> SelfFeat
     size = min(train.images.shape[1:])
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        states = train_networks(train, FeatureNet, seed)
+        states = train_networks(train, seed)
         networks = [_network(size, classes, subjects, state) for state in states]
         found = _features(networks, train.images)
         save_plain(path, {"weights": states, "mean": found.mean(0), "deviation": found.std(0) + 1e-6})
@@ -124,13 +123,13 @@ def self_features(train: ImageSet, seed: int, cache_dir: Path | str) -> SelfFeat
     return SelfFeatures(networks, content["mean"], content["deviation"], digest.hexdigest())
 
 
-def train_networks(train: ImageSet, network_class: Callable[..., FeatureNet], seed: int) -> list[dict[str, Tensor]]:
+def train_networks(train: ImageSet, seed: int) -> list[dict[str, Tensor]]:
     """The weights after each of SNAPSHOTS steps of one training."""
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
     images, targets = torch.from_numpy(train.images)[:, None], _targets(train)
     size = min(images.shape[2:])
-    network = network_class(size, max(len(train.classes), 1), train.subject_count)
+    network = FeatureNet(size, max(len(train.classes), 1), train.subject_count).to(memory_format=torch.channels_last)
     low_rank = fit_pca(train.images, min(COMPONENTS[1], len(train) // 2))
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
@@ -162,8 +161,8 @@ def augment(images: Tensor, random: torch.Generator) -> Tensor:
 def damage(images: Tensor, low_rank: PcaFeatures, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Each image left as it is (40 %), or blurred, made noisy or reduced to principal components (20 % each).
 
-    Returns: (N, 1, H, W) images and (N, DAMAGES) strengths: pixels of blur, noise and share of the reduced image in units of
-        their own.
+    Returns: (N, 1, H, W) images and (N, DAMAGES) strengths: pixels of blur, noise and share of the reduced image, in
+        units that bring them to one size.
     """
     count = len(images)
     kind = torch.randint(-2, DAMAGES, (count,), generator=random)
@@ -231,5 +230,5 @@ def _network(size: int, classes: int, subjects: int, state: dict[str, Tensor]) -
 
 @torch.no_grad()
 def _features(networks: tuple[FeatureNet, ...] | list[FeatureNet], images: NDArray[np.float32]) -> Tensor:
-    batches = torch.from_numpy(images)[:, None].split(256)
+    batches = torch.from_numpy(images)[:, None].split(64)
     return torch.cat([torch.cat([net.features(some) for net in networks], dim=1) for some in batches]).double()

@@ -29,5 +29,5 @@ def bootstrap_interval(
     """
     draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=REPLICATES)
     found = replicates(draws.astype(np.float64))
-    low, high = np.percentile(found, LEVELS) - np.median(found)
+    low, high = np.nanpercentile(found, LEVELS) - np.nanmedian(found)
     return float(np.clip(value + low, *limits)), float(np.clip(value + high, *limits))

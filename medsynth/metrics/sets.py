@@ -89,7 +89,7 @@ def _unit_images(images: ArrayLike, name: str) -> NDArray[np.float32]:
     if broken.any():
         first = np.flatnonzero(broken)[0]
         raise MedsynthError(
-            f"{name}: {broken.sum()} of {len(array)} images hold NaN or infinite values, first number {first}: leave them out"
+            f"{name}: {broken.sum()} of {len(array)} images hold NaN or infinity, first number {first}: leave them out"
         )
     low, high = array.min(), array.max()
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:

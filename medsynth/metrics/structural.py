@@ -1,4 +1,4 @@
-"""Structural similarity of volumes or images inside a mask, exact and fast: scikit-image's definition over a 7-voxel window."""
+"""Structural similarity of volumes or images inside a mask: scikit-image's definition, without its waste."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ RANGE_2025_HU = (AIR_HU, 3071.0)
 def synthrad(prediction: NDArray, target: NDArray, mask: Mask) -> dict[str, float]:
     """MAE (HU), PSNR (dB) and SSIM as of 2023, MS-SSIM as of 2025, all inside the mask.
 
-    MAE is not clipped; the others are, to the range of their year. For SSIM and MS-SSIM the outside is -1024 HU, and all
-    values are raised by 1024.
+    MAE is not clipped; the others are, to the range of their year. For SSIM and MS-SSIM the outside is -1024 HU, and
+    all values are raised by 1024.
 
     Args:
         prediction, target: (X, Y, Z) in HU.

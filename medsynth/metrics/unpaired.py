@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,13 @@ from medsynth.metrics import estimates
 from medsynth.metrics.baseline import pca_gmm
 from medsynth.metrics.catalog import entry
 from medsynth.metrics.checks import CannotMeasure
-from medsynth.metrics.estimates import Estimates, Reference
+from medsynth.metrics.estimates import Estimate, Estimates, Reference
 from medsynth.metrics.image import ms_ssim_pairs
 from medsynth.metrics.intervals import bootstrap_interval
 from medsynth.metrics.privacy import Pair, nearest_pairs
 from medsynth.metrics.result import Measure
 from medsynth.metrics.sets import ImageSet, random_indices
+from medsynth.metrics.utility import choose_task
 from medsynth.metrics.views import Extractors, View
 
 MOST_IMAGES = 2000  # a side
@@ -45,6 +47,7 @@ class Group(NamedTuple):
     floor: Function
 
 
+UTILITY = Group(("utility_tstr", "utility_augmented"), estimates.usefulness, estimates.real_usefulness)
 GROUPS = (
     Group(("fd_self", "kid_self"), estimates.learned_distances, estimates.learned_distances),
     Group(("fd_pca",), estimates.pca_distance, estimates.pca_distance),
@@ -58,6 +61,7 @@ GROUPS = (
     Group(("closer_to_train", "authenticity", "membership_auc"), estimates.copying, estimates.real_copying),
     Group(("duplicates",), estimates.repetition, estimates.repetition),
     Group(("silhouette_classes", "knn_classes"), estimates.classes, estimates.classes),
+    UTILITY,
 )
 
 
@@ -98,6 +102,7 @@ def evaluate_unpaired(
     seed: int,
     cache_dir: Path | str,
     most_images: int = MOST_IMAGES,
+    utility: bool = True,
 ) -> UnpairedResult:
     """All measures of a set of synthetic images, each beside its floor and beside a PCA-GMM.
 
@@ -110,7 +115,8 @@ def evaluate_unpaired(
         synthetic: its images.
         seed: of all that is random here.
         cache_dir: for the feature network.
-        most_images: of each set, a random part of a larger one.
+        most_images: of each set, a random part of a larger one. Copies are looked for in all of them.
+        utility: whether to train networks on the synthetic images, too.
 
     Raises:
         MedsynthError: sets that cannot be compared: images of different size, a subject on both sides.
@@ -122,38 +128,47 @@ def evaluate_unpaired(
         "held_out": random_indices(len(real_held_out), most_images, seed),
         "synthetic": random_indices(len(synthetic), count, seed),
     }
-    extractors = Extractors(real_train, seed, cache_dir)
-    train, held_out, fake = (
-        View(images.take(indices[name]), extractors)
-        for name, images in (("train", real_train), ("held_out", real_held_out), ("synthetic", synthetic))
-    )
-    reference = Reference(train, held_out, seed)
-    others = train.take(random_indices(len(train), count, seed))
-    seconds: dict[str, float] = {}
-    start = time.perf_counter()
-    baseline = _attempt(lambda: View(pca_gmm(real_train, count, seed), extractors))
-    seconds["baseline"] = time.perf_counter() - start
+    sets = {"train": real_train, "held_out": real_held_out, "synthetic": synthetic}
+    drawn = {name: images.take(indices[name]) for name, images in sets.items()}
+    extractors = Extractors(real_train, drawn["train"], seed, cache_dir)
+    views = {name: View(images, extractors) for name, images in drawn.items()}
+    task = choose_task(*drawn.values())
+    reference = Reference(View(real_train, extractors), views["train"], views["held_out"], task, seed)
+    others = views["train"].take(random_indices(len(views["train"]), count, seed))
+    clock = _Clock()
+    with clock("network"):
+        network = _attempt(lambda: extractors.network)
+    with clock("baseline"):
+        baseline = _attempt(lambda: View(pca_gmm(drawn["train"], count, seed), extractors))
     measures = []
-    for group in GROUPS:
-        start = time.perf_counter()
-        measures += _measure(group, reference, fake, others, baseline)
-        seconds[group.names[0]] = time.perf_counter() - start
-    pairs = _attempt(lambda: nearest_pairs(fake.pca, train.pca, train.set.subjects))
-    pairs = [] if isinstance(pairs, CannotMeasure) else pairs
-    network = _attempt(lambda: extractors.network)
+    for group in GROUPS if utility else [group for group in GROUPS if group is not UTILITY]:
+        with clock(group.names[0]):
+            measures += _measure(group, reference, views["synthetic"], others, baseline)
+    with clock("nearest_pairs"):
+        pairs = _nearest_pairs(reference, View(synthetic, extractors))
     return UnpairedResult(
         measures=measures,
-        features=_features({"train": train, "held_out": held_out, "synthetic": fake}),
+        features=_features(views),
         indices=indices,
-        nearest_pairs=[
-            pair._replace(synthetic=int(indices["synthetic"][pair.synthetic]), train=int(indices["train"][pair.train]))
-            for pair in pairs
-        ],
-        subjects=_subject_rows(reference, fake),
+        nearest_pairs=pairs,
+        subjects=_subject_rows(reference, views["synthetic"]),
         network_digest=None if isinstance(network, CannotMeasure) else network.digest,
         seed=seed,
-        seconds=seconds,
+        seconds=clock.seconds,
     )
+
+
+class _Clock:
+    """Seconds of each part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = time.perf_counter() - start
 
 
 def _check(train: ImageSet, held_out: ImageSet, synthetic: ImageSet) -> None:
@@ -181,38 +196,36 @@ def _measure(
     """A group's measures of the synthetic images, with intervals, floors and baselines."""
     found = _attempt(lambda: _of_enough(group.of, reference, fake))
     if isinstance(found, CannotMeasure):
-        return [
-            Measure(name, None, entry(name).unit, entry(name).direction, len(fake), note=str(found))
-            for name in group.names
-        ]
+        kinds = [(name, entry(name)) for name in group.names]
+        return [Measure(name, None, kind.unit, kind.direction, len(fake), note=str(found)) for name, kind in kinds]
     floors = _attempt(lambda: _floor(group, reference, others))
-    note = f"no floor: {floors}" if isinstance(floors, CannotMeasure) else None
-    floors = {} if isinstance(floors, CannotMeasure) else floors
+    without = f"no floor: {floors}" if isinstance(floors, CannotMeasure) else None
     model = baseline if isinstance(baseline, CannotMeasure) else _attempt(lambda: group.of(reference, baseline))
-    model = {} if isinstance(model, CannotMeasure) else model
-    measures = []
-    for name, estimate in found.items():
-        kind = entry(name)
-        interval = None
-        if estimate.replicates is not None and estimate.units > 1:
-            interval = bootstrap_interval(
-                estimate.value, estimate.replicates, estimate.units, reference.seed, kind.limits
-            )
-        measures.append(
-            Measure(
-                name,
-                float(estimate.value),
-                kind.unit,
-                kind.direction,
-                len(fake),
-                target=_target(name, reference),
-                interval=interval,
-                floor=float(floors[name].value) if name in floors else None,
-                baseline=float(model[name].value) if name in model else None,
-                note=note,
-            )
+    return [
+        Measure(
+            name,
+            float(estimate.value),
+            entry(name).unit if estimate.unit is None else estimate.unit,
+            entry(name).direction,
+            len(fake),
+            target=_target(name, reference),
+            interval=_interval(name, estimate, reference.seed),
+            floor=_value(floors, name),
+            baseline=_value(model, name),
+            note="; ".join(filter(None, (estimate.note, without))) or None,
         )
-    return measures
+        for name, estimate in found.items()
+    ]
+
+
+def _interval(name: str, estimate: Estimate, seed: int) -> tuple[float, float] | None:
+    if estimate.replicates is None or estimate.units < 2:
+        return None
+    return bootstrap_interval(estimate.value, estimate.replicates, estimate.units, seed, entry(name).limits)
+
+
+def _value(found: Estimates | CannotMeasure, name: str) -> float | None:
+    return None if isinstance(found, CannotMeasure) or name not in found else float(found[name].value)
 
 
 def _of_enough(function: Function, reference: Reference, fake: View) -> Estimates:
@@ -241,9 +254,17 @@ def _target(name: str, reference: Reference) -> float | None:
     return entry(name).target
 
 
+def _nearest_pairs(reference: Reference, fake: View) -> list[Pair]:
+    train = reference.all_train
+    found = _attempt(lambda: nearest_pairs(fake.pca, train.pca, train.set.subjects))
+    return [] if isinstance(found, CannotMeasure) else found
+
+
 def _features(views: dict[str, View]) -> dict[str, dict[str, NDArray[np.float64]]]:
-    kinds = {"self": "learned", "pca": "pca"}
-    found = {kind: _attempt(lambda: {n: getattr(v, kinds[kind]) for n, v in views.items()}) for kind in kinds}  # noqa: B023
+    found = {
+        "self": _attempt(lambda: {name: view.learned for name, view in views.items()}),
+        "pca": _attempt(lambda: {name: view.pca for name, view in views.items()}),
+    }
     return {kind: features for kind, features in found.items() if not isinstance(features, CannotMeasure)}
 
 

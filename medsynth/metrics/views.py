@@ -23,17 +23,18 @@ class Extractors:
     """All that turns images into features, learned from the training images alone.
 
     Args:
-        train: all real training images.
+        all_train: every real training image, for the feature network.
+        train: enough of them for all else.
         seed, cache_dir: of the feature network, see `self_features`.
     """
 
-    def __init__(self, train: ImageSet, seed: int, cache_dir: Path | str) -> None:
-        self.train, self.seed, self.cache_dir = train, seed, cache_dir
+    def __init__(self, all_train: ImageSet, train: ImageSet, seed: int, cache_dir: Path | str) -> None:
+        self.all_train, self.train, self.seed, self.cache_dir = all_train, train, seed, cache_dir
 
     @cached_property
     def network(self) -> SelfFeatures:
         """The self-trained network."""
-        return self_features(self.train, self.seed, self.cache_dir)
+        return self_features(self.all_train, self.seed, self.cache_dir)
 
     @cached_property
     def pca(self) -> PcaFeatures:
