@@ -42,8 +42,8 @@ def measure_section(measures: Sequence[Measure], facts: dict[str, Any]) -> Secti
         Column("n", help="synthetic images"),
     ]
     caption = (
-        f"Images in [0, 1], whole slices, no mask; seed {facts['seed']}. The floor is the same measure between real images "
-        "of training and held-out subjects, as many as are compared here: no generator can be expected below it."
+        f"Images in [0, 1], whole slices, no mask; seed {facts['seed']}. The floor is the same measure between real "
+        "images of training and held-out subjects, as many as are compared here: no generator can be expected below it."
     )
     blocks: list[Any] = []
     known = [place for place in places if place.times is not None and not _is_part(place.measure.name)]
@@ -53,8 +53,8 @@ def measure_section(measures: Sequence[Measure], facts: dict[str, Any]) -> Secti
         )
         alt = "; ".join(f"{p.measure.name} {p.times:.1f} times the floor" for p in known)
         text = (
-            f"One line a measure. Dots within the shaded band (up to {AS_REAL:g} times the floor) are where real images "
-            "of other subjects would be; a dot to the right of its diamond loses to a PCA-GMM."
+            f"One line a measure. Dots within the shaded band (up to {AS_REAL:g} times the floor) are where real "
+            "images of other subjects would be; a dot to the right of its diamond loses to a PCA-GMM."
         )
         blocks.append(Gallery([Figure("against_floor", "How far from real", alt, text, picture)]))
     return Section("measures", "Measures", [], [*blocks, Table(caption, columns, rows)])
@@ -123,8 +123,8 @@ def _worst(sets: Sets, result: UnpairedResult) -> Section | None:
     png = figures.pairs(sets.synthetic.images[fake[worst]], similar, notes, ("synthetic", "most similar real image"))
     alt = f"{len(worst)} synthetic images, each beside the real held-out image most similar to it."
     text = (
-        "The synthetic images farthest from every held-out real image, the farthest first. The number is that distance, "
-        "over the median distance of a real training image to its nearest held-out one (1: as real images)."
+        "The synthetic images farthest from every held-out real image, the farthest first. The number is that "
+        "distance, over the median distance of a real training image to its nearest held-out one (1: as real images)."
     )
     return Section(
         "worst", "Worst cases first", [], [Gallery([Figure("worst", "Least like real images", alt, text, png)])]
@@ -145,10 +145,10 @@ def _nearest(sets: Sets, result: UnpairedResult) -> Section | None:
     ]
     png = figures.pairs(sets.synthetic.images[fake], sets.train.images[real], notes)
     lowest = min((pair.distance / pair.usual for pair in pairs if pair.usual), default=float("nan"))
-    alt = f"{len(pairs)} synthetic images, each beside the training image nearest to it; the first at {lowest:.2f} of usual."
+    alt = f"{len(pairs)} synthetic images beside their nearest training images; the first at {lowest:.2f} of usual."
     text = (
         "Nearest first, with the training subject. The number is the distance, over that from this training image to "
-        "the most similar image of another subject: well below 1 is nearer than two people are. Look for the same person."
+        "the most similar image of another subject: well below 1 is nearer than two people are. Is it the same person?"
     )
     figure = Figure("nearest_pairs", "Nearest to a training image", alt, text, png)
     return Section("nearest", "Nearest pairs (privacy)", [NO_PROOF], [Gallery([figure])])

@@ -1,0 +1,190 @@
+"""The report on predictions beside their targets, subject by subject."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medsynth.errors import MedsynthError
+from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.lookup import Lookup, histogram_matching, intensity_lookup
+from medsynth.metrics.paired import Row, body_mask, check_geometry, evaluate_pair, summarize
+from medsynth.metrics.result import Measure
+from medsynth.report.folder import ReportFolder, provenance
+from medsynth.report.page import Page
+from medsynth.report.paired_sections import Case, case_sections, paired_measures, subject_table
+from medsynth.report.pairs import Pair, Volume, find_pairs, read
+from medsynth.report.verdict import Verdict
+from medsynth.report.verdict_paired import paired_verdicts
+
+HOUNSFIELD_AIR = -500.0  # a target with values below holds HU
+MOST_TRAINING_PAIRS = 8  # that baselines are fitted to
+MOST_VOXELS = 200_000  # of each of them
+MOST_CASES = 3  # in the viewer: the worst, the median, the best
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pair in memory: voxels (X, Y, Z) of one grid; the source is None where it is unknown or on another grid."""
+
+    prediction: np.ndarray
+    target: np.ndarray
+    source: np.ndarray | None
+    mask: np.ndarray
+    affine: np.ndarray
+
+
+class PairedEvaluation:
+    """Compares predictions with their targets and writes the report.
+
+    Args:
+        target: datalist or folder of the targets.
+        prediction: folder of the predictions.
+        output: where to.
+        modality: `ct` for Hounsfield units, else `mri` or `image`; None: as the targets look.
+        data_range: lowest and highest possible value; None: that of CT, or of all targets.
+        seed: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        target: str | None,
+        prediction: str | None,
+        output: ReportFolder,
+        modality: str | None = None,
+        data_range: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.target, self.prediction, self.output = target, prediction, output
+        self.modality, self.data_range, self.seed = modality, data_range, seed
+
+    def run(self) -> list[Verdict]:
+        """Read, measure, write, and say the verdicts in the log."""
+        pairs, training = find_pairs(self.target, self.prediction)
+        modality, data_range = self._scale(pairs)
+        curves = _baselines(training, modality)
+        rows: list[Row] = []
+        others: dict[str, list[Row]] = {name: [] for name in curves}
+        for pair in pairs:
+            loaded = load(pair, modality)
+            rows.append(evaluate_pair(loaded.prediction, loaded.target, loaded.mask, modality, data_range))
+            for name, curve in curves.items():
+                if loaded.source is not None:
+                    simple = curve(loaded.source)
+                    others[name].append(evaluate_pair(simple, loaded.target, loaded.mask, modality, data_range))
+        whole = {name: found for name, found in others.items() if len(found) == len(pairs)}
+        measures = summarize(rows, modality, self.seed, whole)
+        found = paired_verdicts(measures, len(pairs))
+        self._write(pairs, rows, measures, found, modality, data_range)
+        for verdict in found:
+            log.info("%-11s %s", verdict.topic, verdict.headline)
+        log.info("the report is %s", self.output.folder / "report.html")
+        return found
+
+    def _scale(self, pairs: Sequence[Pair]) -> tuple[str, tuple[float, float] | None]:
+        """Modality and data range; None for CT, which has its own."""
+        if self.data_range is not None:
+            low, high = map(float, self.data_range)
+            return self.modality or "mri", (low, high)
+        if self.modality == "ct":
+            return "ct", None
+        targets = [read(pair.target).voxels for pair in pairs]
+        low, high = float(min(t.min() for t in targets)), float(max(t.max() for t in targets))
+        if self.modality is None and low < HOUNSFIELD_AIR:
+            log.info("targets have values down to %.0f: taken for Hounsfield units (modality ct)", low)
+            return "ct", None
+        if low == high:
+            raise MedsynthError(f"all targets have the one value {low:g}: there is nothing to compare with")
+        log.info("data range of the targets: %g to %g; give window to state another", low, high)
+        return self.modality or "mri", (low, high)
+
+    def _write(
+        self,
+        pairs: Sequence[Pair],
+        rows: Sequence[Row],
+        measures: Sequence[Measure],
+        found: Sequence[Verdict],
+        modality: str,
+        data_range: tuple[float, float] | None,
+    ) -> None:
+        order = np.argsort([-row["mae"] for row in rows], kind="stable")
+        shown = sorted({0, len(order) // 2, len(order) - 1})[:MOST_CASES]
+        cases = [_case(pairs[order[i]], rows[order[i]], modality) for i in shown]
+        unit = "HU" if modality == "ct" else "stored units"
+        low, high = data_range or (-1024.0, 3071.0)
+        facts = {
+            "targets": str(self.target),
+            "predictions": str(self.prediction),
+            "modality": modality,
+            "seed": self.seed,
+            "data_range": [low, high],
+            "mask": "the entry's mask, else the body, found in the target",
+        } | provenance()
+        table = [{"subject": pair.subject} | row for pair, row in zip(pairs, rows, strict=True)]
+        sections = [
+            paired_measures(measures, unit, (low, high)),
+            *case_sections(cases, rows, unit),
+            subject_table([table[i] for i in order], unit),
+        ]
+        said = f"in {unit}; data range {low:g} to {high:g}, inside the body"
+        summary = f"{len(pairs)} predictions beside their targets, {said}."
+        printed = {name.replace("_", " "): _plain(value) for name, value in facts.items()}
+        self.output.write(measures, table, Page("Predictions beside targets", summary, found, sections, printed), facts)
+
+
+def load(pair: Pair, modality: str) -> Loaded:
+    """Read a pair; its grids must be one.
+
+    Raises:
+        MedsynthError: they are not, or there is no body to be found.
+    """
+    prediction, target = read(pair.prediction), read(pair.target)
+    check_geometry(prediction.voxels.shape, prediction.affine, target.voxels.shape, target.affine, pair.subject)
+    if not np.isfinite(prediction.voxels).all() or not np.isfinite(target.voxels).all():
+        raise MedsynthError(f"{pair.subject}: values that are not finite (NaN): mend or leave out the image")
+    source = None if pair.source is None else read(pair.source)
+    if source is not None and not _one_grid(source, target):
+        source = None
+    try:
+        mask = body_mask(target.voxels, modality) if pair.mask is None else read(pair.mask).voxels > 0
+    except CannotMeasure as error:
+        raise MedsynthError(f"{pair.subject}: {error}") from error
+    return Loaded(prediction.voxels, target.voxels, None if source is None else source.voxels, mask, target.affine)
+
+
+def _one_grid(one: Volume, other: Volume) -> bool:
+    return one.voxels.shape == other.voxels.shape and np.allclose(one.affine, other.affine, atol=1e-2)
+
+
+def _baselines(training: Sequence[Pair], modality: str) -> dict[str, Lookup]:
+    """What intensities alone predict, fitted to training pairs; none where there are no sources."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for pair in training[:MOST_TRAINING_PAIRS]:
+        loaded = load(pair, modality)
+        if loaded.source is not None:
+            step = max(1, int(loaded.mask.sum()) // MOST_VOXELS)
+            found.append((loaded.source[loaded.mask][::step], loaded.target[loaded.mask][::step]))
+    if not found:
+        return {}
+    sources, targets = (np.concatenate(part) for part in zip(*found, strict=True))
+    return {
+        "histogram matching": histogram_matching(sources, targets),
+        "intensity lookup": intensity_lookup(sources, targets),
+    }
+
+
+def _case(pair: Pair, row: Row, modality: str) -> Case:
+    loaded = load(pair, modality)
+    return Case(pair.subject, row["mae"], loaded.prediction, loaded.target, loaded.source, loaded.mask, loaded.affine)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
