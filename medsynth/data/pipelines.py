@@ -11,6 +11,7 @@ from monai.transforms import Compose, Orientationd, Transform
 from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 
+from medsynth.data.bias import CorrectBias
 from medsynth.data.foreground import AXES, ct_threshold, mri_threshold
 from medsynth.data.transforms import (
     BitDepthBounds,
@@ -56,6 +57,7 @@ class Preprocessing:
         positions: of the first and the last slice taken, from 0 to 1. Axial: the brain's lower end to the top of the
             head; coronal: back to front of the head; sagittal: its left to its right.
         neighbours: slices on each side that come along as channels; at the ends of a volume, its last slice again.
+        bias_correction: for `mri`, even out the brightness of each volume first (N4; some seconds a volume).
     """
 
     modality: str
@@ -66,6 +68,7 @@ class Preprocessing:
     plane: str = "axial"
     positions: tuple[float, float] = (0.0, 1.0)
     neighbours: int = 0
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", _checked_window(self.modality, self.window))
@@ -79,6 +82,8 @@ class Preprocessing:
         object.__setattr__(self, "positions", _checked_positions(self.positions))
         if self.neighbours not in (0, 1, 2) or isinstance(self.neighbours, bool):
             raise MedsynthError(f"neighbours is {self.neighbours!r}: give 0, 1 or 2 slices on each side")
+        if self.bias_correction and self.modality != "mri":
+            raise MedsynthError(f"bias_correction is for modality mri, and this is {self.modality}: set it to false")
 
     @property
     def channels(self) -> int:
@@ -105,14 +110,12 @@ def volume_transforms(preprocessing: Preprocessing) -> Compose:
 
 def mri(preprocessing: Preprocessing) -> Compose:
     """Percentiles of the head, or the given bounds, to [-1, 1]; air stays -1."""
-    bounds = PercentileBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
-    return _volume(preprocessing, bounds)
+    return _volume(preprocessing)
 
 
 def ct(preprocessing: Preprocessing) -> Compose:
     """A window in Hounsfield units to [-1, 1]."""
-    window = preprocessing.window or "full"
-    return _volume(preprocessing, FixedBounds(CT_WINDOWS_HU[window] if isinstance(window, str) else window))
+    return _volume(preprocessing)
 
 
 def image(preprocessing: Preprocessing) -> Compose:
@@ -130,23 +133,34 @@ def as_grey(picture: Image.Image) -> Image.Image:
 def locate(preprocessing: Preprocessing) -> list[Transform]:
     """The steps of a volume's pipeline that read it and find the head."""
     threshold = {"mri": mri_threshold, "ct": ct_threshold}[preprocessing.modality]
-    return [ReadVolume(), Orientationd(Keys.IMAGE, axcodes=AXES, labels=None), CheckFinite(), FindHead(threshold)]
+    upright = Orientationd(Keys.IMAGE, axcodes=AXES, labels=None)
+    even = [CorrectBias()] if preprocessing.bias_correction else []
+    return [ReadVolume(), upright, CheckFinite(), *even, FindHead(threshold)]
 
 
-def _volume(preprocessing: Preprocessing, bounds: Transform) -> Compose:
+def volume_bounds(preprocessing: Preprocessing) -> Transform:
+    """The step of a volume's pipeline that tells which intensities become -1 and 1."""
+    window = preprocessing.window
+    if window is None and preprocessing.modality == "mri":
+        return PercentileBounds()
+    return FixedBounds(window if isinstance(window, tuple) else CT_WINDOWS_HU[window or "full"])
+
+
+def take_slices(preprocessing: Preprocessing) -> list[Transform]:
+    """The steps of a volume's pipeline from the head and the bounds to slices."""
     axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
     choice = (preprocessing.positions, preprocessing.min_foreground, preprocessing.neighbours)
-    return Compose(
-        [
-            *locate(preprocessing),
-            bounds,
-            *([] if axes == AXES else [Orientationd(Keys.IMAGE, axcodes=axes, labels=None)]),
-            ChooseSlices(axes, *choice),
-            *([] if spacing is None else [ResampleInPlane(spacing)]),
-            ScaleToUnit(),
-            CentreOnHead(axes, preprocessing.image_size),
-        ]
-    )
+    return [
+        *([] if axes == AXES else [Orientationd(Keys.IMAGE, axcodes=axes, labels=None)]),
+        ChooseSlices(axes, *choice),
+        *([] if spacing is None else [ResampleInPlane(spacing)]),
+        ScaleToUnit(),
+        CentreOnHead(axes, preprocessing.image_size),
+    ]
+
+
+def _volume(preprocessing: Preprocessing) -> Compose:
+    return Compose([*locate(preprocessing), volume_bounds(preprocessing), *take_slices(preprocessing)])
 
 
 def _checked_window(modality: str, window: Any) -> str | tuple[float, float] | None:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from medsynth.data import (
+    bias,
     cache,
     dicom,
     foreground,
@@ -40,7 +41,7 @@ from medsynth.data.pipelines import Preprocessing
 from medsynth.data.sources import Source
 from medsynth.errors import MedsynthError
 
-CODE = (dicom, foreground, header, itk, nifti, pipelines, planes, sources, transforms)
+CODE = (bias, dicom, foreground, header, itk, nifti, pipelines, planes, sources, transforms)
 LIBRARIES = (monai, nibabel, np, PIL, pydicom, scipy, SimpleITK, skimage, torch)
 PICTURES_A_FILE = 256  # a file for each would be slow to find and open
 DTYPES = {"mri": torch.float16, "ct": torch.float16, "image": torch.float32}
@@ -58,17 +59,24 @@ class Preparation(Dataset):
     Args:
         images: what `prepare` takes.
         size: images a group.
+        identify: tells what changes with the files of an image.
         recipe: what else decides the results.
         prepare: makes the result of one image.
         store: the cache.
     """
 
     def __init__(
-        self, images: Sequence[Any], size: int, recipe: Any, prepare: Callable[[Any], Result], store: cache.Cache
+        self,
+        images: Sequence[Any],
+        size: int,
+        identify: Callable[[Any], Any],
+        recipe: Any,
+        prepare: Callable[[Any], Result],
+        store: cache.Cache,
     ) -> None:
         self.groups = [images[start : start + size] for start in range(0, len(images), size)]
-        self.recipe, self.prepare, self.store = recipe, prepare, store
-        self.names = [self._name(group) for group in self.groups]
+        self.prepare, self.store = prepare, store
+        self.names = [_name(recipe, identify, group) for group in self.groups]
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -114,12 +122,13 @@ class Preparation(Dataset):
             records[group] = record
         return list(records.values()), lease
 
-    def _name(self, group: Sequence[Any]) -> str | None:
-        """Of its file in the cache; None if one of its images is not there."""
-        try:
-            return cache.key(self.recipe, [identity(source) for source in group])
-        except (OSError, MedsynthError):
-            return None
+
+def _name(recipe: Any, identify: Callable[[Any], Any], group: Sequence[Any]) -> str | None:
+    """Of a group's file in the cache; None if one of its images is not there."""
+    try:
+        return cache.key(recipe, [identify(image) for image in group])
+    except (OSError, MedsynthError):
+        return None
 
 
 def identity(source: Source) -> list[Any]:
@@ -140,10 +149,14 @@ def prepare(source: Source, modality: str, pipeline: Compose) -> Result:
         data = pipeline({"source": source})
     except Exception as error:
         return None, {"error": reason(error)}
+    return data[Keys.IMAGE].to(DTYPES[modality]).numpy(), facts_of(data)
+
+
+def facts_of(data: dict[str, Any]) -> dict[str, Any]:
+    """What a pipeline found, in plain values."""
     positions = [None if np.isnan(position) else float(position) for position in data["positions"]]
     facts = {"positions": positions, "bounds": list(data["bounds"]), "spacing_mm": list(data["spacing_mm"])}
-    facts |= {name: data[name].tolist() for name in ("affine", "slices", "planes") if name in data}
-    return data[Keys.IMAGE].to(DTYPES[modality]).numpy(), facts
+    return facts | {name: data[name].tolist() for name in ("affine", "slices", "planes") if name in data}
 
 
 def prepare_all(
@@ -153,7 +166,7 @@ def prepare_all(
     size = PICTURES_A_FILE if preprocessing.modality == "image" else 1
     pipeline = pipelines.volume_transforms(preprocessing)
     one = partial(prepare, modality=preprocessing.modality, pipeline=pipeline)
-    return Preparation(images, size, recipe(preprocessing), one, store).all(num_workers, "preparing images")
+    return Preparation(images, size, identity, recipe(preprocessing), one, store).all(num_workers, "preparing images")
 
 
 def channels(facts: dict[str, Any], neighbours: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer
-from monai.transforms import Compose, Orientation, Transform
+from monai.transforms import Compose, Orientation
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 from scipy import ndimage
@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from medsynth.data.foreground import Head
 from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
-from medsynth.data.pipelines import CT_WINDOWS_HU, PLANES, Preprocessing, locate
+from medsynth.data.pipelines import PLANES, Preprocessing, locate, volume_bounds
 from medsynth.data.sources import Source, files
-from medsynth.data.transforms import FitPicture, FixedBounds, PercentileBounds, ScaleToUnit, with_neighbours
+from medsynth.data.transforms import FitPicture, ScaleToUnit, with_neighbours
 from medsynth.errors import MedsynthError
 
 AIR_HU = -1000
@@ -79,7 +79,7 @@ def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
     steps = Compose(locate(preprocessing))
     located = steps({"source": source})
     upright = located[Keys.IMAGE]
-    data = ScaleToUnit()(_bounds(preprocessing)(located))
+    data = ScaleToUnit()(volume_bounds(preprocessing)(located))
     image = MetaTensor(data[Keys.IMAGE], meta=upright.meta, applied_operations=upright.applied_operations)
     return ReadyVolume(image, outline(data["head"]), data["bounds"], steps)
 
@@ -284,14 +284,6 @@ def _digest(source: Source) -> str:
     for path in files(source):
         content.update(path.read_bytes())
     return content.hexdigest()
-
-
-def _bounds(preprocessing: Preprocessing) -> Transform:
-    """The intensities that become -1 and 1."""
-    window = preprocessing.window
-    if preprocessing.modality == "mri" and window is None:
-        return PercentileBounds()
-    return FixedBounds(window if isinstance(window, tuple) else CT_WINDOWS_HU[window or "full"])
 
 
 def _pixels(size: Sequence[int], old_mm: Sequence[float], new_mm: Sequence[float]) -> tuple[int, int]:
