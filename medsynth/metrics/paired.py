@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,7 +80,7 @@ def evaluate_pair(
         modality: `ct` adds the tissues and the SynthRAD measures.
         data_range: lowest and highest possible value; None: -1024 to 3071 HU, for `ct` only.
 
-    Returns: name -> value, see `catalog.PAIRED`; a region that is not there is left out.
+    Returns: name -> value, see `catalog.PAIRED`; what the mask is too small for or has no voxels of is left out.
 
     Raises:
         MedsynthError: shapes differ, values that are no numbers, an empty mask, no data range.
@@ -89,12 +90,15 @@ def evaluate_pair(
     truth = target[mask].astype(np.float64)
     found = prediction[mask].astype(np.float64)
     row = voxel_errors(found, truth, width)
-    row["ssim"] = ssim(prediction, target, mask, width)
     if modality == "ct":
         row |= tissue_errors(found, truth)
         row |= synthrad(prediction, target, mask) if target.ndim == 3 else {}
-    same = modality == "ct" and data_range == RANGE_2025_HU and "synthrad2025_ms_ssim" in row
-    row["ms_ssim"] = row["synthrad2025_ms_ssim"] if same else ms_ssim(prediction, target, mask, width)
+    if data_range == RANGE_2025_HU and "synthrad2025_ms_ssim" in row:
+        row["ms_ssim"] = row["synthrad2025_ms_ssim"]
+    with contextlib.suppress(CannotMeasure):
+        row["ssim"] = ssim(prediction, target, mask, width)
+        if "ms_ssim" not in row:
+            row["ms_ssim"] = ms_ssim(prediction, target, mask, width)
     row |= binary_scores(found, truth, data_range)
     if target.ndim == 3 and target.shape[-1] > 1:
         row |= slice_consistency(prediction, target, mask)
@@ -179,7 +183,7 @@ def summarize(
     if not rows:
         raise MedsynthError("no pair to measure: give predictions and their targets")
     unit = "HU" if modality == "ct" else ""
-    return [_summary(name, rows, unit, seed, baselines or {}) for name in rows[0] if name in PAIRED]
+    return [_summary(name, rows, unit, seed, baselines or {}) for name in PAIRED if any(name in row for row in rows)]
 
 
 def _summary(name: str, rows: Sequence[Row], unit: str, seed: int, baselines: dict[str, Sequence[Row]]) -> Measure:

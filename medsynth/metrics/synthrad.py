@@ -6,9 +6,12 @@ arXiv:2502.17609; the challenges' evaluation code.
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from numpy.typing import NDArray
 
+from medsynth.metrics.checks import CannotMeasure
 from medsynth.metrics.image import SCALE_WEIGHTS
 from medsynth.metrics.structural import Mask, Similarity, masked_means, ms_ssim
 
@@ -25,7 +28,8 @@ def synthrad(prediction: NDArray, target: NDArray, mask: Mask) -> dict[str, floa
 
     Args:
         prediction, target: (X, Y, Z) in HU.
-        mask: (X, Y, Z), the body.
+        mask: (X, Y, Z), the body. A measure that has no voxel of it far enough from the border is left out, where the
+            challenges' code has NaN.
     """
     difference = prediction[mask].astype(np.float64) - target[mask]
     mae = float(np.abs(difference).mean())
@@ -33,14 +37,15 @@ def synthrad(prediction: NDArray, target: NDArray, mask: Mask) -> dict[str, floa
     for year, limits in ((2023, RANGE_2023_HU), (2025, RANGE_2025_HU)):
         found[f"synthrad{year}_psnr"] = _psnr(prediction[mask], target[mask], limits)
     pair = tuple(_raised(volume, mask, RANGE_2025_HU) for volume in (prediction, target))
-    finest = Similarity(RANGE_2025_HU[1] - AIR_HU, SCALE_WEIGHTS[0])
-    old = Similarity(RANGE_2023_HU[1] - AIR_HU)
-    if max(volume.max() for volume in pair) <= old.data_range:  # the two years clip alike
-        found["synthrad2023_ssim"], first = masked_means(*pair, mask, [old, finest])
-    else:
-        clipped = (volume.clip(max=old.data_range) for volume in pair)
-        found["synthrad2023_ssim"], first = masked_means(*clipped, mask, [old])[0], None
-    found["synthrad2025_ms_ssim"] = ms_ssim(*pair, mask, finest.data_range, first)
+    new, old = (Similarity(limits[1] - AIR_HU) for limits in (RANGE_2025_HU, RANGE_2023_HU))
+    new = new._replace(exponent=SCALE_WEIGHTS[0])
+    with contextlib.suppress(CannotMeasure):
+        if max(volume.max() for volume in pair) <= old.data_range:  # both years clip alike
+            found["synthrad2023_ssim"], finest = masked_means(*pair, mask, [old, new])
+        else:
+            clipped = (volume.clip(max=old.data_range) for volume in pair)
+            (found["synthrad2023_ssim"],), finest = masked_means(*clipped, mask, [old]), None
+        found["synthrad2025_ms_ssim"] = ms_ssim(*pair, mask, new.data_range, finest)
     return found
 
 
