@@ -9,14 +9,14 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 
-from medsynth.data.slices import SliceDataset
+from medsynth.data.slices import PreparedSlices
 from medsynth.errors import MedsynthError
 
 CHUNK = 1024  # slices copied to the device at a time
 
 
 class SliceLoader:
-    """Serve a `SliceDataset` in batches: dictionaries of image, label, position and index.
+    """Serve a set of slices in batches: dictionaries of its items.
 
     Shuffled, it is an endless stream: batch number i depends on (seed, i) only, each pass over the set has an order and
     flips of its own, and every iterator goes on from `iteration`. Otherwise it is one pass in order.
@@ -24,7 +24,7 @@ class SliceLoader:
     With several processes, each takes its share of a batch of `batch_size` times their number.
 
     Args:
-        dataset: the slices.
+        dataset: a `SliceDataset` or `PairDataset`.
         batch_size: slices a process and step.
         shuffle: whether to stream in random order.
         seed: of order and flips.
@@ -35,7 +35,7 @@ class SliceLoader:
 
     def __init__(
         self,
-        dataset: SliceDataset,
+        dataset: PreparedSlices,
         batch_size: int,
         shuffle: bool = True,
         seed: int = 0,
@@ -90,20 +90,24 @@ class SliceLoader:
         indices = share if len(share) else chosen[-1:]  # a process without a share would leave the others waiting
         batch = self.dataset.facts(indices)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        images = self._images(self.dataset.channels[indices]).to(torch.float32, copy=True)
+        views = {name: self._images(rows[indices]) for name, rows in self.dataset.views.items()}
         if coins is not None:
             mirrored = torch.from_numpy(np.flatnonzero(coins[indices])).to(self.device)
-            images[mirrored] = images[mirrored].flip(-1)
-        return {"image": images, **batch}
+            for images in views.values():
+                images[mirrored] = images[mirrored].flip(-1)
+        return views | batch
 
-    def _images(self, channels: np.ndarray) -> torch.Tensor:
-        """(N, C, H, W) of these planes, on the device."""
+    def _images(self, rows: np.ndarray) -> torch.Tensor:
+        """(N, C, H, W) float32 of these planes, on the device; what is not there is air."""
         if self._held is None:
-            return torch.from_numpy(self.dataset.planes[channels]).to(self.device)
-        return self._held[torch.from_numpy(channels).to(self.device)]
+            return self.dataset.planes.read(rows).to(self.device)
+        rows = torch.from_numpy(rows).to(self.device)
+        images = self._held[rows.clamp(min=0)].float()
+        images[rows < 0] = -1
+        return images
 
 
-def _hold(dataset: SliceDataset, device: torch.device) -> torch.Tensor | None:
+def _hold(dataset: PreparedSlices, device: torch.device) -> torch.Tensor | None:
     """All planes on the GPU, if they take no more than half of what is free there."""
     if device.type != "cuda":
         return None

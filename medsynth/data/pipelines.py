@@ -132,10 +132,15 @@ def as_grey(picture: Image.Image) -> Image.Image:
 
 def locate(preprocessing: Preprocessing) -> list[Transform]:
     """The steps of a volume's pipeline that read it and find the head."""
+    return [ReadVolume(), *find(preprocessing)]
+
+
+def find(preprocessing: Preprocessing) -> list[Transform]:
+    """The steps of a volume's pipeline that turn it upright and find the head, once it is read."""
     threshold = {"mri": mri_threshold, "ct": ct_threshold}[preprocessing.modality]
     upright = Orientationd(Keys.IMAGE, axcodes=AXES, labels=None)
     even = [CorrectBias()] if preprocessing.bias_correction else []
-    return [ReadVolume(), upright, CheckFinite(), *even, FindHead(threshold)]
+    return [upright, CheckFinite(), *even, FindHead(threshold)]
 
 
 def volume_bounds(preprocessing: Preprocessing) -> Transform:

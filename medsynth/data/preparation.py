@@ -169,7 +169,7 @@ def prepare_all(
     return Preparation(images, size, identity, recipe(preprocessing), one, store).all(num_workers, "preparing images")
 
 
-def channels(facts: dict[str, Any], neighbours: int) -> np.ndarray:
+def channel_planes(facts: dict[str, Any], neighbours: int) -> np.ndarray:
     """(N, 1 + 2 * neighbours): where each chosen slice and those around it lie in the array of an image."""
     planes = np.array(facts.get("planes", [0]))
     slices = np.array(facts.get("slices", [0]))

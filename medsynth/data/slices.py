@@ -14,21 +14,83 @@ from torch.utils.data import Dataset
 from medsynth.data.cache import Cache
 from medsynth.data.output import SliceSpace
 from medsynth.data.pipelines import Preprocessing
-from medsynth.data.preparation import channels, prepare_all
+from medsynth.data.preparation import channel_planes, prepare_all
 from medsynth.data.sources import Source
-from medsynth.data.spacing import SAME_SPACING, fit_spacing
+from medsynth.data.spacing import IMAGE_KEYS, SAME_SPACING, fit_spacing
 from medsynth.data.stack import SliceStack
 from medsynth.errors import MedsynthError
 
 log = logging.getLogger(__name__)
 
 
-class SliceDataset(Dataset):
+class PreparedSlices(Dataset):
+    """Slices of images that have been prepared, with what is known of each.
+
+    Item i is a dictionary: the views, each (C, H, W) float32 in [-1, 1], upright; `label`, an index into the classes,
+    -1 if unknown; `position`, from 0 to 1 (see `Preprocessing`), NaN if unknown; `index`, i itself.
+
+    Args:
+        entries: of a datalist; those that could not be used are left out.
+        records: one a group of images, and in them what is known of each, as `prepare_all` gives them.
+        store: the cache that they are in.
+        classes: names of the labels, in the order of their indices.
+        max_bad_fraction: part of the images that may be unusable.
+
+    Attributes:
+        planes: (M, H, W) on disk, every slice and neighbour of one once.
+        views: by name, (N, C), which planes make up the channels of each slice; -1 for what is not there.
+        labels, positions: (N,), one a slice.
+        subjects: one a slice.
+        spacing_mm: between rows and columns of the slices.
+        slice_mm: between neighbouring slices of a volume.
+    """
+
+    views: dict[str, np.ndarray]
+
+    def __init__(
+        self,
+        entries: Sequence[dict[str, Any]],
+        records: Sequence[dict[str, Any]],
+        store: Cache,
+        classes: Sequence[str],
+        max_bad_fraction: float,
+    ) -> None:
+        results = [image for record in records for image in record["images"]]
+        _check_bad(entries, results, max_bad_fraction)
+        good = [(entry, facts) for entry, facts in zip(entries, results, strict=True) if "error" not in facts]
+        counts = [len(facts["positions"]) for _, facts in good]
+        names = list(classes)
+        indices = [names.index(entry["label"]) if entry.get("label") in names else -1 for entry, _ in good]
+
+        self.planes = SliceStack([store.path(record["name"]) for record in records if "checksum" in record])
+        self.labels = np.repeat(np.array(indices, dtype=np.int64), counts)
+        self.subjects = [entry["subject"] for (entry, _), count in zip(good, counts, strict=True) for _ in range(count)]
+        self.positions = np.concatenate([np.array(facts["positions"], dtype=np.float32) for _, facts in good])
+        rows, columns, self.slice_mm = _common_spacing(np.array([facts["spacing_mm"] for _, facts in good]))
+        self.spacing_mm = (rows, columns)
+        self._images = [facts for _, facts in good]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        indices = np.array([range(len(self))[index]])
+        views = {name: self.planes.read(rows[indices])[0] for name, rows in self.views.items()}
+        return views | {name: value[0] for name, value in self.facts(indices).items()}
+
+    def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """`label`, `position` and `index` of these slices, each (N,)."""
+        return {
+            "label": torch.from_numpy(self.labels[indices]),
+            "position": torch.from_numpy(self.positions[indices]),
+            "index": torch.from_numpy(indices.astype(np.int64)),
+        }
+
+
+class SliceDataset(PreparedSlices):
     """Normalized slices of a set of images, each image prepared once into a cache.
 
-    Item i is a dictionary: `image` (C, H, W) float32 in [-1, 1], upright, the slice between its neighbours; `label`, an
-    index into the classes, -1 if unknown; `position`, 1 at the top of the head and 0 at the brain's lower end (see
-    `Preprocessing` for other planes), NaN if unknown; `index`, i itself.
+    Items have the view `image`, the slice between its neighbours.
 
     Args:
         entries: {"image": path, "subject": str, "label": str or None, "frame": int or None}, as a datalist has them.
@@ -40,15 +102,9 @@ class SliceDataset(Dataset):
 
     Attributes:
         images: all slices as one array (N, H, W) on disk.
-        planes: the same with the slices that are only neighbours, each once.
-        channels: (N, C), which planes make up a slice with its neighbours.
-        labels, positions: (N,), one a slice.
-        subjects: one a slice.
         bounds: (N, 2), the intensities that became -1 and 1.
         preprocessing: with the spacing that was chosen, where it had to be.
-        spacing_mm: between rows and columns of the slices.
-        slice_mm: between neighbouring slices of a volume.
-        space: the same, and the intensities that all images share, for images made like these.
+        space: what pixels and values stand for, for images made like these.
     """
 
     def __init__(
@@ -63,58 +119,29 @@ class SliceDataset(Dataset):
         if not entries:
             raise MedsynthError("there are no images to take slices from: name some in the datalist")
         self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
-        store = Cache(cache_dir)
-        records, self._lease = prepare_all(
-            [Source.of(entry) for entry in entries], self.preprocessing, store, num_workers
-        )
-        results = [image for record in records for image in record["images"]]
-        _check_bad(entries, results, max_bad_fraction)
-        good = [(entry, facts) for entry, facts in zip(entries, results, strict=True) if "error" not in facts]
-        counts = [len(facts["positions"]) for _, facts in good]
-        names = list(classes)
-        indices = [names.index(entry["label"]) if entry.get("label") in names else -1 for entry, _ in good]
-        starts = np.cumsum([0, *(len(facts.get("planes", [0])) for _, facts in good)])
-        rows = [channels(facts, preprocessing.neighbours) for _, facts in good]
-
-        paths = [store.path(record["name"]) for record in records if "checksum" in record]
-        self.channels = np.concatenate([start + row for start, row in zip(starts, rows, strict=False)])
-        self.planes = SliceStack(paths)
-        self.images = SliceStack(paths, self.channels[:, preprocessing.neighbours])
-        self.labels = np.repeat(np.array(indices, dtype=np.int64), counts)
-        self.subjects = [entry["subject"] for (entry, _), count in zip(good, counts, strict=True) for _ in range(count)]
-        self.positions = np.concatenate([np.array(facts["positions"], dtype=np.float32) for _, facts in good])
-        self.bounds = np.repeat(np.array([facts["bounds"] for _, facts in good]), counts, axis=0)
-        rows, columns, self.slice_mm = _common_spacing(np.array([facts["spacing_mm"] for _, facts in good]))
-        self.spacing_mm = (rows, columns)
+        store, images = Cache(cache_dir), [Source.of(entry) for entry in entries]
+        records, self._lease = prepare_all(images, self.preprocessing, store, num_workers)
+        super().__init__(entries, records, store, classes, max_bad_fraction)
+        starts = np.cumsum([0, *(len(facts.get("planes", [0])) for facts in self._images)])
+        channels = [channel_planes(facts, preprocessing.neighbours) for facts in self._images]
+        counts = [len(rows) for rows in channels]
+        self.views = {"image": np.concatenate(channels) + np.repeat(starts[:-1], counts)[:, None]}
+        self.images = self.planes.of(self.views["image"][:, preprocessing.neighbours])
+        self.bounds = np.repeat(np.array([facts["bounds"] for facts in self._images]), counts, axis=0)
         shared = (float(self.bounds[0, 0]), float(self.bounds[0, 1]))
         bounds = shared if (self.bounds == shared).all() else None
         modality, plane = preprocessing.modality, preprocessing.plane
         self.space = SliceSpace(modality, self.spacing_mm, self.slice_mm, bounds, plane)
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        indices = np.array([range(len(self))[index]])
-        image = torch.from_numpy(self.planes[self.channels[indices]]).float()
-        return {"image": image[0]} | {name: value[0] for name, value in self.facts(indices).items()}
-
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """(N, H, W) slices of these indices, as they are stored (float16, or float32 for pictures)."""
         return torch.from_numpy(self.images[indices])
 
-    def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """`label`, `position` and `index` of these slices, each (N,)."""
-        return {
-            "label": torch.from_numpy(self.labels[indices]),
-            "position": torch.from_numpy(self.positions[indices]),
-            "index": torch.from_numpy(indices.astype(np.int64)),
-        }
-
 
 def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], max_bad_fraction: float) -> None:
     """Name the images that are left out; stop if they are too many."""
-    bad = [(entry["image"], facts["error"]) for entry, facts in zip(entries, results, strict=True) if "error" in facts]
+    names = [next(entry[key] for key in IMAGE_KEYS if entry.get(key)) for entry in entries]
+    bad = [(name, facts["error"]) for name, facts in zip(names, results, strict=True) if "error" in facts]
     for path, reason in bad:
         log.warning("left out: %s %s", path, reason)
     if len(bad) == len(entries) or len(bad) > max_bad_fraction * len(entries):

@@ -17,7 +17,7 @@ from medsynth.data.cache import Cache
 from medsynth.data.foreground import axis_of
 from medsynth.data.header import Header
 from medsynth.data.pipelines import PLANES, Preprocessing, locate
-from medsynth.data.preparation import Preparation, Result, reason, recipe
+from medsynth.data.preparation import Preparation, Result, identity, reason, recipe
 from medsynth.data.sources import Source, read_header
 from medsynth.errors import MedsynthError
 
@@ -113,7 +113,9 @@ def _heads(
     """How wide the head in each image is along rows and columns, in mm."""
     how = Preprocessing(preprocessing.modality, None, None, 1)
     one = partial(measure, locator=Compose(locate(how)))
-    records, _ = Preparation(images, 1, ["head", recipe(how)], one, Cache(cache_dir)).all(num_workers, "finding heads")
+    records, _ = Preparation(images, 1, identity, ["head", recipe(how)], one, Cache(cache_dir)).all(
+        num_workers, "finding heads"
+    )
     facts = {image: record["images"][0] for image, record in zip(images, records, strict=True)}
     return {
         image: in_plane(found["widths_mm"], preprocessing.plane)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from medsynth.errors import MedsynthError
 
@@ -43,6 +44,16 @@ class SliceStack:
         """A copy of the slice or slices of that index, as in numpy along the first axis."""
         chosen = self._rows[index]
         return self._read(chosen.reshape(-1)).reshape(*chosen.shape, *self._slice_shape)
+
+    def of(self, rows: np.ndarray) -> SliceStack:
+        """These of its slices as an array of their own."""
+        return SliceStack(self._paths, self._rows[rows])
+
+    def read(self, rows: np.ndarray) -> torch.Tensor:
+        """float32 slices of these indices, of any shape; -1, which is air, for indices below 0."""
+        slices = torch.from_numpy(self[np.maximum(rows, 0)]).float()
+        slices[torch.from_numpy(rows < 0)] = -1
+        return slices
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)

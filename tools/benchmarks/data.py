@@ -1,4 +1,4 @@
-"""Slices a second and peak memory, from volumes on disk to batches."""
+"""Slices a second, seconds of preparation and peak memory, from volumes on disk to batches."""
 
 from __future__ import annotations
 
@@ -9,29 +9,40 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandFlipd
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    Orientationd,
+    RandFlipd,
+    ResizeWithPadOrCropd,
+    ScaleIntensityRangePercentilesd,
+    Spacingd,
+)
 from monai.utils.enums import CommonKeys as Keys
 
-from medsynth.data import datalist
+from medsynth.data import datalist, foreground
 from medsynth.data.loader import SliceLoader
 from medsynth.data.pipelines import Preprocessing
 from medsynth.data.slices import SliceDataset
+from medsynth.data.transforms import MRI_PERCENTILES
 
 MORE_VOLUMES = 10
+PREPARATIONS = 3  # of which the fastest counts: other work on the machine only ever slows one down
 WARM_UP_BATCHES = 3
 PEER_SLICES = 1000  # in the peer's memory: it deep-copies one at a time, so that more of them change nothing
 
 
 def add_options(parsers: argparse._SubParsersAction) -> None:
     """The subcommand `data`."""
-    parser = parsers.add_parser("data", help="slices a second against MONAI's CacheDataset, and memory")
+    parser = parsers.add_parser("data", help="loading and preparation against MONAI's, and memory")
     parser.add_argument("--datalist", help="default: the built-in phantom")
     parser.add_argument("--modality", default="mri")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="pixels a side")
@@ -41,7 +52,7 @@ def add_options(parsers: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure both loaders, then our memory, and print the tables."""
+    """Measure both loaders, then both ways of preparation, then our memory, and print the tables."""
     torch.set_num_threads(1)
     entries = datalist.load(options.datalist).entries
     with tempfile.TemporaryDirectory() as cache_dir:
@@ -50,6 +61,10 @@ def run(options: argparse.Namespace) -> None:
             preprocessing = Preprocessing(options.modality, None, None, size)
             dataset = SliceDataset(entries, preprocessing, cache_dir=cache_dir)
             print(speed_row(dataset, options.batch_size, options.seconds))
+        if options.modality == "mri":
+            print(f"\n{'pixels':>6} {'volumes':>7} {'ours s':>9} {'MONAI s':>15} {'ratio':>7} {'two processes':>14}")
+            for size in options.sizes:
+                print(preparation_row(entries, Preprocessing(options.modality, None, None, size)))
         print(f"\n{'volumes':>7} {'pixels':>6} {'peak MiB':>9} {'above an idle process':>22}")
         for count, size in itertools.product((1, MORE_VOLUMES), options.sizes):
             paths = linked([entry["image"] for entry in entries], count, Path(cache_dir))
@@ -67,6 +82,51 @@ def speed_row(dataset: SliceDataset, batch_size: int, seconds: float) -> str:
     turns = [(rate(ours, seconds / 4), rate(theirs, seconds / 4)) for _ in range(4)]
     fast, slow = (sum(rates) / len(rates) for rates in zip(*turns, strict=True))
     return f"{dataset.images.shape[-1]:>6} {len(dataset):>7} {fast:>9,.0f} {slow:>15,.0f} {fast / slow:>7.1f}"
+
+
+def preparation_row(entries: Sequence[dict], preprocessing: Preprocessing) -> str:
+    """Seconds to prepare all volumes on one core, the choice of a spacing included; and how much faster two are."""
+    with tempfile.TemporaryDirectory() as cache_dir:
+        dataset = SliceDataset(entries, preprocessing, cache_dir=cache_dir)
+    peer = plain_monai(dataset)
+    ours, theirs, two = [], [], []
+    for _ in range(PREPARATIONS):
+        ours.append(seconds(lambda: prepare(entries, preprocessing, 0)))
+        theirs.append(seconds(lambda: [peer({Keys.IMAGE: entry[Keys.IMAGE]}) for entry in entries]))
+        two.append(seconds(lambda: prepare(entries, preprocessing, 2)))
+    one, peers, both = min(ours), min(theirs), min(two)
+    times = f"{one:>9.2f} {peers:>15.2f} {peers / one:>7.2f} {one / both:>12.2f} x"
+    return f"{preprocessing.image_size:>6} {len(entries):>7} {times}"
+
+
+def prepare(entries: Sequence[dict], preprocessing: Preprocessing, num_workers: int) -> None:
+    """Into a cache that holds nothing yet."""
+    with tempfile.TemporaryDirectory() as cache_dir:
+        SliceDataset(entries, preprocessing, cache_dir=cache_dir, num_workers=num_workers)
+
+
+def plain_monai(dataset: SliceDataset) -> Compose:
+    """MONAI's own transforms from a file to slices of that size, resampled where the dataset's are."""
+    size, steps = dataset.images.shape[-1], []
+    if dataset.preprocessing.spacing_mm is not None:
+        steps = [Spacingd(Keys.IMAGE, pixdim=(*dataset.spacing_mm, dataset.slice_mm))]
+    return Compose(
+        [
+            LoadImaged(Keys.IMAGE),
+            EnsureChannelFirstd(Keys.IMAGE),
+            Orientationd(Keys.IMAGE, axcodes=foreground.AXES, labels=None),
+            ScaleIntensityRangePercentilesd(Keys.IMAGE, *MRI_PERCENTILES, -1, 1, clip=True),
+            *steps,
+            ResizeWithPadOrCropd(Keys.IMAGE, (size, size, -1)),
+        ]
+    )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def cached_by_monai(dataset: SliceDataset, folder: Path) -> CacheDataset:
