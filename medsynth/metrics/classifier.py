@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 Images = NDArray[np.float32]
 
-STEPS = 250
-BATCH = 64
+STEPS = 200
+BATCH = 48
 WIDTH = 16
 
 
@@ -68,7 +68,7 @@ def fit(
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
     outputs = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
-    network = small_network(outputs)
+    network = small_network(outputs).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-2)
     inputs = torch.from_numpy(images)[:, None]
     groups = torch.zeros(len(images), dtype=torch.long) if groups is None else groups

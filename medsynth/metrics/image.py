@@ -1,5 +1,8 @@
 """Measures of an image against the true one: PSNR, SSIM and MS-SSIM, with the data range always stated."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -44,7 +47,13 @@ def ssim(fake: Tensor, real: Tensor, data_range: float) -> Tensor:
     fake, real = _pair(fake, real, data_range)
     offset = torch.arange(GAUSSIAN_WINDOW, dtype=real.dtype, device=real.device) - GAUSSIAN_WINDOW // 2
     window = torch.softmax(-0.5 * (offset / SIGMA) ** 2, 0)
-    luminance, structure = _ssim_maps(fake, real, window, data_range)
+
+    def gaussian(maps: Tensor) -> Tensor:
+        for axis in range(2, maps.ndim):
+            maps = maps.unfold(axis, GAUSSIAN_WINDOW, 1) @ window
+        return maps
+
+    luminance, structure = _ssim_maps(fake, real, gaussian, GAUSSIAN_WINDOW, data_range)
     return (luminance * structure).flatten(1).mean(1)
 
 
@@ -66,12 +75,12 @@ def ms_ssim(fake: Tensor, real: Tensor, data_range: float) -> Tensor:
     fake, real = _pair(fake, real, data_range)
     if fake.ndim != 4:
         raise ValueError(f"shape {tuple(fake.shape)}, needs (N, C, H, W)")
-    window = torch.full((UNIFORM_WINDOW,), 1 / UNIFORM_WINDOW, dtype=real.dtype, device=real.device)
     scales = sum(min(real.shape[2:]) // 2**i >= UNIFORM_WINDOW for i in range(len(SCALE_WEIGHTS)))
     weights = np.array(SCALE_WEIGHTS[:scales]) / sum(SCALE_WEIGHTS[:scales])
+    uniform = partial(F.avg_pool2d, kernel_size=UNIFORM_WINDOW, stride=1)
     product = torch.ones(len(real), dtype=torch.float64, device=real.device)
     for scale, weight in enumerate(weights):
-        luminance, structure = _ssim_maps(fake, real, window, data_range)
+        luminance, structure = _ssim_maps(fake, real, uniform, UNIFORM_WINDOW, data_range)
         similarity = structure if scale < scales - 1 else luminance * structure
         product = product * similarity.flatten(1).mean(1).clamp(min=0) ** weight
         fake, real = F.avg_pool2d(fake, 2), F.avg_pool2d(real, 2)
@@ -102,14 +111,14 @@ def _pair(fake: Tensor, real: Tensor, data_range: float) -> tuple[Tensor, Tensor
     return fake.double(), real.double()
 
 
-def _ssim_maps(fake: Tensor, real: Tensor, window: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+def _ssim_maps(
+    fake: Tensor, real: Tensor, average: Callable[[Tensor], Tensor], window: int, data_range: float
+) -> tuple[Tensor, Tensor]:
     """The luminance term, and the contrast and structure term, where the window fits."""
-    if min(real.shape[2:]) < len(window):
-        raise ValueError(f"images are {tuple(real.shape[2:])}, needs at least {len(window)} pixels a side")
-    products = torch.stack([fake, real, fake * fake, real * real, fake * real])
-    for axis in range(3, products.ndim):
-        products = products.unfold(axis, len(window), 1) @ window
-    mean_fake, mean_real, square_fake, square_real, product = products
+    if min(real.shape[2:]) < window:
+        raise ValueError(f"images are {tuple(real.shape[2:])}, needs at least {window} pixels a side")
+    maps = average(torch.cat([fake, real, fake * fake, real * real, fake * real]))
+    mean_fake, mean_real, square_fake, square_real, product = maps.chunk(5)
     var_fake, var_real = square_fake - mean_fake**2, square_real - mean_real**2
     covariance = product - mean_fake * mean_real
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
