@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
+import io
+import math
 import os
 import re
 import warnings
@@ -17,21 +18,22 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from medsynth.data.header import Header, unreadable, volume_header
+from medsynth.data.header import MOST_HEADER_BYTES, Header, unreadable, volume_header
 from medsynth.data.itk import quiet, resample, voxels_of
 from medsynth.data.planes import Plane, affine_of, in_order, shape_of, straight, tilt_degrees, volume_of
 from medsynth.errors import MedsynthError
 
 ENDINGS = (".dcm", ".dicom", ".ima")
+MOST_META_BYTES = 4096  # in which the transfer syntax is told
+MOST_TRAILING_BYTES = 2**16
 SCOUT = re.compile(r"locali[sz]er|scout|survey|topogram", re.IGNORECASE)
 TAGS = """
     SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesDescription ProtocolName ImageType InstanceNumber PatientID
-    Modality Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsStored PixelRepresentation
+    Modality Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation
     ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness SpacingBetweenSlices
-    RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+    BitsAllocated RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """.split()  # noqa: SIM905
 
 
@@ -171,16 +173,23 @@ def _series_in(folder: Path, state: tuple[tuple, ...]) -> list[Series]:
 
 
 def _tags(path: Path) -> pydicom.Dataset:
-    """What is needed of a file's header."""
-    with contextlib.suppress(InvalidDicomError):  # without a preamble, as before 1993
-        meta = pydicom.filereader.read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise MedsynthError("is compressed as a whole (deflated), which is not read: export it uncompressed")
+    """What is needed of a file's header, once the file is no longer than its pixels need."""
+    with path.open("rb") as file:
+        start = io.BytesIO(file.read(MOST_HEADER_BYTES))
+    content = start.getvalue()
+    if content[132 if content[128:132] == b"DICM" else 0 :][:2] == b"\0\0":  # pydicom would read on to the last zero
+        raise MedsynthError("is no DICOM file, or a damaged one")
+    if DeflatedExplicitVRLittleEndian.encode() in content[:MOST_META_BYTES]:
+        raise MedsynthError("is compressed as a whole (deflated), which is not read: export it uncompressed")
     with warnings.catch_warnings(action="ignore"):
-        facts = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=TAGS, defer_size=2**20)
+        facts = pydicom.dcmread(start, force=True, stop_before_pixels=True, specific_tags=TAGS)
         if not facts:
             raise MedsynthError("is no DICOM file, or a damaged one")
         facts.decode()
+    size = [int(facts.get(name) or 1) for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
+    pixels = math.prod(size) * int(facts.get("BitsAllocated") or 8) // 8
+    if (rest := path.stat().st_size - start.tell() - 2 * pixels) > MOST_TRAILING_BYTES and "Rows" in facts:
+        raise MedsynthError(f"holds {rest:,} bytes more than its pixels could need: it is damaged; copy it again")
     return facts
 
 
@@ -232,13 +241,15 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
 
 def _voxels(files: Sequence[Path]) -> np.ndarray:
     """(X, Y, Z) of a file of many frames, or of many files of one."""
-    quiet()
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetOutputPixelType(sitk.sitkFloat32)
     reader.SetFileNames([str(path) for path in files])
     try:
-        voxels = voxels_of(reader.Execute())
+        with quiet() as said:
+            voxels = voxels_of(reader.Execute())
+        if any("Corrupt JPEG" in text for text in said):  # GDCM takes what is left of it
+            raise MedsynthError("is of a series with corrupt JPEG data: copy it again")
     except RuntimeError as error:
         if len(files) == 1:
             raise

@@ -15,6 +15,7 @@ from medsynth.errors import MedsynthError
 MOST_VOXELS = 2**28  # 1 GiB as float32: a head at 0.35 mm
 MOST_PIXELS = 2**26  # of a picture or a slice
 MOST_HEADER_BYTES = 2**24
+VOXEL_MM = (0.01, 100.0)  # what a voxel of a head can measure
 DEFLATE_RATIO = 1032  # a compressed byte never holds more than that many
 
 
@@ -55,6 +56,11 @@ def volume_header(shape: Sequence[int], affine: np.ndarray, notes: Sequence[str]
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if (sizes < 1e-6).any() or abs(np.linalg.det(affine[:3, :3] / np.maximum(sizes, 1e-6))) < 1e-3:
         raise MedsynthError("has an affine without a size for each voxel (zero spacing or singular): repair its header")
+    if sizes.min() < VOXEL_MM[0] or sizes.max() > VOXEL_MM[1]:
+        raise MedsynthError(
+            f"says that its voxels measure {' x '.join(f'{size:.3g}' for size in sizes)} mm: its header is damaged, or "
+            "in other units than mm"
+        )
     labels = nib.aff2axcodes(affine)
     order = [next(i for i, label in enumerate(labels) if label in pair) for pair in ("AP", "LR", "IS")]
     upright = tuple(shape[i] for i in order)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
-from collections.abc import Sequence
+import sys
+import tempfile
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,8 +22,22 @@ from medsynth.errors import MedsynthError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DATA_FILE = re.compile(rb"^(?:ElementDataFile *= *|data ?file: *)(.+?)\r?$", re.IGNORECASE | re.MULTILINE)
+PACKED = re.compile(rb"^(?:CompressedData *= *True|encoding: *gz(?:ip)?)\s*$", re.IGNORECASE | re.MULTILINE)
+UNPACKED = re.compile(rb"^(?:CompressedData *= *False|encoding: *raw)\s*$", re.IGNORECASE | re.MULTILINE)
+GEOMETRY = {
+    "spacing": re.compile(
+        rb"^(?:Element(?:Spacing|Size) *=|spacings:|space directions:)", re.IGNORECASE | re.MULTILINE
+    ),
+    "origin": re.compile(rb"^(?:(?:Offset|Origin|Position) *=|space origin:)", re.IGNORECASE | re.MULTILINE),
+    "directions": re.compile(
+        rb"^(?:(?:TransformMatrix|Orientation|Rotation) *=|space(?: dimension)?:)", re.IGNORECASE | re.MULTILINE
+    ),
+}
+"""Of each part of the geometry, the lines of a header that tell it."""
+SKIPPED = re.compile(rb"^(?:HeaderSize *=|(?:byte|line) ?skip: *-?[1-9])", re.IGNORECASE | re.MULTILINE)
 HEADER_BYTES = 2**16  # in which the text of a header has to end
 HEADER_END = {".nrrd": re.compile(rb"\n\r?\n"), ".mha": re.compile(rb"\nElementDataFile *=[^\n]*\n")}
+CHUNK = 2**20
 
 
 def files(path: Path) -> list[Path]:
@@ -25,11 +46,7 @@ def files(path: Path) -> list[Path]:
     Raises:
         MedsynthError: the voxels are in no file, or in many.
     """
-    with path.open("rb") as file:
-        start = file.read(HEADER_BYTES)
-    if (end := HEADER_END.get(path.suffix.lower())) and not (end := end.search(start)):
-        raise MedsynthError("has a header without an end: it is damaged; copy it again")
-    names = [name.decode(errors="replace") for name in DATA_FILE.findall(start[: end.end()] if end else start)]
+    names = [name.decode(errors="replace") for name in DATA_FILE.findall(_text(path))]
     if not names or names[0].upper() == "LOCAL":
         return [path]
     voxels = path.parent / names[0]
@@ -42,7 +59,11 @@ def read_header(path: Path, frame: int | None = None) -> Header:
     """Size and spacing; the voxels are not read."""
     reader, _ = _reader(path, frame)
     shape = reader.GetSize()
-    return volume_header(shape[:3], affine_of(reader), frames=math.prod(shape[3:]))
+    untold = [name for name, told in GEOMETRY.items() if not told.search(_text(path))]
+    if "spacing" in untold:
+        raise MedsynthError("does not tell its spacing: repair its header")
+    notes = [f"does not tell its {' and '.join(untold)}: where it lies is made up"] if untold else []
+    return volume_header(shape[:3], affine_of(reader), notes, math.prod(shape[3:]))
 
 
 def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +74,8 @@ def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.nd
         reader.SetExtractIndex([0, 0, 0, picked])
     affine, shape = affine_of(reader), (*reader.GetSize(), 1)[:3]
     reader.SetOutputPixelType(sitk.sitkFloat32)
-    return voxels_of(reader.Execute()).reshape(shape), affine
+    with quiet():
+        return voxels_of(reader.Execute()).reshape(shape), affine
 
 
 def affine_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
@@ -91,13 +113,13 @@ def resample(voxels: np.ndarray, affine: np.ndarray, shape: Sequence[int], onto:
 
 
 def _reader(path: Path, frame: int | None) -> tuple[sitk.ImageFileReader, int | None]:
-    """A reader that has read the header, and the frame to take, once the header claims no more than the file holds."""
-    quiet()
-    parts = files(path)
+    """A reader that has read the header, and the frame to take, once the header claims just what the file holds."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if path.suffix.lower() in (".nrrd", ".nhdr") else "MetaImageIO")
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    parts = files(path)
+    with quiet():
+        reader.ReadImageInformation()
     shape = reader.GetSize()
     if reader.GetNumberOfComponents() > 1:
         raise MedsynthError(
@@ -106,11 +128,77 @@ def _reader(path: Path, frame: int | None) -> tuple[sitk.ImageFileReader, int | 
     if len(shape) > 4:
         raise MedsynthError(f"has {len(shape)} dimensions, {shape}, and 3 are needed: save each volume alone")
     check_size(shape[:3])
-    if math.prod(shape) > parts[-1].stat().st_size * DEFLATE_RATIO:
-        raise MedsynthError(f"is truncated or damaged: it is too short for the {shape} voxels of its header")
+    voxel = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    _check_bytes(parts, math.prod(shape) * voxel)
     return reader, pick_frame(math.prod(shape[3:]), frame, shape) if len(shape) > 3 else None
 
 
-def quiet() -> None:
-    """Keep ITK and GDCM from warning on stderr of what becomes an error, or is none."""
+def _text(path: Path) -> bytes:
+    """The header of a file.
+
+    Raises:
+        MedsynthError: it has no end.
+    """
+    with path.open("rb") as file:
+        start = file.read(HEADER_BYTES)
+    end = HEADER_END.get(path.suffix.lower())
+    whole = len(start) < HEADER_BYTES if end is None else end.search(start)
+    if not whole:
+        raise MedsynthError("has a header without an end: it is damaged; copy it again")
+    return start if end is None else start[: whole.end()]
+
+
+def _check_bytes(parts: list[Path], claimed: int) -> None:
+    """Whether a file holds as many bytes of voxels as its header claims; packed ones are unpacked to their checksum.
+
+    ITK takes packed voxels whose checksum is wrong, and more bytes than the header tells of.
+    """
+    text = _text(parts[0])
+    with parts[-1].open("rb") as file:
+        file.seek(len(text) if len(parts) == 1 else 0)
+        if SKIPPED.search(text):
+            held = claimed
+        elif PACKED.search(text):
+            held = _unpacked(file, claimed)
+        elif UNPACKED.search(text):
+            held = parts[-1].stat().st_size - file.tell()
+        else:
+            held = min(claimed, parts[-1].stat().st_size * DEFLATE_RATIO)
+    if held != claimed:
+        raise MedsynthError(f"is damaged: its header tells of {claimed:,} bytes of voxels, and there are {held:,}")
+
+
+def _unpacked(file: BinaryIO, claimed: int) -> int:
+    """How many bytes the rest of a file unpacks to; one more than claimed stands for all that are too many."""
+    stream, count = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # with zlib's or gzip's head
+    while not stream.eof and count <= claimed:
+        packed = stream.unconsumed_tail or file.read(CHUNK)
+        unpacked = len(stream.decompress(packed, CHUNK))
+        if not packed and not unpacked:
+            raise MedsynthError("is truncated: copy it again")
+        count += unpacked
+    return min(count, claimed + 1)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[list[str]]:
+    """Keep ITK, GDCM and what they use from writing on stderr; afterwards, the list holds what they wrote.
+
+    Their C code writes to the file, not to `sys.stderr`. All threads share it: only the main one may turn it away.
+    """
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    said: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield said
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.dup2(file.fileno(), 2)
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            said.append(file.read(CHUNK).decode(errors="replace"))

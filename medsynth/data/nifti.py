@@ -18,7 +18,6 @@ from medsynth.data.header import DEFLATE_RATIO, MOST_HEADER_BYTES, Header, check
 from medsynth.errors import MedsynthError
 
 SAME_PLACE_MM = 0.1  # up to which qform and sform say the same
-MOST_TRAILING_BYTES = 2**20  # after the voxels
 ANALYZE_AXES = ("LAS", "LSA", "ASL", "LPS", "LIA", "AIL")
 """Where the axes of an Analyze volume point, by its header's `orient`: transverse, coronal, sagittal; and flipped."""
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
@@ -66,14 +65,15 @@ def _load(path: Path) -> nib.spatialimages.SpatialImage:
     elif any(part.stat().st_size > MOST_HEADER_BYTES for part in (parts[0], *parts[2:])):
         raise MedsynthError("has a header of many megabytes: it is damaged")
     image = nib.load(path)
-    claimed = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
-    size = parts[min(1, len(parts) - 1)].stat().st_size
-    held = size * DEFLATE_RATIO if _compressed(path) else size
-    if claimed > held:
-        raise MedsynthError(
-            f"is truncated or damaged: its header tells of {claimed:,} bytes, and it holds at most {held:,}"
-        )
+    claimed, held = _end(image), parts[min(1, len(parts) - 1)].stat().st_size
+    if claimed > held * DEFLATE_RATIO if _compressed(path) else claimed != held:
+        raise MedsynthError(f"is truncated or damaged: its header tells of {claimed:,} bytes, and it holds {held:,}")
     return image
+
+
+def _end(image: nib.spatialimages.SpatialImage) -> int:
+    """Bytes up to the end of the voxels in their file."""
+    return image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
 
 
 def _shape(image: nib.spatialimages.SpatialImage, frame: int | None) -> tuple[int, ...]:
@@ -140,9 +140,8 @@ def _whole(path: Path, image: nib.spatialimages.SpatialImage) -> Iterator[nib.sp
         return
     with gzip.open(path) as file:
         yield type(image).from_file_map({"image": FileHolder(str(path), file)})
-        end = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
-        file.seek(end)
-        if file.tell() < end or len(file.read(MOST_TRAILING_BYTES)) == MOST_TRAILING_BYTES:
+        file.seek(_end(image))
+        if file.tell() < _end(image) or file.read(1):  # at the end, the checksum is compared
             raise MedsynthError("unpacks to less or more than its header tells: it is damaged; copy it again")
 
 
