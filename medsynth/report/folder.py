@@ -47,7 +47,7 @@ class ReportFolder:
         """Write the report.
 
         Args:
-            measures: for metrics.json.
+            measures: for metrics.json; none of them, no such file.
             rows: for metrics.csv, one a subject.
             facts: for provenance.json, and added to each measure of metrics.json: `seed`, `data_range`, `mask`.
         """
@@ -65,7 +65,8 @@ class ReportFolder:
         write_text(self.folder / "metrics.csv", as_csv(rows))
         write_text(self.folder / "provenance.json", json.dumps(facts, indent=4, default=str) + "\n")
         write_text(self.folder / "report.html", page.html())
-        write_text(self.folder / "metrics.json", json.dumps(table, indent=4) + "\n")
+        if table:
+            write_text(self.folder / "metrics.json", json.dumps(table, indent=4, allow_nan=False) + "\n")
 
 
 def provenance() -> dict[str, Any]:

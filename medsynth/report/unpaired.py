@@ -76,6 +76,7 @@ class UnpairedEvaluation:
             sets.synthetic,
             seed=self.seed,
             cache_dir=self.preparation.cache_dir or default_folder(),
+            utility=self.utility,
         )
         found = verdicts(result.measures)
         facts = sets.facts | {

@@ -89,20 +89,21 @@ def figures(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def standing(measure: Measure) -> Standing:
-    """Where a measure stands; a distance is in units of the floor's."""
-    if measure.value is None or measure.floor is None:
-        return Standing(measure, None, None)
+def gap(measure: Measure, value: float) -> float | None:
+    """How far a value of this measure is from the best; None where no value is best."""
     ideal = {"lower": 0.0, "higher": 1.0, "near": measure.target}[measure.direction]
     if ideal is None:
+        return None
+    return max(value, 0.0) if measure.direction == "lower" else abs(value - ideal)
+
+
+def standing(measure: Measure) -> Standing:
+    """Where a measure stands; a distance is in units of the floor's."""
+    if measure.value is None or measure.floor is None or (own := gap(measure, measure.value)) is None:
         return Standing(measure, None, None)
-
-    def gap(value: float) -> float:
-        return max(value, 0.0) if measure.direction == "lower" else abs(value - ideal)
-
-    unit = max(gap(measure.floor), LEAST_GAP.get(measure.name, 1e-9))
-    baseline = None if measure.baseline is None else gap(measure.baseline) / unit
-    return Standing(measure, gap(measure.value) / unit, baseline)
+    unit = max(gap(measure, measure.floor), LEAST_GAP.get(measure.name, 1e-9))
+    baseline = None if measure.baseline is None else gap(measure, measure.baseline) / unit
+    return Standing(measure, own / unit, baseline)
 
 
 def verdicts(measures: Sequence[Measure]) -> list[Verdict]:
@@ -200,14 +201,28 @@ def _variety(by_name: dict[str, Measure]) -> list[str]:
 
 
 def utility(by_name: dict[str, Measure]) -> Verdict:
-    """What a model learns from synthetic images beside what it learns from real ones."""
-    measures = [measure for name, measure in by_name.items() if name.startswith("utility_")]
-    known = [measure for measure in measures if measure.value is not None]
-    if not known:
+    """What a network learns from synthetic images beside what it learns from real ones, which is the floor."""
+    measures = [by_name[name] for name in ("utility_tstr", "utility_augmented") if name in by_name]
+    known = [measure for measure in measures if measure.value is not None and measure.floor is not None]
+    if len(known) < 2:
         reasons = [f"{measure.name}: {measure.note}" for measure in measures if measure.note]
         return Verdict("Utility", "unknown", "Not measured.", reasons or ["Ask for it with --utility true."])
-    reasons = [f"{standing(measure).words()}." + (f" {measure.note}" if measure.note else "") for measure in known]
-    return Verdict("Utility", "unknown", "See the numbers.", reasons)
+    alone, added = known
+    unit = f" {alone.unit}" if alone.unit else ""
+    reasons = [
+        f"Tested on held-out real images, a network trained on synthetic ones alone reaches "
+        f"{figures(alone.value)}{unit}, on real ones alone {figures(alone.floor)}{unit}, on both {figures(added.value)}{unit}.",
+        *([f"{alone.note[0].upper()}{alone.note[1:]}."] if alone.note else []),
+    ]
+    if alone.baseline is not None:
+        reasons.append(f"Trained on images of a PCA-GMM alone: {figures(alone.baseline)}{unit}.")
+    if added.interval and added.interval[0] > added.floor:
+        return Verdict("Utility", "good", "Adding them to the real images helps, for this task.", reasons)
+    if added.interval and added.interval[1] < added.floor:
+        return Verdict("Utility", "poor", "Adding them to the real images harms, for this task.", reasons)
+    if alone.interval and alone.interval[1] < alone.floor:
+        return Verdict("Utility", "poor", "No substitute for real images, and no clear gain beside them.", reasons)
+    return Verdict("Utility", "mixed", "No clear gain over real images alone, for this task.", reasons)
 
 
 def privacy(by_name: dict[str, Measure], readable: bool) -> Verdict:
