@@ -211,7 +211,8 @@ def utility(by_name: dict[str, Measure]) -> Verdict:
     unit = f" {alone.unit}" if alone.unit else ""
     reasons = [
         f"Tested on held-out real images, a network trained on synthetic ones alone reaches "
-        f"{figures(alone.value)}{unit}, on real ones alone {figures(alone.floor)}{unit}, on both {figures(added.value)}{unit}.",
+        f"{figures(alone.value)}{unit}, on real ones alone {figures(alone.floor)}{unit}, on both "
+        f"{figures(added.value)}{unit}.",
         *([f"{alone.note[0].upper()}{alone.note[1:]}."] if alone.note else []),
     ]
     if alone.baseline is not None:
