@@ -174,15 +174,11 @@ def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[s
         elif found.misaligned:
             lines.append(f"{subject}: {'registered, was' if registered else 'not aligned,'} {off}")
     if judged:
-        most = max(
-            (verdict.alignment.offset_mm for _, verdict in judged if not verdict.alignment.misaligned), default=0
-        )
         good = sum(verdict.aligned for _, verdict in judged)
-        lines.append(
-            f"{good} of {len(judged)} pairs are aligned"
-            + ("" if good == len(judged) or registered else ": give --register, or leave out the others")
-            + f"; heads moved by up to {most:.1f} mm between the two scans"
-        )
+        advice = "" if good == len(judged) or registered else ": give --register, or leave out the others"
+        lines.append(f"{good} of {len(judged)} pairs are aligned{advice}")
+    if small := [verdict.alignment.offset_mm for _, verdict in judged if not verdict.alignment.misaligned]:
+        lines.append(f"patients moved by up to {max(small):.1f} mm between the two scans of a pair whose headers agree")
     return lines
 
 
