@@ -59,11 +59,11 @@ class Series:
 
 def is_dicom(path: str | os.PathLike) -> bool:
     """Whether the name ends like a DICOM file, or its content begins like one."""
-    if str(path).lower().endswith(ENDINGS):
-        return True
     try:
         if not Path(path).is_file():
             return False
+        if str(path).lower().endswith(ENDINGS):
+            return True
         with Path(path).open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:

@@ -64,7 +64,14 @@ def _load(path: Path) -> nib.spatialimages.SpatialImage:
             raise MedsynthError("says that its voxels begin far behind its header: its header is damaged")
     elif any(part.stat().st_size > MOST_HEADER_BYTES for part in (parts[0], *parts[2:])):
         raise MedsynthError("has a header of many megabytes: it is damaged")
-    image = nib.load(path)
+    with nib.imageglobals.LoggingOutputSuppressor():
+        image = nib.load(path)
+    told = type(image.header)(start[: image.header.sizeof_hdr], check=False)  # nibabel makes 1 of a spacing of 0
+    if (
+        not (isinstance(told, nib.Nifti1Header) and told["sform_code"] > 0)
+        and not (np.abs(told["pixdim"][1:4]) > 0).all()
+    ):
+        raise MedsynthError("has a header without a size for each voxel (zero spacing): repair it")
     claimed, held = _end(image), parts[min(1, len(parts) - 1)].stat().st_size
     if claimed > held * DEFLATE_RATIO if _compressed(path) else claimed != held:
         raise MedsynthError(f"is truncated or damaged: its header tells of {claimed:,} bytes, and it holds {held:,}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def files(source: Source | str | os.PathLike) -> list[Path]:
         MedsynthError: one is not there, in words that follow the file's name.
     """
     path = Path(_as_source(source).path)
-    with _as_line():
+    with _as_line(path):
         return [path] if (reader := _reader(path)) is None else reader.files(path)
 
 
@@ -126,7 +127,7 @@ def read_header(source: Source | str | os.PathLike) -> Header:
     """
     source = _as_source(source)
     path, reader = Path(source.path), _reader(source.path)
-    with _as_line():
+    with _as_line(path):
         return _picture_header(path) if reader is None else reader.read_header(path, source.frame)
 
 
@@ -137,19 +138,23 @@ def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
         MedsynthError: why it cannot be read, in words that follow the file's name.
     """
     source = _as_source(source)
-    if (reader := _reader(source.path)) is None:
-        kind = "is a picture: set modality to image" if is_picture(source.path) else "is no volume that can be read"
-        raise MedsynthError(kind if Path(source.path).exists() else "does not exist")
-    with _as_line():
-        voxels, affine = reader.read_volume(Path(source.path), source.frame)
+    path, reader = Path(source.path), _reader(source.path)
+    with _as_line(path):
+        if reader is None:
+            raise MedsynthError(
+                "is a picture: set modality to image" if is_picture(path) else "is no volume to be read"
+            )
+        voxels, affine = reader.read_volume(path, source.frame)
         meta = {MetaKeys.SPACE: SpaceKeys.RAS, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
         return MetaTensor(np.asarray(voxels, np.float32)[None], affine=affine, meta=meta)
 
 
 @contextlib.contextmanager
-def _as_line() -> Iterator[None]:
-    """Whatever a reader raises on damaged bytes becomes a MedsynthError of one line."""
+def _as_line(path: Path) -> Iterator[None]:
+    """Whatever a reader raises on damaged bytes becomes a MedsynthError of one line; what is no file is not read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise MedsynthError("is no file")
         yield
     except MedsynthError:
         raise
