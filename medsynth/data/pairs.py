@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from monai.data import MetaTensor
+from monai.utils.enums import CommonKeys as Keys
 from tqdm import tqdm
 
 from medsynth.data import itk
@@ -23,6 +24,7 @@ from medsynth.data.layout import CONTRAST, Survey, stem, survey
 from medsynth.data.output import nifti, safe
 from medsynth.data.registration import Alignment, align, better_shift, resample
 from medsynth.data.sources import Source, is_picture, read_volume
+from medsynth.data.transforms import CheckFinite
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes
 
@@ -184,9 +186,12 @@ def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[s
 
 def _read(entry: Mapping[str, Any], key: str) -> MetaTensor:
     try:
-        return read_volume(Source.of(entry, key))
+        volume = CheckFinite()({Keys.IMAGE: read_volume(Source.of(entry, key))})[Keys.IMAGE]
     except MedsynthError as error:
         raise MedsynthError(f"{entry[key]} {error}") from error
+    if volume.min() == volume.max():
+        raise MedsynthError(f"{entry[key]} holds the same value everywhere: export it again")
+    return volume
 
 
 def _as_image(volume: MetaTensor) -> sitk.Image:

@@ -129,8 +129,9 @@ def better_shift(source: sitk.Image, registered: sitk.Image) -> tuple[int, int, 
 def _starts(source: sitk.Image, target: sitk.Image) -> Iterator[sitk.Euler3DTransform]:
     """The headers' own first."""
     initializer = sitk.CenteredTransformInitializerFilter
+    masses = [image - float(sitk.GetArrayViewFromImage(image).min()) for image in (source, target)]
     centred = [
-        sitk.CenteredTransformInitializer(source, target, sitk.Euler3DTransform(), way)
+        sitk.CenteredTransformInitializer(*masses, sitk.Euler3DTransform(), way)
         for way in (initializer.GEOMETRY, initializer.MOMENTS)
     ]
     middle = sitk.Euler3DTransform()

@@ -87,10 +87,12 @@ def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
 def outline(head: Head) -> np.ndarray:
     """(rows, columns, slices), true in the head, in its cavities, and up to `MARGIN_MM` around it."""
     filled = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(head.mask, 2, 0)], axis=-1)
+    if filled.all():
+        return np.ones(head.shape, bool)
+    near = ndimage.distance_transform_edt(~filled, np.multiply(head.spacing_mm, head.step)) <= MARGIN_MM
     for axis in range(3):
-        filled = filled.repeat(head.step[axis], axis).take(range(head.shape[axis]), axis, mode="clip")
-    away = ndimage.distance_transform_edt(~filled, head.spacing_mm) if not filled.all() else np.zeros(head.shape)
-    return away <= MARGIN_MM
+        near = near.repeat(head.step[axis], axis).take(range(head.shape[axis]), axis, mode="clip")
+    return near
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,16 @@ def test_a_pair_that_cannot_be_read_is_left_out_with_the_reason(heads, tmp_path)
     assert "a_CT.nii.gz" in found.left_out[tmp_path / "a_T1w.nii.gz"]
 
 
+@pytest.mark.parametrize(("value", "line"), [(np.nan, "NaN or infinite"), (0, "the same value everywhere")])
+def test_a_pair_with_values_that_mean_nothing_is_left_out(heads, tmp_path, value, line):
+    (tmp_path / "a_T1w.nii.gz").write_bytes((heads / "a_T1w.nii.gz").read_bytes())
+    nib.save(nib.Nifti1Image(np.full((20, 20, 20), value, np.float32), np.eye(4)), tmp_path / "a_CT.nii.gz")
+    found = find_pairs(tmp_path, "*_T1w.nii.gz", "*_CT.nii.gz")
+    check_alignment(found)
+    assert found.entries == []
+    assert line in found.left_out[tmp_path / "a_T1w.nii.gz"]
+
+
 def test_a_pair_is_read_on_the_source_s_grid(heads):
     entry = {"source": str(heads / "a_T1w.nii.gz"), "target": str(heads / "a_CT.nii.gz")}
     source, target = read_pair(entry)
