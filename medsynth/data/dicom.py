@@ -181,7 +181,8 @@ def _tags(path: Path) -> pydicom.Dataset:
         raise MedsynthError("is no DICOM file, or a damaged one")
     if DeflatedExplicitVRLittleEndian.encode() in content[:MOST_META_BYTES]:
         raise MedsynthError("is compressed as a whole (deflated), which is not read: export it uncompressed")
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         facts = pydicom.dcmread(start, force=True, stop_before_pixels=True, specific_tags=TAGS)
         if not facts:
             raise MedsynthError("is no DICOM file, or a damaged one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -189,7 +190,10 @@ def _images_among(paths: list[Path]) -> list[Path]:
 
 
 def _picture_header(path: Path) -> Header:
-    with Image.open(path) as image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(path)
+    with image:
         if (pages := getattr(image, "n_frames", 1)) > 1:
             raise MedsynthError(f"has {pages} pages, and one is needed: save each page as a file")
         columns, rows = image.size
