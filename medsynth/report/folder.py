@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
 import sys
 from collections.abc import Sequence
@@ -52,9 +53,7 @@ class ReportFolder:
             facts: for provenance.json, and added to each measure of metrics.json: `seed`, `data_range`, `mask`.
         """
         shared = {name: facts[name] for name in ("seed", "data_range", "mask") if name in facts}
-        table = {
-            measure.name: {k: v for k, v in measure.to_dict().items() if k != "name"} | shared for measure in measures
-        }
+        table = {measure.name: _finite(measure.to_dict()) | shared for measure in measures}
         figures = _figures(page)
         with disk_errors(self.folder):
             (self.folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -86,6 +85,15 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the name, and null for what JSON has no number for, such as the PSNR of equal images."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+        if name != "name"
+    }
 
 
 def _figures(page: Page) -> list[Figure]:

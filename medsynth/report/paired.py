@@ -90,8 +90,7 @@ class PairedEvaluation:
     def _scale(self, pairs: Sequence[Pair]) -> tuple[str, tuple[float, float] | None]:
         """Modality and data range; None for CT, which has its own."""
         if self.data_range is not None:
-            low, high = map(float, self.data_range)
-            return self.modality or "mri", (low, high)
+            return self.modality or "mri", _checked_range(self.data_range)
         if self.modality == "ct":
             return "ct", None
         targets = [read(pair.target).voxels for pair in pairs]
@@ -136,6 +135,16 @@ class PairedEvaluation:
         summary = f"{len(pairs)} predictions beside their targets, {said}."
         printed = {name.replace("_", " "): _plain(value) for name, value in facts.items()}
         self.output.write(measures, table, Page("Predictions beside targets", summary, found, sections, printed), facts)
+
+
+def _checked_range(data_range: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, data_range)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not low < high:
+        raise MedsynthError(f'window is {data_range!r}: for pairs give the data range, such as --window "[0, 255]"')
+    return low, high
 
 
 def load(pair: Pair, modality: str) -> Loaded:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medsynth.data.cache import default_folder
+from medsynth.metrics.inception import inception_distance
 from medsynth.metrics.sets import ImageSet
 from medsynth.metrics.unpaired import UnpairedResult, evaluate_unpaired
 from medsynth.report.folder import ReportFolder, provenance
@@ -78,6 +79,9 @@ class UnpairedEvaluation:
             cache_dir=self.preparation.cache_dir or default_folder(),
             utility=self.utility,
         )
+        if self.inception is not None:
+            three = (sets.train, sets.held_out, sets.synthetic)
+            result.measures.append(inception_distance(self.inception, *three, self.seed, self.device))
         found = verdicts(result.measures)
         facts = sets.facts | {
             "seed": self.seed,

@@ -100,12 +100,14 @@ def test_numbers_have_three_figures_that_count(value, text):
 
 def test_a_report_is_written_whole_and_not_over_another(page, tmp_path, measure):
     measures = [measure("fd_self", 12.0, 3.0, interval=(10.0, 14.0)), measure("swd", None, note="too few")]
+    measures.append(measure("psnr", float("inf")))
     ReportFolder(tmp_path / "r").write(measures, [{"subject": "a", "recall": 0.5}], page, {"seed": 3, "mask": "none"})
     written = json.loads((tmp_path / "r/metrics.json").read_text())
     assert written["fd_self"]["value"] == 12.0
     assert written["fd_self"]["interval"] == [10.0, 14.0]
     assert written["fd_self"]["seed"] == 3
     assert written["swd"]["value"] is None
+    assert written["psnr"]["value"] is None
     assert written["swd"]["note"] == "too few"
     assert (tmp_path / "r/metrics.csv").read_text() == "subject,recall\na,0.5\n"
     assert (tmp_path / "r/figures/discs.png").read_bytes().startswith(b"\x89PNG")
