@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Sequence
@@ -23,15 +24,13 @@ class SliceStack:
 
     Args:
         paths: of .npy files.
-        rows: which of all their slices to show as this array, of any shape: (N, C) of them make (N, C, H, W); None:
-            each one once.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike], rows: np.ndarray | None = None) -> None:
+    def __init__(self, paths: Sequence[str | os.PathLike]) -> None:
         maps = [np.load(path, mmap_mode="r") for path in paths]
         self._paths, self._offsets = [str(path) for path in paths], [file.offset for file in maps]
         self._starts = np.cumsum([0, *map(len, maps)])
-        self._rows = np.arange(self._starts[-1]) if rows is None else rows
+        self._rows = np.arange(self._starts[-1])
         self._open: dict[int, int] = {}
         self._slice_shape = maps[0].shape[1:]
         self.dtype = maps[0].dtype
@@ -46,8 +45,11 @@ class SliceStack:
         return self._read(chosen.reshape(-1)).reshape(*chosen.shape, *self._slice_shape)
 
     def of(self, rows: np.ndarray) -> SliceStack:
-        """These of its slices as an array of their own."""
-        return SliceStack(self._paths, self._rows[rows])
+        """These of its slices as an array of their own; rows of any shape, (N, C) make (N, C, H, W)."""
+        other = copy.copy(self)
+        other._rows = self._rows[rows]
+        other.shape = (*other._rows.shape, *self._slice_shape)
+        return other
 
     def read(self, rows: np.ndarray) -> torch.Tensor:
         """float32 slices of these indices, of any shape; -1, which is air, for indices below 0."""
