@@ -118,7 +118,9 @@ def _worst(sets: Sets, result: UnpairedResult) -> Section | None:
     usual = np.sqrt(np.median(nearest(features["train"], features["held_out"]).distance))
     worst = np.argsort(-found.distance, kind="stable")[:SHOWN_PAIRS]
     times = np.sqrt(found.distance[worst]) / usual
-    notes = [f"{sets.names[i][-26:]}\n{time:.1f} times" for i, time in zip(fake[worst], times, strict=True)]
+    notes = [
+        f"{sets.names[i].split('.')[0][-30:]}\n{time:.1f} times" for i, time in zip(fake[worst], times, strict=True)
+    ]
     similar = sets.held_out.images[real[found.index[worst]]]
     png = figures.pairs(sets.synthetic.images[fake[worst]], similar, notes, ("synthetic", "most similar real image"))
     alt = f"{len(worst)} synthetic images, each beside the real held-out image most similar to it."
