@@ -161,7 +161,7 @@ def _judged(pair: Mapping[str, Any], path: Path | None) -> Verdict | str | None:
         return Verdict(alignment, not alignment.misaligned)
     moved = resample(target, source, alignment.transform)
     write_bytes(path, nifti(_as_stored(moved, target), itk.affine_of(source), "registered"))
-    return Verdict(alignment, better_shift(source, moved) is None)
+    return Verdict(alignment, not alignment.failed and better_shift(source, moved) is None)
 
 
 def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[str]:
@@ -171,8 +171,8 @@ def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[s
         found = verdict.alignment
         off = f"{found.offset_mm:.1f} mm off by its headers (mutual information {found.before:.2f}, "
         off += f"{found.after:.2f} once registered, {found.chance:.2f} by chance)"
-        if not verdict.aligned and registered:
-            lines.append(f"{subject}: could not be aligned, a shift of it fits better: look at it, or leave it out")
+        if not verdict.aligned and (registered or found.failed):
+            lines.append(f"{subject}: could not be aligned, do both show one head? Look at it, or leave it out")
         elif found.misaligned:
             lines.append(f"{subject}: {'registered, was' if registered else 'not aligned,'} {off}")
     if judged:

@@ -18,6 +18,7 @@ SAMPLES = 100_000  # voxels that are looked at
 SEED = 1  # of their choice
 FWHM_TO_VARIANCE = 1 / (8 * math.log(2))  # of a Gaussian
 HEAD_RADIUS_MM = 80.0
+ABOVE_CHANCE = 1.25  # times the mutual information by chance: less is no alignment
 CHANCE_SHIFT_MM = 24.0  # beyond it, what overlaps is no longer the same anatomy
 MISALIGNED_MM = 4.0  # headers that are wrong are off by more; patients move by less between the scans of a session
 ALIGNED_SHARE = 0.85  # of the mutual information above chance, that of two scans that need no registration
@@ -32,7 +33,7 @@ class Alignment:
         offset_mm: by how much the headers are off: how far it moves the voxels of a head, root mean square.
         before: mutual information of the pair as its headers say, in nats.
         after: that of the registered pair.
-        chance: that of the registered pair once shifted by `CHANCE_SHIFT_MM`, the mean over six directions.
+        chance: that of the registered pair once shifted by `CHANCE_SHIFT_MM`, the median of six directions.
     """
 
     transform: sitk.Transform
@@ -42,8 +43,15 @@ class Alignment:
     chance: float
 
     @property
+    def failed(self) -> bool:
+        """Whether even the registered pair shares no more information than misaligned ones do."""
+        return self.after < ABOVE_CHANCE * self.chance
+
+    @property
     def misaligned(self) -> bool:
         """Whether the headers are clearly off: far away, and with much mutual information to gain."""
+        if self.failed:
+            return True
         share = (self.before - self.chance) / max(self.after - self.chance, 1e-6)
         return self.offset_mm > MISALIGNED_MM and share < ALIGNED_SHARE
 
@@ -70,7 +78,7 @@ def align(source: sitk.Image, target: sitk.Image) -> Alignment:
         distance_mm(best, sitk.Euler3DTransform(), _middle(source)),
         mutual_information(source, target, sitk.Euler3DTransform()),
         mutual_information(source, target, best),
-        float(np.mean([mutual_information(source, target, shifted) for shifted in shifts])),
+        float(np.median([mutual_information(source, target, shifted) for shifted in shifts])),
     )
 
 

@@ -99,3 +99,10 @@ def test_a_finer_target_is_averaged_over_the_source_s_voxels():
     target = itk.image_of(fine, np.diag([1.0, 1.0, 1.0, 1.0]))
     source = itk.image_of(np.zeros((8, 8, 8), np.float32), np.diag([4.0, 4.0, 4.0, 1.0]))
     np.testing.assert_allclose(itk.voxels_of(resample(target, source))[2:-2, 2:-2, 2:-2], 50, atol=1)
+
+
+def test_noise_is_never_taken_for_an_aligned_pair():
+    volumes = np.random.default_rng(0).normal(size=(2, 24, 24, 24)).astype(np.float32)
+    found = align(*(itk.image_of(volume, np.diag([4.0, 4.0, 4.0, 1.0])) for volume in volumes))
+    assert found.failed
+    assert found.misaligned
