@@ -9,7 +9,7 @@ import math
 import os
 import re
 import warnings
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.encaps import generate_fragments
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsynth.data.header import MOST_HEADER_BYTES, Header, unreadable, volume_header
 from medsynth.data.itk import quiet, resample, voxels_of
@@ -127,6 +128,9 @@ def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.nd
     series = series_of(path)
     planes = check(series, frame)
     files = list(dict.fromkeys(plane.path for plane in planes))
+    if series.facts.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian).is_compressed:
+        for file in files:
+            _check_fragments(file)
     voxels = _voxels(files)
     if len(files) == 1:
         voxels = voxels[..., [plane.frame for plane in planes]]
@@ -238,6 +242,17 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     """A tag's value as that many finite numbers; None if it is not that."""
     numbers = tuple(float(one) for one in np.atleast_1d(value) if one is not None) if value is not None else ()
     return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
+
+
+def _check_fragments(path: Path) -> None:
+    """Whether compressed pixels are all there: of some that are cut, GDCM takes gigabytes before it says so."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = pydicom.dcmread(path, force=True, specific_tags=["PixelData"]).PixelData
+        deque(generate_fragments(pixels), maxlen=0)
+    except Exception as error:
+        raise MedsynthError(f"is of a series in which {path.name} {unreadable(error)}") from error
 
 
 def _voxels(files: Sequence[Path]) -> np.ndarray:

@@ -146,7 +146,9 @@ def _whole(path: Path, image: nib.spatialimages.SpatialImage) -> Iterator[nib.sp
         yield image
         return
     with gzip.open(path) as file:
-        yield type(image).from_file_map({"image": FileHolder(str(path), file)})
+        with nib.imageglobals.LoggingOutputSuppressor():
+            image = type(image).from_file_map({"image": FileHolder(str(path), file)})
+        yield image
         file.seek(_end(image))
         if file.tell() < _end(image) or file.read(1):  # at the end, the checksum is compared
             raise MedsynthError("unpacks to less or more than its header tells: it is damaged; copy it again")

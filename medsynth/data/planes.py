@@ -14,7 +14,7 @@ from medsynth.errors import MedsynthError
 
 SAME_DIRECTION = 1e-3  # between unit vectors
 SAME_PLACE_MM = 0.01
-UNEVEN = 0.02  # part of the distance between slices by which it may vary, or as many mm
+UNEVEN = 0.05  # part of the distance between slices by which it may vary, or as many mm
 TILT = 1e-3  # mm sideways a mm onwards: 0.06 degrees
 
 

@@ -239,6 +239,15 @@ def test_a_truncated_slice_is_named(tmp_path, slices, store):
         read_volume(first)
 
 
+def test_a_truncated_compressed_slice_is_named_without_gdcm(tmp_path, slices, monkeypatch):
+    for index, one in enumerate(slices(LARGER)):
+        compress(one, "JPEG2000", tmp_path / f"{index}.dcm")
+    (tmp_path / "1.dcm").write_bytes((tmp_path / "1.dcm").read_bytes()[:-12])
+    monkeypatch.setattr(dicom, "_voxels", None)
+    with pytest.raises(MedsynthError, match=r"1\.dcm cannot be read, it seems truncated"):
+        read_volume(tmp_path / "0.dcm")
+
+
 def test_a_slice_that_is_replaced_is_read_anew(tmp_path, slices, store):
     series = slices(VOLUME)
     first = store(tmp_path, series)
