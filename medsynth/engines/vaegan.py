@@ -16,11 +16,11 @@ from medsynth.distributed import same_everywhere
 from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
 from medsynth.losses.adversarial import critic_wasserstein, generator_wasserstein
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
-from medsynth.losses.similarity import feature_distance, structural_dissimilarity
+from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 IMAGES_TO_START_FROM = 4096
-RISING = ("kl", "adversarial")  # terms that warm up
+RISING = ("kl", "adversarial", "patch")  # terms that warm up
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class VaeGanWeights:
         feature: distance of image and reconstruction in the critic's features.
         kl: Kullback-Leibler divergence in nats per pixel.
         adversarial: the critic's score of reconstructions and samples.
+        patch: sliced Wasserstein distance of their patches from those of the batch.
         penalty: the critic's gradient penalty.
     """
 
@@ -41,6 +42,7 @@ class VaeGanWeights:
     feature: float
     kl: float
     adversarial: float
+    patch: float
     penalty: float
 
 
@@ -76,7 +78,7 @@ class VaeGanTrainer(AdversarialTrainer):
         network_optimizer, discriminator_optimizer: of the two.
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms.
-        warmup: iterations in which the weights of divergence and adversarial term rise from 0.
+        warmup: iterations in which the weights of divergence, adversarial and patch terms rise from 0.
         penalty_images: images a step that the gradient penalty is taken at.
         penalty_target: slope of the critic that is free; 1 with the original WGAN-GP. 0 is steadier here.
 
@@ -124,6 +126,8 @@ class VaeGanTrainer(AdversarialTrainer):
                 "kl": kl_divergence(mean, log_variance) / real[0].numel(),
                 "adversarial": generator_wasserstein(self.discriminator.scores(features, fake_label, fake_position)),
             }
+            if weights.patch:
+                terms["patch"] = sliced_patch_distance(fake, real)
             if weights.ssim:
                 terms["ssim"] = structural_dissimilarity(reconstruction, real)
             if weights.feature:

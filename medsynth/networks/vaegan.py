@@ -8,6 +8,8 @@ Reference: Larsen et al., VAE-GAN, arXiv:1512.09300; the attention is CBAM's and
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from monai.networks.blocks import SpatialAttentionBlock
@@ -41,7 +43,7 @@ def linear_size(image_size: int) -> int:
 
 def self_attention(channels: int) -> SpatialAttentionBlock:
     """Every place of (N, channels, H, W) attends to every other; for low resolutions."""
-    return SpatialAttentionBlock(2, channels, norm_num_groups=8, num_head_channels=32)
+    return SpatialAttentionBlock(2, channels, norm_num_groups=8, num_head_channels=math.gcd(channels, 32))
 
 
 class Encoder(nn.Module):
@@ -123,12 +125,16 @@ class StyledUp(nn.Module):
 class Decoder(nn.Module):
     """(N, latent_features) -> images (N, C, size, size); the generator of the GAN.
 
-    A linear map sketches the image; the convolutions see the sketch at every scale and add what it lacks.
+    A linear map sketches the image; the convolutions see the sketch at every scale and add what it lacks. They leave
+    its leading components alone: these are as the density drew them, and louder ones would be the cheapest way to
+    look sharp.
     """
 
-    def __init__(self, image_size: int, image_channels: int, channels: int, latent_features: int) -> None:
+    def __init__(
+        self, image_size: int, image_channels: int, channels: int, latent_features: int, kept_components: int
+    ) -> None:
         super().__init__()
-        self.image_size, self.image_channels = image_size, image_channels
+        self.image_size, self.image_channels, self.kept_components = image_size, image_channels, kept_components
         widths = channels_per_level(image_size, channels)[::-1]
         self.linear = nn.Linear(latent_features, image_channels * linear_size(image_size) ** 2).requires_grad_(False)
         self.style = nn.Linear(latent_features + CONDITION_FEATURES, 128)
@@ -155,7 +161,21 @@ class Decoder(nn.Module):
         fine = F.pixel_shuffle(F.leaky_relu(self.norm(features), 0.2), 2)
         fine = self.mix(torch.cat([fine, sketch.to(fine.dtype)], dim=1))
         fine = self.noise(fine) if noise else fine
-        return sketch + self.head(F.leaky_relu(fine, 0.2)).float()
+        return sketch + self.without_kept_components(self.head(F.leaky_relu(fine, 0.2)).float())
+
+    def without_kept_components(self, addition: Tensor) -> Tensor:
+        """(N, C, size, size) less what it has of the leading components."""
+        kept = self.linear.weight[:, : self.kept_components].T
+        if not len(kept):
+            return addition
+        side = linear_size(self.image_size)
+        kept = kept.unflatten(1, (self.image_channels, side, side))
+        kept = F.interpolate(kept, size=self.image_size, mode="bilinear") if side < self.image_size else kept
+        kept, flat = F.normalize(kept.flatten(1), dim=1), addition.flatten(1)
+        with torch.autocast(addition.device.type, enabled=False):
+            gram = kept @ kept.T + 1e-6 * torch.eye(len(kept), device=kept.device)  # components without images are 0
+            flat = flat - torch.linalg.solve(gram, kept @ flat.T).T @ kept
+        return flat.view_as(addition)
 
 
 class VaeGan(nn.Module):
@@ -169,6 +189,7 @@ class VaeGan(nn.Module):
         num_classes: classes of the training set; 0 ignores labels.
         use_position: whether the slice position is an input.
         mixture_components: Gaussians of the density fitted to the aggregate posterior.
+        kept_components: leading components of the linear map that the convolutions leave as they are.
 
     Raises:
         MedsynthError: for an image size that does not halve down to 4.
@@ -183,11 +204,12 @@ class VaeGan(nn.Module):
         num_classes: int = 0,
         use_position: bool = True,
         mixture_components: int = 8,
+        kept_components: int = 0,
     ) -> None:
         super().__init__()
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
         self.encoder = Encoder(image_size, image_channels, channels, latent_features)
-        self.decoder = Decoder(image_size, image_channels, channels, latent_features)
+        self.decoder = Decoder(image_size, image_channels, channels, latent_features, kept_components)
         self.latent_features = latent_features
         self.density = GaussianMixtureDensity(mixture_components, latent_features, num_classes)
 

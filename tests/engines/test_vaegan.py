@@ -36,12 +36,13 @@ class Blobs:
         blobs = np.exp(-((rows - height) ** 2 + columns**2) / width**2)
         noise = 0.05 * random.standard_normal(blobs.shape)
         self.images = (2 * np.clip(blobs + noise, 0, 1) - 1).astype(np.float16)
+        self.views, self.planes = {"image": np.arange(count)[:, None]}, self
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, indices: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.images[indices])
+        return torch.from_numpy(self.images[indices]).float()
 
     def facts(self, indices: np.ndarray) -> dict[str, Tensor]:
         facts = {"label": self.labels[indices], "position": self.positions[indices], "index": indices}

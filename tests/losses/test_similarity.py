@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.stats import wasserstein_distance
 from skimage.metrics import structural_similarity
 
-from medsynth.losses.similarity import feature_distance, structural_dissimilarity
+from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
 
 
 def picture(seed: int) -> torch.Tensor:
@@ -40,3 +41,41 @@ def test_feature_distance_by_hand_counts_each_layer_relative_to_its_target():
 def test_feature_distance_refuses_layers_without_a_partner():
     with pytest.raises(ValueError, match="zip"):
         feature_distance([torch.ones(2)], [torch.ones(2), torch.ones(2)])
+
+
+def texture(seed: int, size: int = 32) -> torch.Tensor:
+    return torch.randn(6, 1, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_patch_distance_of_one_scale_is_scipy_s_along_each_direction():
+    fake, real = 2 * texture(0, 16) + 0.5, texture(1, 16)
+    torch.manual_seed(3)
+    found = sliced_patch_distance(fake, real, projections=4).item()
+    torch.manual_seed(3)
+    directions = torch.randn(4, 49)
+    directions /= directions.norm(dim=1, keepdim=True)
+    along = [
+        torch.nn.functional.unfold(images, 7).transpose(1, 2).reshape(-1, 49) @ directions.T for images in (fake, real)
+    ]
+    expected = [wasserstein_distance(a, b) / b.std().item() for a, b in zip(*(part.T for part in along), strict=True)]
+    assert found == pytest.approx(sum(expected) / 4, rel=1e-4)
+
+
+def test_patch_distance_is_0_for_the_same_images_in_another_order():
+    assert sliced_patch_distance(texture(0).flip(0), texture(0)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_blurred_images_are_farther_than_others_of_the_same_kind():
+    blurred = torch.nn.functional.avg_pool2d(texture(0), 3, stride=1, padding=1)
+    assert sliced_patch_distance(blurred, texture(1)) > 5 * sliced_patch_distance(texture(0), texture(1))
+
+
+def test_descending_the_patch_distance_makes_images_as_rough_as_the_real_ones():
+    torch.manual_seed(0)
+    images = (0.3 * texture(0)).requires_grad_()
+    optimizer = torch.optim.Adam([images], lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sliced_patch_distance(images, texture(1)).backward()
+        optimizer.step()
+    assert images.std().item() == pytest.approx(1, abs=0.15)

@@ -197,3 +197,24 @@ def test_every_trainable_part_of_the_critic_takes_gradients():
 def test_channels_that_no_group_divides_are_refused(channels):
     with pytest.raises(MedsynthError, match=f"channels is {channels}: give a multiple of 8"):
         VaeGan(channels=channels)
+
+
+@pytest.mark.parametrize("size", [16, 128])
+def test_convolutions_leave_the_kept_components_as_the_linear_map_drew_them(size):
+    torch.manual_seed(0)
+    network = VaeGan(image_size=size, channels=8, latent_features=6, kept_components=4)
+    network.start_from(torch.rand(12, 1, size, size))
+    latent, components = torch.randn(5, 6), sketches(network, torch.eye(6)) - sketches(network, torch.zeros(6, 6))
+    assert torch.equal(network.decode(latent), sketches(network, latent))  # the head starts at 0
+    torch.nn.init.normal_(network.decoder.head.weight)
+    added = (network.decode(latent) - sketches(network, latent)).flatten(1)
+    found = torch.linalg.lstsq(components.flatten(1).T, added.T).solution
+    alone = torch.linalg.lstsq(components[:4].flatten(1).T, added.T).solution
+    assert alone.abs().max() < 1e-3 < 0.1 < found[4:].abs().max()
+
+
+def sketches(network: VaeGan, latent: torch.Tensor) -> torch.Tensor:
+    """What the decoder's linear map alone makes of latent vectors."""
+    side = min(network.decoder.image_size, 64)
+    sketch = network.decoder.linear(latent).unflatten(1, (1, side, side))
+    return torch.nn.functional.interpolate(sketch, size=network.decoder.image_size, mode="bilinear")
