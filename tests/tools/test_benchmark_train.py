@@ -47,9 +47,12 @@ def test_the_step_is_the_bundle_s_own_and_trains(train):
     assert precision == "float32"
 
 
-def test_the_rate_counts_images(train):
-    seen = []
-    per_second, per_cpu_second = train.rate(lambda images: seen.append(len(images)), torch.zeros(7, 1, 2, 2), 0.05)
-    assert per_second > 7
-    assert per_cpu_second > 7
-    assert per_second == pytest.approx(sum(seen) / 0.05, rel=0.1)
+def test_the_rate_counts_images_against_the_clock_and_the_cpu(train, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock) * 1.0)
+    monkeypatch.setattr(train.time, "process_time", iter([10.0, 12.0]).__next__)
+    steps = []
+    per_second, per_cpu_second = train.rate(lambda images: steps.append(len(images)), torch.zeros(7, 1, 2, 2), 3.0)
+    assert steps == [7, 7]  # the clock moves on by 1 at each look: start, two looks before 3 s are over
+    assert per_second == pytest.approx(14 / 4)
+    assert per_cpu_second == pytest.approx(14 / 2)

@@ -164,12 +164,13 @@ class RandomSlices:
 
     def __init__(self, size: int) -> None:
         self.images = torch.rand(IMAGES, size, size) * 2 - 1
+        self.views, self.planes = {"image": np.arange(IMAGES)[:, None]}, self
 
     def __len__(self) -> int:
         return IMAGES
 
     def read(self, indices: np.ndarray) -> Tensor:
-        """(N, size, size) slices."""
+        """Slices (..., size, size) of these indices."""
         return self.images[torch.from_numpy(indices)]
 
     def facts(self, indices: np.ndarray) -> dict[str, Tensor]:
