@@ -31,6 +31,7 @@ class Head:
         mask: the head, on a grid that is coarser in the plane.
         step: voxels from one row and column of that grid to the next.
         values: a sample of the voxels of the brain's part, air left out.
+        air: what is usual outside the head; the lowest value where there is no outside.
     """
 
     shape: tuple[int, int, int]
@@ -39,6 +40,7 @@ class Head:
     mask: np.ndarray
     step: tuple[int, int, int]
     values: np.ndarray
+    air: float
 
     def span(self, direction: str) -> tuple[float, float]:
         """Where its box begins and ends, in voxels in that direction (one of A, P, L, R, I, S)."""
@@ -106,7 +108,9 @@ def find_head(volume: np.ndarray, spacing_mm: tuple[float, float, float], thresh
     brain = slice(max(0, top - int(BRAIN_HEIGHT_MM / spacing_mm[2])), top + 1)
     part = mask[..., brain]
     box = np.array([*(np.multiply(_ends(part, axis), step[axis]) for axis in (0, 1)), (brain.start, brain.stop)])
-    return Head(volume.shape, tuple(spacing_mm), box, mask, step, grid[..., brain][part])
+    outside = grid[~mask]
+    air = float(np.median(outside[:: 1 + outside.size // SAMPLES]) if outside.size else volume.min())
+    return Head(volume.shape, tuple(spacing_mm), box, mask, step, grid[..., brain][part], air)
 
 
 def _ends(mask: np.ndarray, axis: int) -> tuple[int, int]:

@@ -65,7 +65,8 @@ class SliceStack:
 
     def __del__(self) -> None:
         for handle in self.__dict__.get("_open", {}).values():
-            os.close(handle)
+            if os is not None:  # it is None when Python ends
+                os.close(handle)
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), *self._slice_shape), self.dtype)

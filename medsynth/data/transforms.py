@@ -69,7 +69,8 @@ class FindHead(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         volume = data[Keys.IMAGE]
         spacing = tuple(float(size) for size in volume.pixdim)
-        return data | {"head": find_head(volume[0].numpy(), spacing, self.threshold)}
+        head = find_head(volume[0].numpy(), spacing, self.threshold)
+        return data | {"head": head, "air": head.air}
 
 
 class PercentileBounds(Transform):
@@ -168,11 +169,14 @@ class ScaleToUnit(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         low, high = data["bounds"]
         image = data[Keys.IMAGE] - low
-        return data | {Keys.IMAGE: image.mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)}
+        scaled = {Keys.IMAGE: image.mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)}
+        if "air" in data:
+            scaled["air"] = float(np.clip((data["air"] - low) * (2 / (high - low)) - 1, -1, 1))
+        return data | scaled
 
 
 class CentreOnHead(Transform):
-    """Cut or pad slices (N, rows, columns) to (N, size, size) about the middle of the head's box."""
+    """Cut slices (N, rows, columns) to (N, size, size) about the middle of the head's box, or pad them with air."""
 
     def __init__(self, axes: str, image_size: int) -> None:
         self.axes, self.image_size = axes, image_size
@@ -183,7 +187,8 @@ class CentreOnHead(Transform):
             centre_mm = sum(data["head"].span(direction)) / 2 * data["head"].pixel_mm(direction)
             starts.append(round(centre_mm / spacing - self.image_size / 2))
         affine = data["affine"] @ nib.affines.from_matvec(np.eye(3), [*starts, 0])
-        return data | {Keys.IMAGE: _window(data[Keys.IMAGE], starts, self.image_size), "affine": affine}
+        image = _window(data[Keys.IMAGE], starts, self.image_size, data["air"])
+        return data | {Keys.IMAGE: image, "affine": affine}
 
 
 class FitPicture(Transform):
@@ -218,14 +223,13 @@ def _whole(number: float) -> bool:
     return abs(number - round(number)) < 1e-3
 
 
-def _window(planes: torch.Tensor, starts: list[int], size: int) -> torch.Tensor:
-    """Cut (N, size, size) out of (N, rows, columns), from these indices on; what lies beyond is as the edges are."""
+def _window(planes: torch.Tensor, starts: list[int], size: int, air: float) -> torch.Tensor:
+    """Cut (N, size, size) out of (N, rows, columns), from these indices on; what lies beyond is air."""
     there, here = [], []
     for start, count in zip(starts, planes.shape[1:], strict=True):
         begin, end = max(0, start), min(count, start + size)
         there.append(slice(begin, end))
         here.append(slice(begin - start, end - start))
-    edges = [planes[:, [0, -1]].flatten(), planes[..., [0, -1]].flatten()]
-    window = planes.new_full((len(planes), size, size), float(torch.cat(edges).median()))
+    window = planes.new_full((len(planes), size, size), air)
     window[:, here[0], here[1]] = planes[:, there[0], there[1]]
     return window

@@ -163,3 +163,13 @@ def test_a_volume_is_no_picture(tmp_path, save, marked):
     path = save(tmp_path / "v.nii.gz", marked)
     with pytest.raises(MedsynthError, match="is no picture and no NIfTI file of one slice"):
         SliceDataset([{"image": str(path), "subject": "a"}], Preprocessing("image", None, None, 16), cache_dir=tmp_path)
+
+
+def test_beyond_the_field_of_view_there_is_air_and_no_tissue(tmp_path, save):
+    slab = np.full((30, 34, 8), 3, np.int16)
+    slab[3:27, 3:31] = np.random.default_rng(0).integers(90, 110, (24, 28, 8))
+    path = save(tmp_path / "v.nii.gz", slab)
+    for plane in ("coronal", "sagittal"):
+        image = prepared(path, replace(MRI, plane=plane))["image"]
+        assert image[:, 0].unique().tolist() == pytest.approx([3 / 200 - 1])
+        assert (image[10] > -0.6).any(1).sum() == 8
