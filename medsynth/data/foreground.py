@@ -31,7 +31,7 @@ class Head:
         mask: the head, on a grid that is coarser in the plane.
         step: voxels from one row and column of that grid to the next.
         values: a sample of the voxels of the brain's part, air left out.
-        air: what is usual outside the head; the lowest value where there is no outside.
+        air: what is usual outside the head.
     """
 
     shape: tuple[int, int, int]
@@ -108,9 +108,13 @@ def find_head(volume: np.ndarray, spacing_mm: tuple[float, float, float], thresh
     brain = slice(max(0, top - int(BRAIN_HEIGHT_MM / spacing_mm[2])), top + 1)
     part = mask[..., brain]
     box = np.array([*(np.multiply(_ends(part, axis), step[axis]) for axis in (0, 1)), (brain.start, brain.stop)])
-    outside = grid[~mask]
-    air = float(np.median(outside[:: 1 + outside.size // SAMPLES]) if outside.size else volume.min())
-    return Head(volume.shape, tuple(spacing_mm), box, mask, step, grid[..., brain][part], air)
+    return Head(volume.shape, tuple(spacing_mm), box, mask, step, grid[..., brain][part], _air(volume, grid[~mask]))
+
+
+def _air(volume: np.ndarray, outside: np.ndarray) -> float:
+    """What is usual outside the head, or at the edges of its slices: where there is little of one, the other tells."""
+    edges = (volume[[0, -1]], volume[:, [0, -1]], outside[:: 1 + outside.size // SAMPLES])
+    return float(min(np.median(part) for part in edges if part.size))
 
 
 def _ends(mask: np.ndarray, axis: int) -> tuple[int, int]:
