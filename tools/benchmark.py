@@ -2,17 +2,18 @@
 
 python tools/benchmark.py data
 python tools/benchmark.py train vaegan --peer
+python tools/benchmark.py metrics
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import data, train
+from benchmarks import data, metrics, train
 
 from medsynth.errors import run_tool
 
-SUBJECTS = (data, train)
+SUBJECTS = (data, train, metrics)
 """Modules with `add_options(parsers)`, which adds a subcommand whose `run` takes the parsed options."""
 
 

@@ -22,7 +22,7 @@ def test_an_identity_is_not_taken_for_a_class():
     labels = np.repeat(rng.permutation(["AD", "NC"] * 30), 5)
     features = np.repeat(rng.standard_normal((60, 4)), 5, 0) + 0.01 * rng.standard_normal((300, 4))
     assert separation(features, labels, np.arange(300)).knn_accuracy > 0.65
-    assert separation(features, labels, subjects).knn_accuracy == pytest.approx(0.5, abs=0.15)
+    assert separation(features, labels, subjects).knn_accuracy < 0.6
 
 
 def test_a_rare_class_counts_as_much_as_a_common_one():
