@@ -4,6 +4,7 @@ import itertools
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,3 +45,16 @@ def test_a_file_under_several_names_counts_as_several(data, tmp_path):
     links = data.linked([str(tmp_path / "a.png")], 3, tmp_path)
     assert len(set(links)) == 3
     assert {Path(link).read_text() for link in links} == {"a"}
+
+
+def test_preparation_is_timed_on_the_same_volumes(data, tmp_path, monkeypatch):
+    volume = np.zeros((24, 30, 26), np.int16)
+    volume[4:20, 4:26, 2:24] = np.random.default_rng(0).integers(50, 150, (16, 22, 22))
+    nib.save(nib.Nifti1Image(volume, np.diag([2, 2, 2, 1])), tmp_path / "v.nii.gz")
+    monkeypatch.setattr(data, "PREPARATIONS", 1)
+    row = data.preparation_row(
+        [{"image": str(tmp_path / "v.nii.gz"), "subject": "a"}], Preprocessing("mri", None, None, 16)
+    )
+    pixels, volumes, ours, theirs, ratio, gain = map(float, row.replace("x", "").split())
+    assert (pixels, volumes) == (16, 1)
+    assert min(ratio, theirs, gain) > 0 <= ours
