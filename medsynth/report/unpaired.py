@@ -67,7 +67,7 @@ class UnpairedEvaluation:
             synthetic = str(self.generator.output.images)
         sets = read_sets(self.real, synthetic, self.preparation, self.num_images, self.seed)
         log.info(
-            "comparing %d synthetic images with %d of %d real subjects in training and %d of %d held out",
+            "comparing %d synthetic images with %d of %d real subjects in training and %d of %d held out: some minutes",
             *(len(sets.synthetic), len(sets.train), sets.train.subject_count),
             *(len(sets.held_out), sets.held_out.subject_count),
         )
