@@ -25,15 +25,14 @@ DATA_FILE = re.compile(rb"^(?:ElementDataFile *= *|data ?file: *)(.+?)\r?$", re.
 PACKED = re.compile(rb"^(?:CompressedData *= *True|encoding: *gz(?:ip)?)\s*$", re.IGNORECASE | re.MULTILINE)
 UNPACKED = re.compile(rb"^(?:CompressedData *= *False|encoding: *raw)\s*$", re.IGNORECASE | re.MULTILINE)
 GEOMETRY = {
-    "spacing": re.compile(
-        rb"^(?:Element(?:Spacing|Size) *=|spacings:|space directions:)", re.IGNORECASE | re.MULTILINE
-    ),
-    "origin": re.compile(rb"^(?:(?:Offset|Origin|Position) *=|space origin:)", re.IGNORECASE | re.MULTILINE),
+    "spacing": re.compile(rb"^(?:Element(?:Spacing|Size) *=|spacings:|space directions:)(.*)$", re.I | re.M),
+    "origin": re.compile(rb"^(?:(?:Offset|Origin|Position) *=|space origin:)(.*)$", re.I | re.M),
     "directions": re.compile(
-        rb"^(?:(?:TransformMatrix|Orientation|Rotation) *=|space(?: dimension)?:)", re.IGNORECASE | re.MULTILINE
+        rb"^(?:(?:TransformMatrix|Orientation|Rotation) *=|space(?: dimension)?:.*$)(.*)$", re.I | re.M
     ),
 }
 """Of each part of the geometry, the lines of a header that tell it."""
+NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 SKIPPED = re.compile(rb"^(?:HeaderSize *=|(?:byte|line) ?skip: *-?[1-9])", re.IGNORECASE | re.MULTILINE)
 HEADER_BYTES = 2**16  # in which the text of a header has to end
 HEADER_END = {".nrrd": re.compile(rb"\n\r?\n"), ".mha": re.compile(rb"\nElementDataFile *=[^\n]*\n")}
@@ -59,7 +58,7 @@ def read_header(path: Path, frame: int | None = None) -> Header:
     """Size and spacing; the voxels are not read."""
     reader, _ = _reader(path, frame)
     shape = reader.GetSize()
-    untold = [name for name, told in GEOMETRY.items() if not told.search(_text(path))]
+    untold = _untold(_text(path))
     if "spacing" in untold:
         raise MedsynthError("does not tell its spacing: repair its header")
     notes = [f"does not tell its {' and '.join(untold)}: where it lies is made up"] if untold else []
@@ -146,6 +145,22 @@ def _text(path: Path) -> bytes:
     if not whole:
         raise MedsynthError("has a header without an end: it is damaged; copy it again")
     return start if end is None else start[: whole.end()]
+
+
+def _untold(text: bytes) -> list[str]:
+    """What part of the geometry a header does not tell.
+
+    Raises:
+        MedsynthError: it tells it in other words than numbers, of which ITK takes what comes before them.
+    """
+    found = {name: line.search(text) for name, line in GEOMETRY.items()}
+    for line in filter(None, found.values()):
+        words = re.sub(rb"[(),]|none", b" ", line[1]).split()
+        if not all(map(NUMBER.fullmatch, words)):
+            raise MedsynthError(
+                f"has a damaged header: {line[1].decode(errors='replace').strip()[:60]!r} are no numbers"
+            )
+    return [name for name, line in found.items() if line is None]
 
 
 def _check_bytes(parts: list[Path], claimed: int) -> None:

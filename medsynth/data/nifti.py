@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,8 +65,10 @@ def _load(path: Path) -> nib.spatialimages.SpatialImage:
             raise MedsynthError("says that its voxels begin far behind its header: its header is damaged")
     elif any(part.stat().st_size > MOST_HEADER_BYTES for part in (parts[0], *parts[2:])):
         raise MedsynthError("has a header of many megabytes: it is damaged")
-    with nib.imageglobals.LoggingOutputSuppressor():
-        image = nib.load(path)
+    nib.imageglobals.logger.setLevel(
+        logging.CRITICAL
+    )  # it tells of what it mends; what matters of that is checked here
+    image = nib.load(path)
     told = type(image.header)(start[: image.header.sizeof_hdr], check=False)  # nibabel makes 1 of a spacing of 0
     if (
         not (isinstance(told, nib.Nifti1Header) and told["sform_code"] > 0)
@@ -146,9 +149,7 @@ def _whole(path: Path, image: nib.spatialimages.SpatialImage) -> Iterator[nib.sp
         yield image
         return
     with gzip.open(path) as file:
-        with nib.imageglobals.LoggingOutputSuppressor():
-            image = type(image).from_file_map({"image": FileHolder(str(path), file)})
-        yield image
+        yield type(image).from_file_map({"image": FileHolder(str(path), file)})
         file.seek(_end(image))
         if file.tell() < _end(image) or file.read(1):  # at the end, the checksum is compared
             raise MedsynthError("unpacks to less or more than its header tells: it is damaged; copy it again")

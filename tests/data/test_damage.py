@@ -235,3 +235,9 @@ def test_a_folder_of_damage_is_listed_file_by_file(undamaged, tmp_path):
     found = survey(good.parent)
     assert [entry["image"] for entry in found.entries] == [str(good)]
     assert len(found.left_out) == 20
+
+
+def test_numbers_that_are_none_in_a_text_header_are_no_geometry(undamaged):
+    path = undamaged("raw.mha")
+    path.write_bytes(path.read_bytes().replace(b"Offset = 0 0", b"Offset = 0!0"))
+    assert "are no numbers" in outcome(path)
