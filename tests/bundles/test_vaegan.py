@@ -23,6 +23,7 @@ SMALL = {
     "channels": 32,
     "latent_features": 8,
     "mixture_components": 2,
+    "kept_components": 4,
     "batch_size": 8,
     "learning_rate": 0.002,
     "epoch_length": 12,
@@ -63,12 +64,13 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder / "losses.csv")]
 
 
-def test_training_improves_reconstructions_of_held_out_subjects(trained):
+def test_training_brings_samples_closer_to_held_out_subjects(trained):
     first, *_, last = rows(trained / "metrics.csv")
-    assert last["psnr"] > first["psnr"]
-    assert last["ssim"] > first["ssim"]
+    assert last[BEST_BY] < first[BEST_BY]
+    assert last["psd_db"] < first["psd_db"]
+    assert last["psnr"] > first["psnr"] - 0.5  # the price of texture
     start, *_, end = losses(trained)
-    assert end["l1"] < start["l1"]
+    assert end["patch"] < start["patch"]
 
 
 def test_a_run_folder_holds_what_users_rely_on(trained):
