@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import locale
 import math
 import os
 import re
@@ -200,6 +201,7 @@ def quiet() -> Iterator[list[str]]:
     """Keep ITK, GDCM and what they use from writing on stderr; afterwards, the list holds what they wrote.
 
     Their C code writes to the file, not to `sys.stderr`. All threads share it: only the main one may turn it away.
+    It also leaves the locale at C now and then, where Python would read and write all text as ASCII from then on.
     """
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     said: list[str] = []
@@ -207,7 +209,7 @@ def quiet() -> Iterator[list[str]]:
         yield said
         return
     sys.stderr.flush()
-    kept = os.dup(2)
+    kept, culture = os.dup(2), locale.setlocale(locale.LC_ALL)
     with tempfile.TemporaryFile() as file:
         try:
             os.dup2(file.fileno(), 2)
@@ -215,5 +217,6 @@ def quiet() -> Iterator[list[str]]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+            locale.setlocale(locale.LC_ALL, culture)
             file.seek(0)
             said.append(file.read(CHUNK).decode(errors="replace"))

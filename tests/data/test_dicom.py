@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ def compress(one: pydicom.Dataset, compressor: str, path: Path) -> None:
     writer.SetUseCompression(True)
     writer.SetCompressor(compressor)
     writer.SetFileName(str(path))
-    writer.Execute(image)
+    with itk.quiet():
+        writer.Execute(image)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,14 @@ def test_transfer_syntaxes_of_gdcm_give_the_same_voxels(tmp_path, slices, compre
     (first,) = find_images(tmp_path)
     assert pydicom.dcmread(first).file_meta.TransferSyntaxUID == syntax
     np.testing.assert_array_equal(voxels(first), LARGER)
+
+
+def test_reading_leaves_the_locale_as_it_was(tmp_path, slices):
+    for index, one in enumerate(slices(LARGER)):
+        compress(one, "JPEG", tmp_path / f"{index}.dcm")
+    before = locale.setlocale(locale.LC_ALL)
+    voxels(find_images(tmp_path)[0])
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_each_slice_has_its_own_rescale(tmp_path, slices, store):

@@ -48,7 +48,7 @@ def opened(tmp_path_factory):
          Section("volumes", "Volumes", [], [Viewer(cases, "A note.")])],
     )  # fmt: skip
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page.html())
+    path.write_text(page.html(), encoding="utf-8")
     with browser.Browser() as window:
         window.open(path)
         window.wait("document.querySelector('[data-viewer]').dataset.state === 'ready'")
