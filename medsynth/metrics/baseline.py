@@ -9,7 +9,8 @@ from medsynth.metrics.distribution import fit_pca
 from medsynth.metrics.sets import ImageSet
 
 COMPONENTS = 200  # principal components
-GAUSSIANS = 5
+IMAGES_A_GAUSSIAN = 170  # with more, it does worse; with fewer, it begins to copy
+MOST_GAUSSIANS = 20
 LEAST_VARIANCE = 1e-3  # of a Gaussian along any axis
 
 
@@ -26,7 +27,7 @@ def pca_gmm(train: ImageSet, count: int, seed: int) -> ImageSet:
     """
     components = min(COMPONENTS, len(train) // 2, train.images[0].size)
     pca = fit_pca(train.images, components)
-    gaussians = max(min(GAUSSIANS, len(train) // (2 * components)), 1)
+    gaussians = max(1, min(MOST_GAUSSIANS, len(train) // IMAGES_A_GAUSSIAN))
     facts = _facts(train)
     points = np.concatenate([pca(train.images), facts], axis=1)
     mixture = GaussianMixture(gaussians, reg_covar=LEAST_VARIANCE, random_state=seed).fit(points)
