@@ -47,4 +47,3 @@ class ChannelSpatialAttention(nn.Sequential):
 
     def __init__(self, channels: int) -> None:
         super().__init__(ChannelAttention(channels), SpatialAttention())
-
