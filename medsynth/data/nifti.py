@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import logging
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -78,7 +79,17 @@ def _load(path: Path) -> nib.spatialimages.SpatialImage:
     claimed, held = _end(image), parts[min(1, len(parts) - 1)].stat().st_size
     if claimed > held * DEFLATE_RATIO if _compressed(path) else claimed != held:
         raise MedsynthError(f"is truncated or damaged: its header tells of {claimed:,} bytes, and it holds {held:,}")
+    if _compressed(path) and len(parts) == 1 and _told_size(path) != claimed % 2**32:
+        with _whole(path, image):  # cut, or packed in several parts: unpacking it tells
+            pass
     return image
+
+
+def _told_size(path: Path) -> int:
+    """Bytes that the end of a gzip file says it unpacks to, modulo 2^32; of the last part only, if it has several."""
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read(4), "little")
 
 
 def _end(image: nib.spatialimages.SpatialImage) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -52,6 +53,19 @@ def test_damaged_files_get_a_line(tmp_path, content):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MedsynthError, match="truncated or damaged"):
             read_header(tmp_path / name)
+
+
+def test_a_volume_cut_in_its_packed_voxels_is_refused_by_its_header_already(tmp_path, save):
+    whole = save(tmp_path / "whole.nii.gz", np.random.default_rng(0).random((9, 8, 7))).read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(MedsynthError, match="truncated or damaged"):
+        read_header(tmp_path / "cut.nii.gz")
+
+
+def test_a_volume_packed_in_several_parts_is_whole(tmp_path, save):
+    content = gzip.decompress(save(tmp_path / "whole.nii.gz", np.random.default_rng(0).random((9, 8, 7))).read_bytes())
+    (tmp_path / "parts.nii.gz").write_bytes(gzip.compress(content[:700]) + gzip.compress(content[700:]))
+    assert read_header(tmp_path / "parts.nii.gz").shape == read_header(tmp_path / "whole.nii.gz").shape
 
 
 def test_colours_in_a_volume_are_refused(tmp_path):
