@@ -251,8 +251,12 @@ def privacy(by_name: dict[str, Measure], readable: bool) -> Verdict:
     if signs:
         names = ", ".join(name for name, _ in signs)
         copied = max(beyond for _, beyond in signs) > COPIED
-        headline = "Training images are repeated." if copied else "Signs that training images are repeated."
-        reasons = [f"Caught by {names}. Look at the nearest pairs below, and don't share these images.", *values]
+        headline = "Closer to the training images than expected, by one measure."
+        advice = "Look at the nearest pairs below before you share these images."
+        if copied or len(signs) > 1:
+            headline = "Training images are repeated." if copied else "Signs that training images are repeated."
+            advice = "Look at the nearest pairs below, and don't share these images."
+        reasons = [f"Caught by {names}. {advice}", *values]
         return Verdict("Privacy", "poor" if copied else "mixed", headline, [*reasons, NO_PROOF])
     if not readable:
         headline = "Says little yet: images so unlike real ones hide what they repeat."

@@ -129,3 +129,10 @@ def test_a_prediction_that_loses_to_a_lookup_of_intensities_is_told(measure):
     assert "Worse than a lookup of intensities in 2 of 2" in paired_verdicts(lost, 9)[0].headline
     assert paired_verdicts(won, 9)[0].grade == "good"
     assert any("2 subject(s) only" in reason for reason in paired_verdicts(won, 2)[0].reasons)
+
+
+def test_one_measure_alone_is_a_reason_to_look_and_not_yet_a_finding(measure):
+    verdict = privacy({"closer_to_train": measure("closer_to_train", 0.68, floor=0.55)}, readable=True)
+    assert verdict.grade == "mixed"
+    assert verdict.headline == "Closer to the training images than expected, by one measure."
+    assert verdict.reasons[0].startswith("Caught by closer_to_train. Look at the nearest pairs")
