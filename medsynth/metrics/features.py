@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from medsynth.metrics.checks import CannotMeasure
 from medsynth.metrics.distribution import PcaFeatures, fit_pca
@@ -135,7 +136,7 @@ def train_networks(train: ImageSet, seed: int) -> list[dict[str, Tensor]]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
     batch = min(BATCH, max(BATCH * 64 // size, 16))
     snapshots = []
-    for step in range(1, STEPS + 1):
+    for step in tqdm(range(1, STEPS + 1), desc="training the feature network", leave=False):
         some = torch.randint(len(images), (batch,), generator=random)
         damaged, strengths = damage(augment(images[some], random), low_rank, random)
         found = network(damaged)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from medsynth.errors import MedsynthError
 from medsynth.metrics import estimates
@@ -134,13 +135,14 @@ def evaluate_unpaired(
     task = choose_task(*drawn.values())
     reference = Reference(View(real_train, extractors), views["train"], views["held_out"], task, seed)
     others = views["train"].take(random_indices(len(views["train"]), count, seed))
-    clock = _Clock()
+    groups = GROUPS if utility else [group for group in GROUPS if group is not UTILITY]
+    clock = _Clock(len(groups) + 3)
     with clock("network"):
         network = _attempt(lambda: extractors.network)
     with clock("baseline"):
         baseline = _attempt(lambda: View(pca_gmm(drawn["train"], count, seed), extractors))
     measures = []
-    for group in GROUPS if utility else [group for group in GROUPS if group is not UTILITY]:
+    for group in groups:
         with clock(group.names[0]):
             measures += _measure(group, reference, views["synthetic"], others, baseline)
     with clock("nearest_pairs"):
@@ -158,16 +160,21 @@ def evaluate_unpaired(
 
 
 class _Clock:
-    """Seconds of each part."""
+    """Seconds of each part, and a progress bar over them."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: int) -> None:
         self.seconds: dict[str, float] = {}
+        self.bar = tqdm(total=parts, desc="measuring", leave=False)
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         start = time.perf_counter()
+        self.bar.set_postfix_str(part)
         yield
         self.seconds[part] = time.perf_counter() - start
+        self.bar.update()
+        if self.bar.n == self.bar.total:
+            self.bar.close()
 
 
 def _check(train: ImageSet, held_out: ImageSet, synthetic: ImageSet) -> None:
