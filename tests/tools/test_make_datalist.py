@@ -1,28 +1,12 @@
 from __future__ import annotations
 
-import runpy
-import sys
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 
 from medsynth.data import datalist
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_datalist.py"
 VOLUME = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
-
-
-@pytest.fixture
-def make(monkeypatch):
-    """Run the tool as from the command line."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["make_datalist.py", *map(str, arguments)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-
-    return run
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import re
-import runpy
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,19 +10,7 @@ from medsynth.data import datalist
 from medsynth.data.anatomy import build_head
 from medsynth.data.phantom import draw_modality
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_datalist.py"
 PAIRS = ("--source", "*_T1w.nii.gz", "--target", "*_FLAIR.nii.gz")
-
-
-@pytest.fixture
-def make(monkeypatch):
-    """Run the tool as from the command line."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["make_datalist.py", *map(str, arguments)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-
-    return run
 
 
 @pytest.fixture
