@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from medsynth.data import itk, pairs, registration
 from medsynth.data.cache import Cache
 from medsynth.data.datalist import PAIR
+from medsynth.data.output import SliceSpace
 from medsynth.data.pipelines import Preprocessing, find, take_slices, volume_bounds
 from medsynth.data.preparation import (
     DTYPES,
@@ -48,6 +49,8 @@ class PairDataset(PreparedSlices):
     Attributes:
         mask: (N, 2), which of source and target are there.
         preprocessing: {"source": ..., "target": ...}, with the spacing that was chosen, where it had to be.
+        spaces: {"source": ..., "target": ...} of those that are there, what pixels and values stand for; where each
+            image had intensity bounds of its own, the median ones.
     """
 
     def __init__(
@@ -80,6 +83,12 @@ class PairDataset(PreparedSlices):
                 start += len(facts["planes"]) * (key in facts["present"])
         self.views = {key: np.concatenate(parts) for key, parts in views.items()}
         self.mask = np.stack([self.views[key][:, 0] >= 0 for key in PAIR], axis=1)
+        self.spaces = {key: self._space(key) for key in PAIR if self.mask[:, PAIR.index(key)].any()}
+
+    def _space(self, key: str) -> SliceSpace:
+        bounds = np.median([facts["bounds"][key] for facts in self._images if key in facts["bounds"]], axis=0)
+        own = self.preprocessing[key]
+        return SliceSpace(own.modality, self.spacing_mm, self.slice_mm, tuple(map(float, bounds)), own.plane)
 
     def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """`label`, `position`, `index` (N,) and `mask` (N, 2) of these slices."""

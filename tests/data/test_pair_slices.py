@@ -123,3 +123,13 @@ def test_a_pair_with_a_bad_half_is_named_and_left_out(tmp_path, pair, caplog):
 def test_pictures_are_no_pairs(pair):
     with pytest.raises(MedsynthError, match="pairs are made of volumes"):
         PairDataset([pair("a")], MRI, Preprocessing("image", None, None, 32))
+
+
+def test_values_stand_for_the_median_bounds_of_a_domain(tmp_path, pair, head, save):
+    entries = [pair(name, ["source"], seed) for seed, name in enumerate("abc")]
+    own = Preprocessing("mri", None, None, 32)
+    bounds = [PairDataset([entry], own, CT, cache_dir=tmp_path).spaces["source"].bounds for entry in entries]
+    dataset = PairDataset([*entries, pair("d", ["target"])], own, CT, cache_dir=tmp_path)
+    assert dataset.spaces["source"].bounds == pytest.approx(np.median(bounds, axis=0))
+    assert (dataset.spaces["target"].modality, dataset.spaces["target"].bounds) == ("ct", (-1000, 1000))
+    assert PairDataset(entries, own, CT, cache_dir=tmp_path).spaces.keys() == {"source"}
