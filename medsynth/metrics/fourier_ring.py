@@ -1,4 +1,4 @@
-"""Fourier ring correlation: up to which detail an image agrees with another, so that sharpness is not taken for truth."""
+"""Fourier ring correlation: how fine the detail is that an image shares with another. Sharpness is not truth."""
 
 from __future__ import annotations
 
