@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import warnings
@@ -118,6 +119,14 @@ def files(source: Source | str | os.PathLike) -> list[Path]:
     path = Path(_as_source(source).path)
     with _as_line(path):
         return [path] if (reader := _reader(path)) is None else reader.files(path)
+
+
+def digest(source: Source | str | os.PathLike) -> str:
+    """SHA-256 of all files that make up an image, as sidecars name it."""
+    content = hashlib.sha256()
+    for path in files(source):
+        content.update(path.read_bytes())
+    return content.hexdigest()
 
 
 def read_header(source: Source | str | os.PathLike) -> Header:

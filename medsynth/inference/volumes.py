@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
+from medsynth.data import sources
 from medsynth.data.foreground import Head
 from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
 from medsynth.data.pipelines import PLANES, Preprocessing, locate, volume_bounds
-from medsynth.data.sources import Source, files
+from medsynth.data.sources import Source
 from medsynth.data.transforms import FitPicture, ScaleToUnit, with_neighbours
 from medsynth.errors import MedsynthError
 
@@ -256,7 +256,7 @@ def _write(
 ) -> None:
     """One volume, its standard deviation and its DICOM series."""
     affine, code = ready.affine, form_code(source.path)
-    digest = _digest(source)
+    digest = sources.digest(source)
     facts = {"Seed": request.seed, "Samples": request.num_samples}
     sidecar = {"Units": space.units, "InputDigest": digest, "Sources": [f"hash://sha256/{digest}"]}
     values = space.to_units(ready.back(answer[0]))
@@ -278,14 +278,6 @@ def _write(
 def _thumbnail(image: Tensor) -> Tensor:
     """(1, rows, columns) -> (1, THUMBNAIL, THUMBNAIL)."""
     return FitPicture(THUMBNAIL)({Keys.IMAGE: convert_to_tensor(image, track_meta=False)})[Keys.IMAGE]
-
-
-def _digest(source: Source) -> str:
-    """SHA-256 of all that the volume is read from."""
-    content = hashlib.sha256()
-    for path in files(source):
-        content.update(path.read_bytes())
-    return content.hexdigest()
 
 
 def _pixels(size: Sequence[int], old_mm: Sequence[float], new_mm: Sequence[float]) -> tuple[int, int]:

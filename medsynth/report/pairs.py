@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -122,7 +121,7 @@ def _of(entry: dict[str, Any], key: str) -> Source | None:
 def _match(entry: dict[str, Any], entries: Sequence[dict[str, Any]], found: Sequence[Path]) -> Path | None:
     """The prediction of an entry, None if there is none."""
     files = list(files_of(entry).values()) or [entry["image"]]
-    names, digests = {_stem(Path(file)) for file in files}, {_digest(file) for file in files}
+    names, digests = {_stem(Path(file)) for file in files}, {sources.digest(file) for file in files}
     others = [str(other["subject"]) for other in entries]
     own = str(entry["subject"])
     by_name = [path for path in found if _stem(path) in names]
@@ -138,14 +137,6 @@ def _subject_in(name: str, subjects: Sequence[str]) -> str | None:
     """The longest id that stands in a name, not as a part of a longer word."""
     fitting = [s for s in subjects if re.search(rf"(?<![A-Za-z0-9]){re.escape(s)}(?![A-Za-z0-9])", name)]
     return max(fitting, key=len, default=None)
-
-
-def _digest(file: str) -> str:
-    """As in the sidecars of predictions: SHA-256 of all files of an image."""
-    content = hashlib.sha256()
-    for path in sources.files(file):
-        content.update(path.read_bytes())
-    return content.hexdigest()
 
 
 def _input_digest(path: Path) -> str | None:
