@@ -27,6 +27,7 @@ class LoadedModel:
 
     Attributes:
         network: rebuilt, on its device, in evaluation mode.
+        discriminator: likewise, for what measures its opinion; None if the file holds none.
         preprocessing: how its training images were prepared, as plain values.
         classes: names of its class indices, in order.
         definition: `_target_` and arguments of the network.
@@ -40,6 +41,7 @@ class LoadedModel:
     definition: dict[str, Any]
     digest: str
     extra: dict[str, Any]
+    discriminator: nn.Module | None = None
 
 
 def save_model(
@@ -49,23 +51,27 @@ def save_model(
     preprocessing: dict[str, Any],
     classes: Sequence[str] = (),
     extra: dict[str, Any] | None = None,
+    discriminator: tuple[dict[str, Any], nn.Module] | None = None,
 ) -> None:
     """Write model.pt: whole or not at all.
 
     Args:
         definition: `_target_` and arguments of the network, plain values only (`Run.definition`).
+        discriminator: definition and module of what judged the network, if it is worth keeping.
     """
     check_recipe(definition, preprocessing, str(path))
-    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     content = {
         "format": _FORMAT,
         "version": version("medsynth"),
         "definition": definition,
-        "weights": weights,
+        "weights": _weights(network),
         "preprocessing": preprocessing,
         "classes": list(classes),
         "extra": extra or {},
     }
+    if discriminator is not None:
+        check_recipe(discriminator[0], {}, str(path))
+        content["discriminator"] = {"definition": discriminator[0], "weights": _weights(discriminator[1])}
     save_plain(path, content)
 
 
@@ -79,23 +85,14 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
     if not Path(path).is_file():
         raise MedsynthError(f"there is no model {path}: train one, or give the model.pt of a run as checkpoint")
     content = load_plain(path)
-    if content.get("format") != _FORMAT or any(not isinstance(content.get(k), t) for k, t in _PARTS.items()):
+    if content.get("format") != _FORMAT or not _has(content, _PARTS):
         raise MedsynthError(f"{path} is not a model.pt of this version: use the run's model.pt, not its checkpoints")
-    definition = content["definition"]
+    definition, discriminator = content["definition"], None
     check_recipe(definition, content["preprocessing"], str(path))
-    network = _build(definition, str(path))
-    try:
-        network.load_state_dict(content["weights"])
-    except RuntimeError as error:
-        raise MedsynthError(
-            f"{path}: its weights are of another network than its definition ({definition['_target_']}): "
-            "export the model again"
-        ) from error
-    try:
-        network = network.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise MedsynthError(f"device {device} cannot take the network ({reason}): try --device cpu") from error
+    network = _with_weights(definition, content["weights"], device, str(path))
+    if _has(content.get("discriminator"), {"definition": dict, "weights": dict}):
+        check_recipe(content["discriminator"]["definition"], {}, str(path))
+        discriminator = _with_weights(**content["discriminator"], device=device, where=str(path))
     return LoadedModel(
         network=network,
         preprocessing=content["preprocessing"],
@@ -103,6 +100,7 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
         definition=definition,
         digest=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         extra=content["extra"],
+        discriminator=discriminator,
     )
 
 
@@ -143,6 +141,33 @@ def _network_class(definition: dict[str, Any], where: str) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(_PACKAGES)):
         raise MedsynthError(f"{where}: {target} is not a network: refused")
     return found
+
+
+def _has(content: Any, parts: dict[str, type]) -> bool:
+    return isinstance(content, dict) and all(isinstance(content.get(name), kind) for name, kind in parts.items())
+
+
+def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+
+
+def _with_weights(
+    definition: dict[str, Any], weights: dict[str, Any], device: str | torch.device, where: str
+) -> nn.Module:
+    """The network on its device, in evaluation mode."""
+    network = _build(definition, where)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise MedsynthError(
+            f"{where}: its weights are of another network than its definition ({definition['_target_']}): "
+            "export the model again"
+        ) from error
+    try:
+        return network.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise MedsynthError(f"device {device} cannot take the network ({reason}): try --device cpu") from error
 
 
 def _build(value: Any, where: str) -> Any:

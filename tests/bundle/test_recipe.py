@@ -10,6 +10,8 @@ from monai.networks.nets import FullyConnectedNet
 
 from medsynth.bundle.recipe import load_model, save_model
 from medsynth.errors import MedsynthError
+from medsynth.networks.patch_discriminator import Discriminators
+from medsynth.networks.translation import Translator
 
 DEFINITION = {
     "_target_": "monai.networks.nets.FullyConnectedNet",
@@ -125,3 +127,13 @@ def test_the_former_model_stays_when_saving_fails(path):
     with pytest.raises(TypeError, match="only tensors and plain values"):
         save_model(path, network(), DEFINITION, PREPROCESSING, [], {"metrics": {1, 2}})
     assert path.read_bytes() == before
+
+
+def test_a_discriminator_comes_back_beside_its_network(tmp_path):
+    definition = {"_target_": "medsynth.networks.patch_discriminator.Discriminators", "channels": 4, "num_scales": 1}
+    judge = Discriminators(channels=4, num_scales=1)
+    network = {"_target_": "medsynth.networks.translation.Translator", "image_size": 16, "channels": [8, 8]}
+    save_model(tmp_path / "model.pt", Translator(16, channels=[8, 8]), network, {}, discriminator=(definition, judge))
+    found = load_model(tmp_path / "model.pt").discriminator
+    image = torch.rand(1, 1, 16, 16)
+    assert torch.equal(found.source(image)[0][0], judge.eval().source(image)[0][0])
