@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -47,6 +47,12 @@ class Head:
         axis, flipped = axis_of(direction)
         begin, end = self.box[axis]
         return (self.shape[axis] - end, self.shape[axis] - begin) if flipped else (begin, end)
+
+    def reach(self, direction: str) -> tuple[float, float]:
+        """The same of all that is connected with the head, such as neck and shoulders."""
+        axis, _ = axis_of(direction)
+        edges = np.minimum(np.multiply(_ends(self.mask, axis), self.step[axis]), self.shape[axis])
+        return replace(self, box=np.tile(edges, (3, 1))).span(direction)
 
     def pixel_mm(self, direction: str) -> float:
         """From voxel to voxel in that direction."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -14,7 +14,7 @@ from monai.transforms import SpatialPad, Transform
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 
-from medsynth.data.foreground import find_head
+from medsynth.data.foreground import Head, find_head
 from medsynth.data.header import unreadable
 from medsynth.data.sources import is_picture, read_header, read_volume
 from medsynth.errors import MedsynthError
@@ -182,13 +182,24 @@ class CentreOnHead(Transform):
         self.axes, self.image_size = axes, image_size
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        starts = []
-        for direction, spacing in zip(self.axes[:2], data["spacing_mm"], strict=False):
-            centre_mm = sum(data["head"].span(direction)) / 2 * data["head"].pixel_mm(direction)
-            starts.append(round(centre_mm / spacing - self.image_size / 2))
+        starts = first_pixels(data["head"], self.axes, data["spacing_mm"], self.image_size)
         affine = data["affine"] @ nib.affines.from_matvec(np.eye(3), [*starts, 0])
-        image = _window(data[Keys.IMAGE], starts, self.image_size, data["air"])
+        image = window(data[Keys.IMAGE], starts, (self.image_size, self.image_size), data["air"])
         return data | {Keys.IMAGE: image, "affine": affine}
+
+
+def first_pixels(head: Head, axes: str, spacing_mm: Sequence[float], image_size: int) -> list[int]:
+    """Row and column at which a square slice begins whose middle is that of the head's box.
+
+    Args:
+        axes: where rows, columns and slices point.
+        spacing_mm: between the rows and the columns of that slice, which begin where the volume does.
+    """
+    starts = []
+    for direction, spacing in zip(axes[:2], spacing_mm, strict=False):
+        centre_mm = sum(head.span(direction)) / 2 * head.pixel_mm(direction)
+        starts.append(round(centre_mm / spacing - image_size / 2))
+    return starts
 
 
 class FitPicture(Transform):
@@ -223,13 +234,13 @@ def _whole(number: float) -> bool:
     return abs(number - round(number)) < 1e-3
 
 
-def _window(planes: torch.Tensor, starts: list[int], size: int, air: float) -> torch.Tensor:
-    """Cut (N, size, size) out of (N, rows, columns), from these indices on; what lies beyond is air."""
+def window(planes: torch.Tensor, starts: Sequence[int], sides: Sequence[int], air: float) -> torch.Tensor:
+    """Cut (N, *sides) out of (N, rows, columns), from these indices on; what lies beyond is air."""
     there, here = [], []
-    for start, count in zip(starts, planes.shape[1:], strict=True):
-        begin, end = max(0, start), min(count, start + size)
+    for start, side, count in zip(starts, sides, planes.shape[1:], strict=True):
+        begin, end = min(max(0, start), count), max(0, min(count, start + side))
         there.append(slice(begin, end))
         here.append(slice(begin - start, end - start))
-    window = planes.new_full((len(planes), size, size), air)
-    window[:, here[0], here[1]] = planes[:, there[0], there[1]]
-    return window
+    cut = planes.new_full((len(planes), *sides), air)
+    cut[:, here[0], here[1]] = planes[:, there[0], there[1]]
+    return cut

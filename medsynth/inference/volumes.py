@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.inferers import SliceInferer
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, Orientation
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
@@ -24,19 +25,22 @@ from medsynth.data.foreground import Head
 from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
 from medsynth.data.pipelines import PLANES, Preprocessing, locate, volume_bounds
 from medsynth.data.sources import Source
-from medsynth.data.transforms import FitPicture, ScaleToUnit, with_neighbours
+from medsynth.data.transforms import FitPicture, ResampleInPlane, ScaleToUnit, first_pixels, window, with_neighbours
 from medsynth.errors import MedsynthError
 
 AIR_HU = -1000
+HOUNSFIELD_AIR = -500.0  # what has values below around the head is CT
 THUMBNAIL = 256  # pixels of a slice in the grid
 MOST_SHOWN = 36  # inputs in the grid
 AIR = -1.0  # in a network's scale
+MOST_BEYOND = 0.5  # part of a head that the network's bounds may cut off without a word
 MARGIN_MM = 4.0  # around the head, in which a network's answer is kept
 
 log = logging.getLogger(__name__)
 
-SliceNetwork = Callable[[Tensor], Tensor]
-"""(N, 1 + 2 * neighbours, H, W) in [-1, 1], each slice in the middle of its neighbours -> (N, 1, H, W)."""
+SliceNetwork = Callable[[Tensor, Tensor], Tensor]
+"""Slices (N, 1 + 2 * neighbours, H, W) in [-1, 1], each in the middle of its neighbours, and positions (N,), NaN where
+unknown -> (N, 1, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,17 @@ class ReadyVolume:
 
     Args:
         image: (1, rows, columns, slices) in [-1, 1], upright.
-        head: (rows, columns, slices), true in the head and a little around it.
+        head: where the head lies in it.
+        outline: (rows, columns, slices), true in the head and a little around it.
+        air: what is usual outside the head, in [-1, 1].
         bounds: the intensities of -1 and 1.
         steps: those that turned the volume upright.
     """
 
     image: MetaTensor
-    head: np.ndarray
+    head: Head
+    outline: np.ndarray
+    air: float
     bounds: tuple[float, float]
     steps: Compose
 
@@ -59,6 +67,12 @@ class ReadyVolume:
     def affine(self) -> np.ndarray:
         """(4, 4), of the grid of the file, to right-anterior-superior mm."""
         return self._inverse(self.image).affine.numpy()
+
+    @property
+    def beyond(self) -> float:
+        """Part of the head that the bounds cut off."""
+        low, high = self.bounds
+        return float(np.mean((self.head.values < low) | (self.head.values > high)))
 
     def back(self, values: Tensor) -> np.ndarray:
         """Values on the upright grid (1, rows, columns, slices) -> (X, Y, Z) on the grid of the file."""
@@ -78,10 +92,12 @@ def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
     """
     steps = Compose(locate(preprocessing))
     located = steps({"source": source})
-    upright = located[Keys.IMAGE]
+    upright, air = located[Keys.IMAGE], located["air"]
+    if preprocessing.modality == "mri" and air < HOUNSFIELD_AIR:
+        raise MedsynthError(f"has air of {air:.0f}, as CT has, and MRI is needed: give MRI, or the other direction")
     data = ScaleToUnit()(volume_bounds(preprocessing)(located))
     image = MetaTensor(data[Keys.IMAGE], meta=upright.meta, applied_operations=upright.applied_operations)
-    return ReadyVolume(image, outline(data["head"]), data["bounds"], steps)
+    return ReadyVolume(image, data["head"], outline(data["head"]), data["air"], data["bounds"], steps)
 
 
 def outline(head: Head) -> np.ndarray:
@@ -97,70 +113,95 @@ def outline(head: Head) -> np.ndarray:
 
 @dataclass(frozen=True)
 class VolumeInferer:
-    """Calls a slice network on every slice of a volume.
+    """Calls a slice network on every slice of a volume that shows the head.
 
-    Slices that are larger than the network's go through in tiles that overlap and are blended; smaller ones are padded
-    with air.
+    Slices are resampled and centred on the head as those that the network learned from. What of the head is larger than
+    these goes through in tiles that overlap and are blended. What lies outside is air.
 
     Args:
-        image_size: rows and columns of the slices that the network takes.
-        planes: in which the volume is cut, of `PLANES`; the results are averaged.
-        spacing_mm: of the slices, to the nearest whole number of pixels over the field of view; None: as it is.
-        neighbours: slices on each side that come along as channels.
+        preprocessing: of the slices that the network learned from; with their spacing.
+        planes: in which the volume is cut, of `PLANES`; the results are averaged. None: as the network learned it.
         overlap: part of a tile that the next one covers too.
         batch_size: slices at a time; changes the memory it takes, not the result.
         device: of the network.
     """
 
-    image_size: int
-    planes: Sequence[str] = ("axial",)
-    spacing_mm: tuple[float, float] | None = None
-    neighbours: int = 0
+    preprocessing: Preprocessing
+    planes: Sequence[str] | None = None
     overlap: float = 0.25
     batch_size: int = 8
     device: str | torch.device = "cpu"
 
     def __post_init__(self) -> None:
-        if not self.planes or not set(self.planes) <= set(PLANES):
-            raise MedsynthError(f"planes are {list(self.planes)}: choose some of {', '.join(PLANES)}")
+        planes = self.planes
+        if planes is not None and (isinstance(planes, str) or not planes or not set(planes) <= set(PLANES)):
+            raise MedsynthError(f"planes are {planes!r}: give a list with some of {', '.join(PLANES)}")
         if not 0 <= self.overlap < 1:
             raise MedsynthError(
                 f"overlap is {self.overlap!r}: give a part of a tile from 0 to less than 1, such as 0.25"
             )
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise MedsynthError(f"batch_size is {self.batch_size!r}: give 1 or more")
 
     @torch.inference_mode()
-    def __call__(self, volume: MetaTensor, network: SliceNetwork) -> Tensor:
-        """(1, X, Y, Z) in [-1, 1], any orientation -> the same shape, the mean over the planes, on the CPU."""
-        return torch.stack([self._in_plane(volume, plane, network) for plane in self.planes]).mean(0)
+    def __call__(self, volume: ReadyVolume, network: SliceNetwork) -> Tensor:
+        """A volume -> (1, rows, columns, slices) in [-1, 1], the mean over the planes, on the CPU."""
+        planes = self.planes or [self.preprocessing.plane]
+        return torch.stack([self._in_plane(volume, plane, network) for plane in planes]).mean(0)
 
-    def _in_plane(self, volume: MetaTensor, plane: str, network: SliceNetwork) -> Tensor:
-        orientation = Orientation(axcodes=PLANES[plane], labels=None)
-        upright = orientation(volume)
+    def _in_plane(self, volume: ReadyVolume, plane: str, network: SliceNetwork) -> Tensor:
+        turn, axes = Orientation(axcodes=PLANES[plane], labels=None), PLANES[plane]
+        upright = turn(volume.image)
         slices = convert_to_tensor(upright, track_meta=False)[0].permute(2, 0, 1)  # (slices, rows, columns)
-        size = tuple(slices.shape[1:])
-        if self.spacing_mm is not None:
-            slices = _resized(slices, _pixels(size, upright.pixdim, self.spacing_mm))
-        stack = slices[with_neighbours(np.arange(len(slices)), self.neighbours, len(slices))]
-        answer = self._inferer()(stack.permute(1, 2, 3, 0)[None], network)[0, 0].permute(2, 0, 1)
-        answer = _resized(answer, size).permute(1, 2, 0)[None]
-        turned = MetaTensor(answer, meta=upright.meta, applied_operations=upright.applied_operations)
-        return convert_to_tensor(orientation.inverse(turned), track_meta=False)
+        shown = turn(MetaTensor(volume.outline[None], meta=volume.image.meta))[0].numpy().any((0, 1)).nonzero()[0]
+        shape, spacing = slices.shape[1:], tuple(map(float, upright.pixdim))
+        slices, mm = _resampled(slices, spacing, self.preprocessing.spacing_mm or spacing[:2])
 
-    def _inferer(self) -> SliceInferer:
-        return SliceInferer(
-            spatial_dim=2,
-            roi_size=(self.image_size, self.image_size),
-            sw_batch_size=self.batch_size,
-            overlap=self.overlap,
-            mode="gaussian",
-            cval=AIR,
-            sw_device=self.device,
-            device="cpu",
+        starts, sides = self._field(volume.head, axes, mm)
+        field = window(slices, starts, sides, volume.air)
+        stack = field[with_neighbours(shown, self.preprocessing.neighbours, len(slices))]
+        answers = self._answers(stack, self._positions(volume.head, plane)[shown], network)
+
+        field = torch.full_like(field, AIR)
+        field[shown] = answers[:, 0]
+        answer = window(field, [-start for start in starts], slices.shape[1:], AIR)
+        answer = _resampled(answer, (*mm, spacing[2]), spacing[:2])[0][:, : shape[0], : shape[1]]
+        turned = MetaTensor(
+            answer.permute(1, 2, 0)[None], meta=upright.meta, applied_operations=upright.applied_operations
         )
+        return convert_to_tensor(turn.inverse(turned), track_meta=False)
+
+    def _answers(self, stack: Tensor, positions: Tensor, network: SliceNetwork) -> Tensor:
+        """(N, 1 + 2 * neighbours, rows, columns) -> (N, 1, rows, columns); positions travel as one more channel."""
+        size = self.preprocessing.image_size
+        tiles = SlidingWindowInferer(
+            (size, size), self.batch_size, self.overlap, "gaussian", sw_device=self.device, device="cpu"
+        )
+        places = positions[:, None, None, None].expand(-1, 1, *stack.shape[2:])
+        return tiles(torch.cat([stack, places], 1), lambda tile: network(tile[:, :-1], tile[:, -1, 0, 0]))
+
+    def _field(self, head: Head, axes: str, spacing_mm: Sequence[float]) -> tuple[list[int], list[int]]:
+        """Where the pixels begin that go through the network, and their rows and columns.
+
+        These are the slices of the training set; more where parts of the head, such as shoulders, lie outside of them.
+        """
+        size = self.preprocessing.image_size
+        starts = first_pixels(head, axes, spacing_mm, size)
+        ends = [start + size for start in starts]
+        for axis, (direction, mm) in enumerate(zip(axes, spacing_mm, strict=False)):
+            begin, end = (edge * head.pixel_mm(direction) / mm for edge in head.reach(direction))
+            starts[axis] = min(starts[axis], math.ceil(begin))  # less than a pixel is not worth a second tile
+            ends[axis] = max(ends[axis], math.floor(end))
+        return starts, [end - start for start, end in zip(starts, ends, strict=True)]
+
+    def _positions(self, head: Head, plane: str) -> Tensor:
+        """(slices,), within those of the training slices; NaN in a plane that the network did not learn from."""
+        known = math.nan if plane != self.preprocessing.plane else 1.0
+        return torch.from_numpy(known * head.positions(PLANES[plane][2]).clip(*self.preprocessing.positions)).float()
 
 
 def sampled(
-    inferer: VolumeInferer, volume: MetaTensor, network: SliceNetwork, num_samples: int, seed: int
+    inferer: VolumeInferer, volume: ReadyVolume, network: SliceNetwork, num_samples: int, seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """Mean of several answers of a network that draws at random, and their standard deviation in each voxel.
 
@@ -206,7 +247,6 @@ class VolumeRequest:
 def write_volumes(
     inputs: Sequence[Mapping[str, Any]],
     network: SliceNetwork,
-    preprocessing: Preprocessing,
     space: SliceSpace,
     inferer: VolumeInferer,
     output: ImageFolder,
@@ -217,37 +257,43 @@ def write_volumes(
     Inputs that cannot be used are named and left out; only where all are, it is an error.
 
     Args:
-        inputs: {"image": path}, with "frame" for a frame of a 4D file.
-        preprocessing: of the images that the network takes.
-        space: what the values of its answers stand for.
+        inputs: {"image": path}, with "frame" for a frame of a 4D file, and "split" of a datalist.
+        space: what the values of the network's answers stand for.
+        inferer: prepares the volumes and takes them through the network.
     """
-    shown: list[tuple[Tensor, Tensor]] = []
+    if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
+        raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
+    shown: list[list[Tensor]] = []
     reasons: list[str] = []
     for index, entry in enumerate(tqdm(inputs, desc=request.name, unit="volume")):
         source = Source.of(entry)
         try:
-            ready = read_ready(source, preprocessing)
+            ready = read_ready(source, inferer.preprocessing)
         except MedsynthError as error:
             reasons.append(f"{source.path} {error}")
             continue
-        mean, deviation = sampled(inferer, ready.image, network, request.num_samples, request.seed)
+        if ready.beyond > MOST_BEYOND:
+            share, (low, high) = ready.beyond, ready.bounds
+            log.warning(
+                "%s: %.0f %% of the head is outside of %g to %g and clipped", source.path, 100 * share, low, high
+            )
+        answer = sampled(inferer, ready, network, request.num_samples, request.seed)
         name = f"{request.name}_{index:0{digits(len(inputs))}d}"
-        _write(name, source, ready, (mean, deviation), space, output, request)
+        _write(name, entry, ready, answer, space, output, request)
         if len(shown) < MOST_SHOWN:
-            middle = ready.image.shape[-1] // 2
-            before, after = (_thumbnail(volume[..., middle]) for volume in (ready.image, mean))
-            shown.append((before, after))
+            shown.append(_pictures(ready, answer))
     if not shown:
         raise MedsynthError(f"none of the {len(inputs)} inputs can be used: {reasons[0]}")
     for reason in reasons:
         log.warning("left out: %s", reason)
-    output.finish(torch.stack([image for pair in shown for image in pair]), columns=2 * min(len(shown), 4))
+    pictures = [picture for row in shown for picture in row]
+    output.finish(torch.stack(pictures), columns=len(shown[0]) * min(len(shown), 4))
     log.info("%d of %d volumes are in %s", len(inputs) - len(reasons), len(inputs), output.folder)
 
 
 def _write(
     name: str,
-    source: Source,
+    entry: Mapping[str, Any],
     ready: ReadyVolume,
     answer: tuple[Tensor, Tensor | None],
     space: SliceSpace,
@@ -255,19 +301,20 @@ def _write(
     request: VolumeRequest,
 ) -> None:
     """One volume, its standard deviation and its DICOM series."""
-    affine, code = ready.affine, form_code(source.path)
-    digest = sources.digest(source)
-    facts = {"Seed": request.seed, "Samples": request.num_samples}
-    sidecar = {"Units": space.units, "InputDigest": digest, "Sources": [f"hash://sha256/{digest}"]}
+    source, affine = Source.of(entry), ready.affine
+    code, digest = form_code(source.path), sources.digest(source)
+    low, high = space.bounds or (0.0, 1.0)
+    facts = {"Seed": request.seed, "Samples": request.num_samples, "Split": entry.get("split")}
+    sidecar = {"Units": space.units, "IntensityBounds": [low, high], "InputDigest": digest}
+    sidecar |= {"Sources": [f"hash://sha256/{digest}"]}
     values = space.to_units(ready.back(answer[0]))
-    outside = ready.back(torch.from_numpy(ready.head)[None].float()) < 0.5
+    outside = ready.back(torch.from_numpy(ready.outline)[None].float()) < 0.5
     if request.clean_background:
         values[outside] = AIR_HU if space.modality == "ct" and space.bounds else space.to_units(np.array(AIR))
     output.write(name, values, affine, facts, sidecar, code)
     if request.dicom:
         output.write_dicom(name, values, affine, space.modality, source)
     if answer[1] is not None:
-        low, high = space.bounds or (0.0, 1.0)
         deviation = (ready.back(answer[1]) * ((high - low) / 2)).astype(np.float32)
         if request.clean_background:
             deviation[outside] = 0
@@ -275,18 +322,22 @@ def _write(
         output.write(f"{name}_std", deviation, affine, facts, sidecar | quantity, code)
 
 
+def _pictures(ready: ReadyVolume, answer: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+    """A slice through the middle of the head: before, after, and the deviation, whose white is its largest value."""
+    middle = int(ready.head.box[2].sum()) // 2
+    volumes = [ready.image, answer[0]]
+    if answer[1] is not None:
+        volumes.append(answer[1] / answer[1].max().clamp(min=1e-6) * 2 - 1)
+    return [_thumbnail(volume[..., middle]) for volume in volumes]
+
+
 def _thumbnail(image: Tensor) -> Tensor:
     """(1, rows, columns) -> (1, THUMBNAIL, THUMBNAIL)."""
     return FitPicture(THUMBNAIL)({Keys.IMAGE: convert_to_tensor(image, track_meta=False)})[Keys.IMAGE]
 
 
-def _pixels(size: Sequence[int], old_mm: Sequence[float], new_mm: Sequence[float]) -> tuple[int, int]:
-    rows, columns = (max(1, round(count * float(a) / b)) for count, a, b in zip(size, old_mm[:2], new_mm, strict=True))
-    return rows, columns
-
-
-def _resized(slices: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, H, W) over the same field of view."""
-    if tuple(slices.shape[1:]) == tuple(size):
-        return slices
-    return F.interpolate(slices[:, None], size=tuple(size), mode="bilinear", antialias=True)[:, 0]
+def _resampled(slices: Tensor, old: Sequence[float], new: Sequence[float]) -> tuple[Tensor, tuple[float, float]]:
+    """Slices (N, rows, columns) of an old spacing (rows, columns, slices) in mm at a new one, from the same first edge
+    on, and their spacing."""
+    data = ResampleInPlane(tuple(new))({Keys.IMAGE: slices, "spacing_mm": tuple(old), "affine": np.eye(4)})
+    return data[Keys.IMAGE], data["spacing_mm"][:2]

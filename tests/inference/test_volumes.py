@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -9,16 +10,19 @@ import pytest
 import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation
 from nibabel.orientations import axcodes2ornt
 from scipy.spatial.transform import Rotation
 
 from medsynth.data import itk
 from medsynth.data.dicom_export import export
+from medsynth.data.foreground import Head
 from medsynth.data.output import ImageFolder, SliceSpace
 from medsynth.data.pipelines import Preprocessing
+from medsynth.data.slices import SliceDataset
 from medsynth.data.sources import Source, find_images
 from medsynth.errors import MedsynthError
-from medsynth.inference.volumes import VolumeInferer, VolumeRequest, read_ready, sampled, write_volumes
+from medsynth.inference.volumes import ReadyVolume, VolumeInferer, VolumeRequest, read_ready, sampled, write_volumes
 
 SHAPE = (22, 26, 18)
 AFFINE = nib.affines.from_matvec(
@@ -31,8 +35,22 @@ CT = SliceSpace("ct", (3.0, 2.5), 4.0, (-1000.0, 2000.0))
 CT_INPUT = Preprocessing("ct", (-1000.0, 2000.0), None, 32)
 
 
-def identity(slices: torch.Tensor) -> torch.Tensor:
+def identity(slices: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return slices[:, slices.shape[1] // 2, None]
+
+
+def nothing(slices: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(slices)
+
+
+def ready_of(values: torch.Tensor, spacing_mm=(1.0, 1.0, 1.0), low=-1.0) -> ReadyVolume:
+    """Values (rows, columns, slices) in [-1, 1] as a volume that is upright and all head but for those of `low`."""
+    affine = torch.diag(torch.tensor([-spacing_mm[1], -spacing_mm[0], spacing_mm[2], 1.0]))
+    image = Orientation(axcodes="PLS", labels=None)(MetaTensor(values.transpose(0, 1)[None], affine=affine))
+    inside = values.numpy() > low
+    box = np.array([(np.flatnonzero(inside.any(others))[[0, -1]] + [0, 1]) for others in ((1, 2), (0, 2), (0, 1))])
+    head = Head(values.shape, spacing_mm, box, inside, (1, 1, 1), values[inside].numpy(), -1.0)
+    return ReadyVolume(image, head, np.ones(values.shape, bool), -1.0, (-1.0, 1.0), Compose([]))
 
 
 @pytest.fixture
@@ -40,7 +58,7 @@ def head() -> np.ndarray:
     """A noisy ellipsoid of some 40 HU in a shell of bone, in air."""
     radius = sum(axis**2 for axis in np.meshgrid(*(np.linspace(-1.2, 1.2, n) for n in SHAPE), indexing="ij"))
     noise = np.random.default_rng(0).integers(-20, 20, SHAPE)
-    return np.select([radius < 0.7, radius < 0.95], [40, 900], -980).astype(np.int16) + noise.astype(np.int16)
+    return np.select([radius < 0.7, radius < 0.95], [40 + noise, 900 + noise], -1000).astype(np.int16)
 
 
 @pytest.fixture
@@ -61,12 +79,11 @@ def saved(tmp_path, head):
 def through(tmp_path):
     """Write what a network makes of a file; the folder."""
 
-    def write(path, network=identity, inferer=None, preprocessing=CT_INPUT, space=CT, overwrite=False, **options):
+    def write(path, network=identity, inferer=None, space=CT, overwrite=False, **options):
         options = {"clean_background": False} | options
         output = ImageFolder(tmp_path / "out", "toy", "abc", overwrite)
-        inferer = inferer or VolumeInferer(32)
         request = VolumeRequest("source_to_target", **options)
-        write_volumes([{"image": str(path)}], network, preprocessing, space, inferer, output, request)
+        write_volumes([{"image": str(path)}], network, space, inferer or VolumeInferer(CT_INPUT), output, request)
         return tmp_path / "out"
 
     return write
@@ -76,7 +93,7 @@ def through(tmp_path):
 def test_the_identity_gives_any_orientation_back_voxel_for_voxel(saved, orientation):
     path = saved(orientation)
     ready = read_ready(Source(str(path)), CT_INPUT)
-    answer = VolumeInferer(32, planes=("axial", "coronal", "sagittal"))(ready.image, identity)
+    answer = VolumeInferer(CT_INPUT, planes=("axial", "coronal", "sagittal"))(ready, identity)
     image = nib.load(path)
     np.testing.assert_array_equal(CT.to_units(ready.back(answer)), np.asarray(image.dataobj))
     np.testing.assert_allclose(ready.affine, image.affine, atol=1e-4)
@@ -126,12 +143,12 @@ def test_what_is_there_is_kept_unless_told_otherwise(saved, through):
     path = saved()
     before = sorted(p.read_bytes() for p in (through(path) / "images").glob("*.nii.gz"))
     with pytest.raises(MedsynthError, match="is there already"):
-        through(path, torch.zeros_like)
+        through(path, nothing)
     assert sorted(p.read_bytes() for p in (through(path, overwrite=True) / "images").glob("*.nii.gz")) == before
 
 
 def test_outside_the_head_there_is_air_in_ct(saved, through):
-    (file,) = (through(saved(), torch.zeros_like, clean_background=True) / "images").glob("*.nii.gz")
+    (file,) = (through(saved(), nothing, clean_background=True) / "images").glob("*.nii.gz")
     made = np.asarray(nib.load(file).dataobj)
     assert made[0, 0, 0] == -1000
     assert made[11, 13, 9] == 500  # half way between the bounds
@@ -140,60 +157,108 @@ def test_outside_the_head_there_is_air_in_ct(saved, through):
 def test_mean_and_deviation_of_samples_by_hand(saved, through):
     values = iter([-0.5, 0.0, 0.8])
 
-    def network(slices):
-        return torch.full_like(slices, current)
-
     class Counting(VolumeInferer):
         def __call__(self, volume, network):
-            nonlocal current
             current = next(values)
-            return super().__call__(volume, network)
+            return super().__call__(volume, lambda slices, _: torch.full_like(slices, current))
 
-    current = 0.0
-    out = through(saved(), network, Counting(32), num_samples=3)
+    out = through(saved(), inferer=Counting(CT_INPUT), num_samples=3)
     mean, deviation = (np.asarray(nib.load(path).dataobj) for path in sorted((out / "images").glob("*.nii.gz")))
-    assert np.unique(mean).tolist() == [650]  # 0.1 of 1500 HU above 500
-    np.testing.assert_allclose(deviation, 1500 * np.std([-0.5, 0.0, 0.8], ddof=1), rtol=1e-5)
+    assert np.unique(mean).tolist() == [-1000, 650]  # where no head is, and 0.1 of 1500 HU above 500
+    np.testing.assert_allclose(deviation[mean == 650], 1500 * np.std([-0.5, 0.0, 0.8], ddof=1), rtol=1e-5)
 
 
 def test_samples_depend_on_the_seed_alone():
-    volume = MetaTensor(torch.zeros(1, 8, 8, 4), affine=torch.eye(4))
-    draw = lambda seed: sampled(VolumeInferer(8), volume, lambda x: torch.randn_like(x), 2, seed)[0]  # noqa: E731
+    volume = ready_of(torch.zeros(8, 8, 4))
+    inferer = VolumeInferer(Preprocessing("ct", None, None, 8))
+    draw = lambda seed: sampled(inferer, volume, lambda x, _: torch.randn_like(x), 2, seed)[0]  # noqa: E731
     state = torch.random.get_rng_state()
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_each_plane_shows_the_network_upright_slices(saved):
+def test_each_plane_shows_the_network_upright_slices(saved, head):
     ready = read_ready(Source(str(saved("SLA"))), CT_INPUT)
     seen = {}
     for plane in ("axial", "coronal", "sagittal"):
-        VolumeInferer(32, (plane,))(ready.image, lambda x, p=plane: seen.setdefault(p, x) * 0)
-    sizes = {plane: tuple((x[0, 0] > -1).any(1 - axis).sum().item() for axis in (0, 1)) for plane, x in seen.items()}
-    assert sizes == {"axial": (26, 22), "coronal": (18, 22), "sagittal": (18, 26)}  # rows, columns
+        VolumeInferer(CT_INPUT, (plane,), batch_size=32)(ready, lambda x, _, p=plane: seen.setdefault(p, x) * 0)
+    sizes = {
+        plane: tuple((x[:, 0] > -1).any(0).any(1 - axis).sum().item() for axis in (0, 1)) for plane, x in seen.items()
+    }
+    x, y, z = ((head > -1000).any(axes).sum() for axes in ((1, 2), (0, 2), (0, 1)))
+    assert sizes == {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}  # rows, columns
 
 
-def test_tiles_of_a_large_slice_are_blended_without_seams(saved):
-    ready = read_ready(Source(str(saved())), CT_INPUT)
-    answer = VolumeInferer(16, overlap=0.5)(ready.image, identity)
+@pytest.mark.parametrize("plane", ["axial", "coronal"])
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_the_network_sees_what_it_learned_from(saved, plane, neighbours):
+    path = str(saved("LSA"))
+    preprocessing = Preprocessing("ct", (-1000.0, 2000.0), (2.2, 2.2), 28, plane=plane, neighbours=neighbours)
+    learned = SliceDataset([{"image": path, "subject": "a", "label": None}], preprocessing)
+    seen: list[tuple] = []
+    VolumeInferer(preprocessing)(
+        read_ready(Source(path), preprocessing),
+        lambda x, p: (seen.extend(zip(x.clone(), p, strict=True)), identity(x, p))[1],
+    )
+    known = {round(place.item(), 5): slices for slices, place in seen}
+    inner = [item for item in learned if 0 < item["position"] < 1]  # beyond the head, positions stay at 0 and 1
+    assert len(inner) > 8
+    for item in inner:
+        torch.testing.assert_close(
+            known[round(item["position"].item(), 5)], item["image"], atol=2e-3, rtol=0
+        )  # float16
+
+
+def test_positions_are_unknown_in_a_plane_that_the_network_did_not_learn_from():
+    places = []
+    inferer = VolumeInferer(Preprocessing("ct", None, None, 8), planes=["axial", "coronal"])
+    inferer(ready_of(torch.zeros(8, 8, 4)), lambda x, p: (places.append(p.isnan().all().item()), x)[1])
+    assert places == [False, True]
+
+
+def test_what_is_larger_than_the_network_s_slices_goes_through_in_tiles_without_seams(saved):
+    small = replace(CT_INPUT, image_size=16)
+    ready = read_ready(Source(str(saved())), small)
+    sizes = set()
+    answer = VolumeInferer(small, overlap=0.5)(ready, lambda x, p: (sizes.add(tuple(x.shape[2:])), identity(x, p))[1])
     torch.testing.assert_close(answer, ready.image.as_tensor(), atol=1e-5, rtol=0)
+    assert sizes == {(16, 16)}
+
+
+def test_a_head_that_fits_is_one_tile_though_the_volume_is_larger():
+    values = torch.full((40, 44, 3), -1.0)
+    values[20:36, 10:26] = 0.5
+    counts = []
+    answer = VolumeInferer(Preprocessing("ct", None, None, 16))(
+        ready_of(values), lambda x, p: (counts.append(len(x)), identity(x, p))[1]
+    )
+    assert sum(counts) == 3
+    assert torch.equal(answer[0], values)
 
 
 def test_neighbours_are_the_slices_below_and_above():
-    volume = MetaTensor(torch.arange(4.0).expand(1, 8, 8, 4) / 4, affine=torch.diag(torch.tensor([-1.0, -1, 1, 1])))
-    answer = VolumeInferer(8, neighbours=1)(volume, lambda x: x[:, 2:] - x[:, :1])
+    volume = ready_of(torch.arange(4.0).expand(8, 8, 4) / 4)
+    inferer = VolumeInferer(Preprocessing("ct", None, None, 8, neighbours=1))
+    answer = inferer(volume, lambda x, _: x[:, 2:] - x[:, :1])
     np.testing.assert_allclose(answer[0, 0, 0], [0.25, 0.5, 0.5, 0.25])
 
 
-def test_slices_of_another_spacing_reach_the_network_at_its_own():
-    volume = MetaTensor(torch.rand(1, 20, 30, 2), affine=torch.diag(torch.tensor([-2.0, -1, 1, 1])))
-    sizes = []
-    answer = VolumeInferer(64, spacing_mm=(2.0, 2.0))(volume, lambda x: sizes.append((x > -1).sum().item()) or x)
-    assert answer.shape == volume.shape
-    assert sizes[0] in (2 * 15 * 20, 2 * 20 * 15)
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0), (2.0, 2.0), (0.7, 0.7), (1.3, 1.9)])
+def test_a_ramp_survives_another_spacing_and_the_way_back(spacing_mm):
+    rows, columns = torch.meshgrid(torch.linspace(-0.8, 0.8, 20), torch.linspace(-0.5, 0.5, 31), indexing="ij")
+    volume = ready_of((rows + 0.3 * columns)[..., None].expand(20, 31, 2).contiguous(), (1.0, 1.1, 3.0))
+    answer = VolumeInferer(Preprocessing("ct", None, spacing_mm, 64))(volume, identity)
+    inner = (0, slice(3, -3), slice(3, -3))
+    torch.testing.assert_close(answer[inner], volume.image.as_tensor()[inner], atol=6e-3, rtol=0)
 
 
-def test_planes_that_do_not_exist_are_refused():
-    with pytest.raises(MedsynthError, match="planes are .* choose some of axial"):
-        VolumeInferer(8, ("oblique",))
+@pytest.mark.parametrize("planes", [("oblique",), "axial", []])
+def test_planes_that_do_not_exist_are_refused(planes):
+    with pytest.raises(MedsynthError, match="planes are .* give a list with some of axial"):
+        VolumeInferer(CT_INPUT, planes)
+
+
+def test_ct_for_a_network_that_takes_mri_is_refused(saved):
+    with pytest.raises(MedsynthError, match="has air of -1000, as CT has, and MRI is needed"):
+        read_ready(Source(str(saved())), Preprocessing("mri", None, None, 32))
