@@ -31,14 +31,18 @@ def truncate(images: Tensor, scale: int) -> Tensor:
     return _both_axes(images, one_axis)
 
 
-def zero_fill(images: Tensor, scale: int) -> Tensor:
-    """Finer by sinc interpolation: k-space filled up with zeros. The image counts as periodic."""
+def zero_fill(images: Tensor, scale: int, outermost: float = 0.5) -> Tensor:
+    """Finer by sinc interpolation: k-space filled up with zeros. The image counts as periodic.
+
+    Args:
+        outermost: weight of the highest frequency of an even number of pixels: it stands for two of the fine image.
+    """
 
     def one_axis(images: Tensor, axis: int) -> Tensor:
         size = images.shape[axis]
         spectrum = torch.fft.rfft(images, dim=axis) * _half_pixel(size, scale, axis, images).conj()
-        if size % 2 == 0:  # the outermost frequency stands for both signs, of which only one follows
-            spectrum.narrow(axis, size // 2, 1).mul_(0.5)
+        if size % 2 == 0:
+            spectrum.narrow(axis, size // 2, 1).mul_(outermost)
         return torch.fft.irfft(spectrum, n=scale * size, dim=axis) * scale
 
     return _both_axes(images, one_axis)
