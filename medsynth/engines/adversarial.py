@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from ignite.engine import Events
+from ignite.handlers import EMAHandler
 from monai.engines import Trainer
 from torch import Tensor, nn
 
@@ -91,6 +92,16 @@ class AdversarialTrainer(Trainer):
         if longest is not None:
             nn.utils.clip_grad_norm_(parameters, longest)
         optimizer.step()
+
+    def average(self, ema: EMAHandler) -> None:
+        """Keep `ema` up to date, from wherever a resumed run goes on: ignite counts its warm-up from each start."""
+
+        def place() -> None:
+            if (warm_up := getattr(ema, "momentum_scheduler", None)) is not None:
+                warm_up.event_index = self.state.iteration
+
+        ema.attach(self)
+        self.add_event_handler(Events.EPOCH_STARTED, place)
 
     def _begin_if_new(self) -> None:
         if self.state.iteration == 0:  # a run that was stopped in its first epoch starts that epoch again, later in it

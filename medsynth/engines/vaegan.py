@@ -105,8 +105,7 @@ class VaeGanTrainer(AdversarialTrainer):
         self.penalty_images, self.penalty_target = penalty_images, penalty_target
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
-        ema.attach(self)
-        self.add_event_handler(Events.EPOCH_STARTED, self.place_average)
+        self.average(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         real, label, position, weights = batch["image"], batch["label"], batch["position"], self.weights
@@ -156,11 +155,6 @@ class VaeGanTrainer(AdversarialTrainer):
         few = torch.randperm(len(real), device=real.device)[: self.penalty_images]
         critic = partial(self.discriminator, label=label[few], position=position[few])
         return gradient_penalty(critic, interpolate_images(real[few], fake[few]), self.penalty_target)
-
-    def place_average(self) -> None:
-        """Put the moving average's warm-up where the run is: ignite counts it from the start of the process."""
-        if (warm_up := getattr(self.ema, "momentum_scheduler", None)) is not None:
-            warm_up.event_index = self.state.iteration
 
     @torch.no_grad()
     def begin(self) -> None:

@@ -63,7 +63,7 @@ class Checkpoint:
         self._stop.__enter__()
 
     def _count(self, engine: Engine) -> None:
-        self.run.images += len(engine.state.batch["image"]) * idist.get_world_size()
+        self.run.images += len(next(iter(engine.state.batch.values()))) * idist.get_world_size()
 
     def _between_iterations(self, engine: Engine) -> None:
         iteration = engine.state.iteration
