@@ -63,10 +63,15 @@ class SliceSpace:
             return "arbitrary: 0 and 1 are the lower and upper intensity bounds of a training image"
         return {"ct": "HU", "image": "grey value"}.get(self.modality, "arbitrary: as in the input images")
 
-    def to_units(self, slices: np.ndarray) -> np.ndarray:
-        """[-1, 1] back to intensities: int16 HU, the integers of a picture, or float32; [0, 1] without bounds."""
+    def to_units(self, slices: np.ndarray, clip: bool = True) -> np.ndarray:
+        """[-1, 1] back to intensities: int16 HU, the integers of a picture, or float32; [0, 1] without bounds.
+
+        Args:
+            clip: to [-1, 1]; if false, what lies beyond is kept as far as the integers go.
+        """
         low, high = self.bounds or (0.0, 1.0)
-        values = low + (np.clip(slices, -1, 1).astype(np.float64) + 1) * ((high - low) / 2)
+        slices = np.clip(slices, -1, 1) if clip else slices
+        values = low + (slices.astype(np.float64) + 1) * ((high - low) / 2)
         kind = np.int16 if self.modality == "ct" else INTEGERS.get((low, high)) if self.modality == "image" else None
         if kind is None or self.bounds is None:
             return values.astype(np.float32)
