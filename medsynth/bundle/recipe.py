@@ -28,6 +28,7 @@ class LoadedModel:
     Attributes:
         network: rebuilt, on its device, in evaluation mode.
         discriminator: likewise, for what measures its opinion; None if the file holds none.
+        discriminator_definition: `_target_` and arguments of the discriminator.
         preprocessing: how its training images were prepared, as plain values.
         classes: names of its class indices, in order.
         definition: `_target_` and arguments of the network.
@@ -42,6 +43,7 @@ class LoadedModel:
     digest: str
     extra: dict[str, Any]
     discriminator: nn.Module | None = None
+    discriminator_definition: dict[str, Any] | None = None
 
 
 def save_model(
@@ -101,6 +103,7 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
         digest=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         extra=content["extra"],
         discriminator=discriminator,
+        discriminator_definition=None if discriminator is None else content["discriminator"]["definition"],
     )
 
 

@@ -26,6 +26,7 @@ from medsynth.data.transforms import (
     ReadVolume,
     ResampleInPlane,
     ScaleToUnit,
+    SetAir,
 )
 from medsynth.errors import MedsynthError
 
@@ -140,7 +141,8 @@ def find(preprocessing: Preprocessing) -> list[Transform]:
     threshold = {"mri": mri_threshold, "ct": ct_threshold}[preprocessing.modality]
     upright = Orientationd(Keys.IMAGE, axcodes=AXES, labels=None)
     even = [CorrectBias()] if preprocessing.bias_correction else []
-    return [upright, CheckFinite(), *even, FindHead(threshold)]
+    air = [SetAir()] if preprocessing.modality == "ct" else []
+    return [upright, CheckFinite(), *even, *air, FindHead(threshold)]
 
 
 def volume_bounds(preprocessing: Preprocessing) -> Transform:

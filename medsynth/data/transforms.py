@@ -13,12 +13,15 @@ from monai.data import ImageReader
 from monai.transforms import SpatialPad, Transform
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
+from scipy import ndimage
 
 from medsynth.data.foreground import Head, find_head
 from medsynth.data.header import unreadable
 from medsynth.data.sources import is_picture, read_header, read_volume
 from medsynth.errors import MedsynthError
 
+AIR_HU = -1000.0
+NO_AIR_HU = -500.0  # what has more is not air
 MRI_PERCENTILES = (0.5, 99.5)
 SAME_SPACING = 1e-3  # relative difference that moves no pixel by half of one
 
@@ -57,6 +60,25 @@ class CheckFinite(Transform):
         image = convert_to_tensor(data[Keys.IMAGE], track_meta=False)
         if not torch.isfinite(image.sum()) and (bad := int((~torch.isfinite(image)).sum())):
             raise MedsynthError(f"holds {bad} voxels of {image.numel()} that are NaN or infinite: replace them first")
+        return data
+
+
+class SetAir(Transform):
+    """Make what surrounds the patient air in CT whose background has another value, such as the 0 of some templates.
+
+    It is what is connected with a corner of the volume (1, rows, columns, slices) and has its value.
+    """
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        volume = data[Keys.IMAGE].as_tensor()[0]
+        corners = volume[:: volume.shape[0] - 1 or 1, :: volume.shape[1] - 1 or 1, :: volume.shape[2] - 1 or 1]
+        value = float(corners.median())
+        if value > NO_AIR_HU:
+            labels, _ = ndimage.label((volume == value).numpy())
+            outside = np.unique(
+                np.concatenate([side.ravel() for axis in range(3) for side in labels.take([0, -1], axis)])
+            )
+            volume[torch.from_numpy(np.isin(labels, outside[outside > 0]))] = AIR_HU
         return data
 
 

@@ -133,7 +133,9 @@ class TranslationInference:
         dicom: bool,
     ) -> None:
         self.space = space_of(model, domains(direction)[1])
-        self.request = VolumeRequest(direction, num_samples, seed, dicom=dicom)
+        recipes = (preprocessing_of(model, domain).to_dict() for domain in domains(direction))
+        sidecar = dict(zip(("InputPreprocessing", "Preprocessing"), recipes, strict=True))
+        self.request = VolumeRequest(direction, num_samples, seed, dicom=dicom, sidecar=sidecar)
         self.network = slice_network(model, direction, sample=num_samples > 1)
         self.inferer, self.inputs, self.output = inferer, inputs, output
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,18 @@ from medsynth.data.foreground import Head
 from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
 from medsynth.data.pipelines import PLANES, Preprocessing, locate, volume_bounds
 from medsynth.data.sources import Source
-from medsynth.data.transforms import FitPicture, ResampleInPlane, ScaleToUnit, first_pixels, window, with_neighbours
+from medsynth.data.transforms import (
+    AIR_HU,
+    NO_AIR_HU,
+    FitPicture,
+    ResampleInPlane,
+    ScaleToUnit,
+    first_pixels,
+    window,
+    with_neighbours,
+)
 from medsynth.errors import MedsynthError
 
-AIR_HU = -1000
-HOUNSFIELD_AIR = -500.0  # what has values below around the head is CT
 THUMBNAIL = 256  # pixels of a slice in the grid
 MOST_SHOWN = 36  # inputs in the grid
 AIR = -1.0  # in a network's scale
@@ -93,7 +100,7 @@ def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
     steps = Compose(locate(preprocessing))
     located = steps({"source": source})
     upright, air = located[Keys.IMAGE], located["air"]
-    if preprocessing.modality == "mri" and air < HOUNSFIELD_AIR:
+    if preprocessing.modality == "mri" and air < NO_AIR_HU:
         raise MedsynthError(f"has air of {air:.0f}, as CT has, and MRI is needed: give MRI, or the other direction")
     data = ScaleToUnit()(volume_bounds(preprocessing)(located))
     image = MetaTensor(data[Keys.IMAGE], meta=upright.meta, applied_operations=upright.applied_operations)
@@ -231,6 +238,7 @@ class VolumeRequest:
         seed: of random draws.
         clean_background: set what lies outside the input's head to air.
         dicom: write DICOM series besides NIfTI.
+        sidecar: what else the sidecars say.
     """
 
     name: str
@@ -238,6 +246,7 @@ class VolumeRequest:
     seed: int = 0
     clean_background: bool = True
     dicom: bool = False
+    sidecar: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
@@ -306,7 +315,7 @@ def _write(
     low, high = space.bounds or (0.0, 1.0)
     facts = {"Seed": request.seed, "Samples": request.num_samples, "Split": entry.get("split")}
     sidecar = {"Units": space.units, "IntensityBounds": [low, high], "InputDigest": digest}
-    sidecar |= {"Sources": [f"hash://sha256/{digest}"]}
+    sidecar |= {"Sources": [f"hash://sha256/{digest}"], **request.sidecar}
     values = space.to_units(ready.back(answer[0]))
     outside = ready.back(torch.from_numpy(ready.outline)[None].float()) < 0.5
     if request.clean_background:
@@ -325,9 +334,11 @@ def _write(
 def _pictures(ready: ReadyVolume, answer: tuple[Tensor, Tensor | None]) -> list[Tensor]:
     """A slice through the middle of the head: before, after, and the deviation, whose white is its largest value."""
     middle = int(ready.head.box[2].sum()) // 2
-    volumes = [ready.image, answer[0]]
+    inside = torch.from_numpy(ready.outline)
+    volumes = [ready.image, torch.where(inside, answer[0], AIR)]
     if answer[1] is not None:
-        volumes.append(answer[1] / answer[1].max().clamp(min=1e-6) * 2 - 1)
+        deviation = torch.where(inside, answer[1], 0)
+        volumes.append(deviation / deviation.max().clamp(min=1e-6) * 2 - 1)
     return [_thumbnail(volume[..., middle]) for volume in volumes]
 
 

@@ -66,6 +66,7 @@ def entry(name: str) -> Entry:
     return CATALOG.get(name) or CATALOG[name.rpartition("_")[0]]
 
 
+NO_DIAGNOSIS = "; of grey values or images, not of a diagnosis"
 PAIRED = {
     "mae": Entry("lower", "units", "mean absolute error"),
     "mae_air": Entry("lower", "units", "mean absolute error where the target is below -200 HU"),
@@ -82,13 +83,25 @@ PAIRED = {
     "synthrad2025_mae": Entry("lower", "HU", "SynthRAD2025 mean absolute error"),
     "synthrad2025_psnr": Entry("higher", "dB", "SynthRAD2025 PSNR, range -1024 to 3071 HU", limits=ANY),
     "synthrad2025_ms_ssim": Entry("higher", "", "SynthRAD2025 MS-SSIM", limits=SHARE),
+    "bone_dice": Entry("higher", "", "overlap (Dice) of what is above 250 HU", limits=SHARE),
     "bias": Entry("near", "units", "mean difference, prediction less target", 0.0, ANY),
     "agreement_low": Entry("near", "units", "Bland-Altman, lower limit of agreement of voxels", 0.0, ANY),
     "agreement_high": Entry("near", "units", "Bland-Altman, upper limit of agreement of voxels", 0.0, ANY),
     "slice_step_ratio": Entry("near", "", "change from slice to slice over the target's: above 1 is flicker", 1.0),
     "slice_flicker": Entry("lower", "units", "deviation over slices of the slice's mean error"),
-    "binary_bce": Entry("lower", "", "binary cross-entropy of grey values taken for probabilities"),
-    "binary_auc": Entry("higher", "", "ROC AUC of grey values for 'upper half of the range'", limits=SHARE),
-    "binary_f1": Entry("higher", "", "F1 of 'in the upper half of the range', prediction against target", limits=SHARE),
+    "binary_bce": Entry("lower", "", f"binary cross-entropy of grey values taken for probabilities{NO_DIAGNOSIS}"),
+    "binary_auc": Entry(
+        "higher", "", f"ROC AUC of grey values for 'upper half of the range'{NO_DIAGNOSIS}", limits=SHARE
+    ),
+    "binary_f1": Entry(
+        "higher", "", f"F1 of 'in the upper half of the range', prediction against target{NO_DIAGNOSIS}", limits=SHARE
+    ),
+    "discriminator_auc": Entry(
+        "near",
+        "",
+        f"how well the model's own discriminator tells real slices from predicted ones{NO_DIAGNOSIS}",
+        0.5,
+        SHARE,
+    ),
 }
 """Measures of pairs; "units" are the image's own."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-BINS = 256
+BINS = 128  # of equally many voxels each
 
 
 @dataclass(frozen=True)

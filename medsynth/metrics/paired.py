@@ -22,6 +22,7 @@ from medsynth.metrics.synthrad import RANGE_2025_HU, synthrad
 
 AIR_BELOW_HU = -200.0
 BONE_ABOVE_HU = 300.0
+BONE_OVERLAP_ABOVE_HU = 250.0  # thinner bone too
 AFFINE_TOLERANCE_MM = 1e-2
 
 Row = dict[str, float]
@@ -70,15 +71,21 @@ def body_mask(target: NDArray, modality: str) -> Mask:
 
 
 def evaluate_pair(
-    prediction: NDArray, target: NDArray, mask: Mask, modality: str, data_range: tuple[float, float] | None = None
+    prediction: NDArray,
+    target: NDArray,
+    mask: Mask,
+    modality: str,
+    data_range: tuple[float, float] | None = None,
+    slice_axis: int = -1,
 ) -> Row:
     """All measures of a prediction, inside the mask.
 
     Args:
-        prediction, target: (X, Y, Z) with slices along the last axis, or (X, Y): HU for `ct`.
+        prediction, target: (X, Y, Z), or (X, Y): HU for `ct`.
         mask: same shape, true inside the body.
         modality: `ct` adds the tissues and the SynthRAD measures.
         data_range: lowest and highest possible value; None: -1024 to 3071 HU, for `ct` only.
+        slice_axis: along which slices follow each other.
 
     Returns: name -> value, see `catalog.PAIRED`; what the mask is too small for or has no voxels of is left out.
 
@@ -100,8 +107,8 @@ def evaluate_pair(
         if "ms_ssim" not in row:
             row["ms_ssim"] = ms_ssim(prediction, target, mask, width)
     row |= binary_scores(found, truth, data_range)
-    if target.ndim == 3 and target.shape[-1] > 1:
-        row |= slice_consistency(prediction, target, mask)
+    if target.ndim == 3 and target.shape[slice_axis] > 1:
+        row |= slice_consistency(*(np.moveaxis(volume, slice_axis, -1) for volume in (prediction, target, mask)))
     return row
 
 
@@ -147,12 +154,17 @@ def voxel_errors(prediction: NDArray, target: NDArray, width: float) -> Row:
 
 
 def tissue_errors(prediction_hu: NDArray, target_hu: NDArray) -> Row:
-    """MAE of (voxels,) values where the target is air (below -200 HU), soft tissue or bone (above 300 HU)."""
+    """MAE of (voxels,) values where the target is air (below -200 HU), soft tissue or bone (above 300 HU); and the
+    overlap, Dice, of what is above 250 HU.
+    """
     tissue = (target_hu >= AIR_BELOW_HU).astype(np.int8) + (target_hu > BONE_ABOVE_HU)
     sums = np.bincount(tissue, np.abs(prediction_hu - target_hu), 3)
     counts = np.bincount(tissue, minlength=3)
     names = ("mae_air", "mae_soft", "mae_bone")
-    return {name: float(sums[code] / counts[code]) for code, name in enumerate(names) if counts[code]}
+    row = {name: float(sums[code] / counts[code]) for code, name in enumerate(names) if counts[code]}
+    found, true = (values > BONE_OVERLAP_ABOVE_HU for values in (prediction_hu, target_hu))
+    bone = np.count_nonzero(found) + np.count_nonzero(true)
+    return row | ({"bone_dice": 2 * np.count_nonzero(found & true) / bone} if bone else {})
 
 
 def slice_consistency(prediction: NDArray, target: NDArray, mask: Mask) -> Row:
@@ -212,6 +224,8 @@ def _summary(name: str, rows: Sequence[Row], unit: str, seed: int, baselines: di
         interval=interval,
         baseline=others[best] if best else None,
         note="; ".join(notes) or None,
+        spread=float(values.std(ddof=1)) if len(values) > 1 and np.isfinite(values).all() else None,
+        baselines=others or None,
     )
 
 

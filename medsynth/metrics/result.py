@@ -21,7 +21,10 @@ class Measure:
         target: the best value of a "near" measure.
         interval: 95 %, of the subjects that happened to be the reference.
         floor: the same measure of real images of other subjects, at the same n.
-        baseline: the same measure of a Gaussian mixture in PCA space fitted to the training images, at the same n.
+        baseline: the same measure of a Gaussian mixture in PCA space fitted to the training images, at the same n; of
+            pairs, the best of `baselines`.
+        spread: standard deviation over subjects.
+        baselines: the same measure of what simple methods predict, by their names.
         note: what a reader has to know, or why there is no value or floor.
     """
 
@@ -35,6 +38,8 @@ class Measure:
     floor: float | None = None
     baseline: float | None = None
     note: str | None = None
+    spread: float | None = None
+    baselines: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

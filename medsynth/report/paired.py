@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from medsynth.data.datalist import Datalist
+from medsynth.data.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.metrics.checks import CannotMeasure
 from medsynth.metrics.lookup import Lookup, histogram_matching, intensity_lookup
@@ -17,7 +20,7 @@ from medsynth.metrics.result import Measure
 from medsynth.report.folder import ReportFolder, provenance
 from medsynth.report.page import Page
 from medsynth.report.paired_sections import Case, case_sections, paired_measures, subject_table
-from medsynth.report.pairs import Pair, Volume, find_pairs, read
+from medsynth.report.pairs import Pair, Volume, bounds_of, find_pairs, read
 from medsynth.report.verdict import Verdict
 from medsynth.report.verdict_paired import paired_verdicts
 
@@ -31,13 +34,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A pair in memory: voxels (X, Y, Z) of one grid; the source is None where it is unknown or on another grid."""
+    """A pair in memory: voxels (X, Y, Z) of one grid, in units, or from 0 to 1 where these mean nothing.
+
+    Args:
+        source: None where it is unknown or on another grid.
+        slice_axis: along which the slices were predicted one by one.
+    """
 
     prediction: np.ndarray
     target: np.ndarray
     source: np.ndarray | None
     mask: np.ndarray
     affine: np.ndarray
+    slice_axis: int
 
 
 class PairedEvaluation:
@@ -48,36 +57,41 @@ class PairedEvaluation:
         prediction: folder of the predictions.
         output: where to.
         modality: `ct` for Hounsfield units, else `mri` or `image`; None: as the targets look.
-        data_range: lowest and highest possible value; None: that of CT, or of all targets.
+        data_range: lowest and highest possible value; None: that of CT, or of all targets. MRI whose sidecars say how
+            it was prepared is compared from 0 to 1, each image between its own bounds.
         seed: of the bootstrap.
+        more: subject -> measures of `catalog.PAIRED` that were taken elsewhere.
     """
 
     def __init__(
         self,
-        target: str | None,
+        target: str | Datalist | None,
         prediction: str | None,
         output: ReportFolder,
         modality: str | None = None,
         data_range: Sequence[float] | None = None,
         seed: int = 0,
+        more: Mapping[str, Row] | None = None,
     ) -> None:
         self.target, self.prediction, self.output = target, prediction, output
-        self.modality, self.data_range, self.seed = modality, data_range, seed
+        self.modality, self.data_range, self.seed, self.more = modality, data_range, seed, more or {}
 
     def run(self) -> list[Verdict]:
         """Read, measure, write, and say the verdicts in the log."""
         pairs, training = find_pairs(self.target, self.prediction)
+        if self.data_range is not None:  # then values are what they are
+            pairs, training = ([replace(pair, recipe=None) for pair in some] for some in (pairs, training))
         modality, data_range = self._scale(pairs)
         curves = _baselines(training, modality)
         rows: list[Row] = []
         others: dict[str, list[Row]] = {name: [] for name in curves}
-        for pair in pairs:
+        for pair in tqdm(pairs, desc="comparing", unit="pair"):
             loaded = load(pair, modality)
-            rows.append(evaluate_pair(loaded.prediction, loaded.target, loaded.mask, modality, data_range))
+            how = (loaded.target, loaded.mask, modality, data_range, loaded.slice_axis)
+            rows.append(evaluate_pair(loaded.prediction, *how) | self.more.get(pair.subject, {}))
             for name, curve in curves.items():
                 if loaded.source is not None:
-                    simple = curve(loaded.source)
-                    others[name].append(evaluate_pair(simple, loaded.target, loaded.mask, modality, data_range))
+                    others[name].append(evaluate_pair(curve(loaded.source), *how))
         whole = {name: found for name, found in others.items() if len(found) == len(pairs)}
         measures = summarize(rows, modality, self.seed, whole)
         found = paired_verdicts(measures, len(pairs))
@@ -91,8 +105,11 @@ class PairedEvaluation:
         """Modality and data range; None for CT, which has its own."""
         if self.data_range is not None:
             return self.modality or "mri", _checked_range(self.data_range)
-        if self.modality == "ct":
+        recipe = pairs[0].recipe
+        if self.modality == "ct" or (recipe is not None and recipe.has_units):
             return "ct", None
+        if recipe is not None:
+            return "mri", (0.0, 1.0)
         targets = [read(pair.target).voxels for pair in pairs]
         low, high = float(min(t.min() for t in targets)), float(max(t.max() for t in targets))
         if self.modality is None and low < HOUNSFIELD_AIR:
@@ -115,10 +132,11 @@ class PairedEvaluation:
         order = np.argsort([-row["mae"] for row in rows], kind="stable")
         shown = sorted({0, len(order) // 2, len(order) - 1})[:MOST_CASES]
         cases = [_case(pairs[order[i]], rows[order[i]], modality) for i in shown]
-        unit = "HU" if modality == "ct" else "stored units"
+        scaled = modality != "ct" and pairs[0].recipe is not None
+        unit = "HU" if modality == "ct" else "parts of each image's intensity range" if scaled else "stored units"
         low, high = data_range or (-1024.0, 3071.0)
         facts = {
-            "targets": str(self.target),
+            "targets": self.target.name if isinstance(self.target, Datalist) else str(self.target),
             "predictions": str(self.prediction),
             "modality": modality,
             "seed": self.seed,
@@ -164,7 +182,23 @@ def load(pair: Pair, modality: str) -> Loaded:
         mask = body_mask(target.voxels, modality) if pair.mask is None else read(pair.mask).voxels > 0
     except CannotMeasure as error:
         raise MedsynthError(f"{pair.subject}: {error}") from error
-    return Loaded(prediction.voxels, target.voxels, None if source is None else source.voxels, mask, target.affine)
+    recipe = pair.recipe
+    if recipe is not None and not recipe.has_units:
+        target = target.between(bounds_of(pair.target, recipe.target))
+        prediction = target if pair.prediction == pair.target else prediction.between(recipe.bounds)
+    if recipe is not None and recipe.source.modality == "mri" and source is not None:
+        source = source.between(bounds_of(pair.source, recipe.source))
+    plane = "axial" if recipe is None else recipe.target.plane
+    axis = slice_axis(target.affine, plane)
+    seen = None if source is None else source.voxels
+    return Loaded(prediction.voxels, target.voxels, seen, mask, target.affine, axis)
+
+
+def slice_axis(affine: np.ndarray, plane: str) -> int:
+    """The axis of a volume that goes through the slices of a plane."""
+    across = "RAS".index({"L": "R", "P": "A", "I": "S"}.get(PLANES[plane][2], PLANES[plane][2]))
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return int(np.abs(directions[across]).argmax())
 
 
 def _one_grid(one: Volume, other: Volume) -> bool:

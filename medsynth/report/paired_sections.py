@@ -45,11 +45,13 @@ class Case:
 
 def paired_measures(measures: Sequence[Measure], unit: str, data_range: tuple[float, float]) -> Section:
     """The table of all measures."""
+    simple = list(dict.fromkeys(name for measure in measures for name in measure.baselines or {}))
     columns = [
         Column("Measure", numeric=False),
         Column("Mean"),
+        Column("SD", help="standard deviation over subjects"),
         Column("95 % interval", help="bootstrap over subjects"),
-        Column("Baseline", help="the best prediction from intensities alone"),
+        *(Column(name.capitalize(), help="what this simple method predicts") for name in simple),
         Column("Best", numeric=False),
         Column("Subjects"),
     ]
@@ -68,8 +70,9 @@ def paired_measures(measures: Sequence[Measure], unit: str, data_range: tuple[fl
             [
                 Cell(name, measure.name, detail=about),
                 numeric(measure.value, 4, strong=True),
+                numeric(measure.spread),
                 Cell(interval, measure.interval[0] if measure.interval else None),
-                numeric(measure.baseline, 4),
+                *(numeric((measure.baselines or {}).get(name), 4) for name in simple),
                 Cell(best, best),
                 numeric(measure.n),
             ]

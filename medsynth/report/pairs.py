@@ -11,15 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.transforms import Compose
 from PIL import Image
 
 from medsynth.data import datalist, sources
-from medsynth.data.datalist import PAIR, files_of
-from medsynth.data.pipelines import as_grey
+from medsynth.data.datalist import PAIR, Datalist, files_of
+from medsynth.data.pipelines import Preprocessing, as_grey, locate, volume_bounds
+from medsynth.data.preparation import reason
 from medsynth.data.sources import Source
 from medsynth.errors import MedsynthError
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the sidecar of a prediction says of its making.
+
+    Args:
+        source, target: how images of either domain were prepared.
+        bounds: the predicted intensities of black and white.
+    """
+
+    source: Preprocessing
+    target: Preprocessing
+    bounds: tuple[float, float]
+
+    @property
+    def has_units(self) -> bool:
+        """Whether the values of a target mean the same in every image, as those of CT do."""
+        return self.target.modality == "ct"
 
 
 @dataclass(frozen=True)
@@ -29,6 +50,7 @@ class Pair:
     Args:
         source: what it was made from; None if unknown.
         mask: file that is above 0 inside the body; None: to be found.
+        recipe: None if unknown.
     """
 
     subject: str
@@ -36,6 +58,7 @@ class Pair:
     target: Source
     source: Source | None = None
     mask: Source | None = None
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -45,9 +68,16 @@ class Volume:
     voxels: np.ndarray
     affine: np.ndarray
 
+    def between(self, bounds: tuple[float, float]) -> Volume:
+        """These intensities as 0 and 1."""
+        low, high = bounds
+        return Volume((self.voxels - low) / (high - low), self.affine)
 
-def find_pairs(target: str | None, prediction: str | None) -> tuple[list[Pair], list[Pair]]:
+
+def find_pairs(target: str | Datalist | None, prediction: str | None) -> tuple[list[Pair], list[Pair]]:
     """Match predictions with targets: by the digest in their sidecar, equal file names, or a subject's id in the name.
+
+    Where the digest is that of an entry's "target", the prediction goes the other way, and its truth is the "source".
 
     Args:
         target: a datalist, whose held-out entries with a "target" (or "image") count, or a folder.
@@ -61,12 +91,8 @@ def find_pairs(target: str | None, prediction: str | None) -> tuple[list[Pair], 
     if target is None or prediction is None:
         raise MedsynthError("pairs need both: --real, datalist or folder of the targets, and --synthetic, predictions")
     held_out, training = _targets(target)
-    found = sources.find_images(Path(prediction))
-    pairs = [
-        Pair(entry["subject"], Source(str(path)), _target(entry), _of(entry, "source"), _of(entry, "mask"))
-        for entry in held_out
-        if (path := _match(entry, held_out, found)) is not None
-    ]
+    found = [path for path in sources.find_images(Path(prediction)) if "Quantity" not in _sidecar(path)]
+    pairs = [pair for entry in held_out if (pair := _pair(entry, held_out, found)) is not None]
     if not pairs:
         raise MedsynthError(
             f"none of the {len(found)} images in {prediction} belongs to one of the {len(held_out)} targets: name them "
@@ -74,8 +100,14 @@ def find_pairs(target: str | None, prediction: str | None) -> tuple[list[Pair], 
         )
     if len(pairs) < len(held_out):
         log.warning("%d of %d targets have no prediction", len(held_out) - len(pairs), len(held_out))
-    train = [Pair(e["subject"], _target(e), _target(e), _of(e, "source"), _of(e, "mask")) for e in training]
-    return pairs, [pair for pair in train if pair.source is not None]
+    turned = pairs[0].target.path in {entry.get("source") for entry in held_out}
+    both = [_turned(entry) if turned else entry for entry in training]
+    others = [
+        Pair(e["subject"], _target(e), _target(e), _of(e, "source"), _of(e, "mask"), pairs[0].recipe)
+        for e in both
+        if e.keys() >= set(PAIR)
+    ]
+    return pairs, others
 
 
 def read(source: Source) -> Volume:
@@ -94,19 +126,32 @@ def read(source: Source) -> Volume:
         raise MedsynthError(f"{source.path} {error}") from error
 
 
-def _targets(path: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Held-out and training entries."""
-    if Path(path).suffix.lower() != ".json":
-        return [{"image": str(image), "subject": _stem(image)} for image in sources.find_images(path)], []
+def bounds_of(source: Source, preprocessing: Preprocessing) -> tuple[float, float]:
+    """The intensities of an image that became black and white in training."""
     try:
-        data = datalist.read(path, PAIR)
-    except MedsynthError:
-        data = datalist.read(path)
+        return Compose([*locate(preprocessing), volume_bounds(preprocessing)])({"source": source})["bounds"]
+    except (MedsynthError, RuntimeError) as error:
+        raise MedsynthError(f"{source.path} {reason(error)}") from error
+
+
+def _targets(path: str | Datalist) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Held-out and training entries."""
+    if isinstance(path, Datalist):
+        data = path
+    elif Path(path).suffix.lower() != ".json":
+        return [{"image": str(image), "subject": _stem(image)} for image in sources.find_images(path)], []
+    else:
+        try:
+            data = datalist.read(path, PAIR)
+        except MedsynthError:
+            data = datalist.read(path)
     held_out = [
         entry for entry in data.splits["validation"] + data.splits["test"] if {"target", "image"} & entry.keys()
     ]
     if not held_out:
-        raise MedsynthError(f"datalist {path} holds no validation or test targets: predictions of others prove nothing")
+        raise MedsynthError(
+            f"datalist {data.name} holds no validation or test targets: predictions of others prove nothing"
+        )
     return held_out, data.splits["training"]
 
 
@@ -118,19 +163,31 @@ def _of(entry: dict[str, Any], key: str) -> Source | None:
     return Source.of(entry, key) if key in entry else None
 
 
-def _match(entry: dict[str, Any], entries: Sequence[dict[str, Any]], found: Sequence[Path]) -> Path | None:
-    """The prediction of an entry, None if there is none."""
-    files = list(files_of(entry).values()) or [entry["image"]]
-    names, digests = {_stem(Path(file)) for file in files}, {sources.digest(file) for file in files}
+def _turned(entry: dict[str, Any]) -> dict[str, Any]:
+    """The other way: what was the source is the target."""
+    return entry | {new: entry[old] for old, new in zip(PAIR, reversed(PAIR), strict=True) if old in entry}
+
+
+def _pair(entry: dict[str, Any], entries: Sequence[dict[str, Any]], found: Sequence[Path]) -> Pair | None:
+    """An entry with its prediction, None if there is none."""
+    files = files_of(entry)
+    digests = {sources.digest(file): key for key, file in files.items()}
+    names = {_stem(Path(file)) for file in files.values()}
     others = [str(other["subject"]) for other in entries]
     own = str(entry["subject"])
     by_name = [path for path in found if _stem(path) in names]
-    by_digest = [] if by_name else [path for path in found if _input_digest(path) in digests]
+    by_digest = [] if by_name else [path for path in found if _sidecar(path).get("InputDigest") in digests]
     by_subject = [] if by_name or by_digest else [path for path in found if _subject_in(_stem(path), others) == own]
     matches = by_name or by_digest or by_subject
     if len(matches) > 1:
         raise MedsynthError(f"{own}: {len(matches)} predictions fit, such as {matches[0]} and {matches[1]}: keep one")
-    return matches[0] if matches else None
+    if not matches:
+        return None
+    sidecar = _sidecar(matches[0])
+    if digests.get(sidecar.get("InputDigest")) == "target" and "source" in entry:
+        entry = _turned(entry)
+    source, mask = _of(entry, "source"), _of(entry, "mask")
+    return Pair(entry["subject"], Source(str(matches[0])), _target(entry), source, mask, _recipe(sidecar))
 
 
 def _subject_in(name: str, subjects: Sequence[str]) -> str | None:
@@ -139,11 +196,21 @@ def _subject_in(name: str, subjects: Sequence[str]) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def _input_digest(path: Path) -> str | None:
+def _sidecar(path: Path) -> dict[str, Any]:
+    """What stands beside an image, {} if nothing can be read there."""
     try:
-        return json.loads(path.with_name(f"{_stem(path)}.json").read_text())["InputDigest"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = json.loads(path.with_name(f"{_stem(path)}.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _recipe(sidecar: dict[str, Any]) -> Recipe | None:
+    if not {"InputPreprocessing", "Preprocessing", "IntensityBounds"} <= sidecar.keys():
         return None
+    source, target = (Preprocessing.from_dict(sidecar[key]) for key in ("InputPreprocessing", "Preprocessing"))
+    low, high = sidecar["IntensityBounds"]
+    return Recipe(source, target, (float(low), float(high)))
 
 
 def _stem(path: Path) -> str:

@@ -1,0 +1,147 @@
+"""The report on a translator: held-out pairs translated, and compared with what they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from medsynth.bundle.recipe import LoadedModel
+from medsynth.data import datalist
+from medsynth.data.datalist import PAIR, Datalist
+from medsynth.data.loader import SliceLoader
+from medsynth.data.output import ImageFolder
+from medsynth.data.pair_slices import PairDataset
+from medsynth.errors import MedsynthError
+from medsynth.inference.translation import (
+    DIRECTIONS,
+    TranslationInference,
+    domains,
+    preprocessing_of,
+    slice_network,
+    volume_inferer,
+)
+from medsynth.metrics.paired import Row
+from medsynth.report.folder import ReportFolder
+from medsynth.report.paired import PairedEvaluation
+
+BOTH = "both"
+
+
+class TranslationEvaluation:
+    """Translates the held-out pairs of a datalist and reports on each direction.
+
+    Args:
+        model: from `load_model`.
+        real: datalist of pairs; None: the built-in phantom.
+        output_dir: for the report and the translations; of both directions, each in a folder of its own.
+        direction: of `DIRECTIONS`, or `both`.
+        planes, overlap, batch_size, num_samples: as for inference.
+        seed: of draws and of the bootstrap.
+        overwrite: replace a report that is there.
+        cache_dir: where prepared slices are kept; None: as in training.
+        num_workers: processes that prepare them.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        real: str | None,
+        output_dir: str,
+        direction: str,
+        planes: Sequence[str] | None,
+        overlap: float,
+        batch_size: int,
+        num_samples: int,
+        seed: int,
+        overwrite: bool,
+        cache_dir: str | None,
+        num_workers: int,
+    ) -> None:
+        self.model, self.seed, self.cache = model, seed, (cache_dir, num_workers)
+        names = list(DIRECTIONS) if direction == BOTH else [direction]
+        folders = {name: Path(output_dir) / name if direction == BOTH else Path(output_dir) for name in names}
+        self.reports = {name: ReportFolder(folder, overwrite) for name, folder in folders.items()}
+        inferers = {name: volume_inferer(model, name, planes, overlap, batch_size) for name in names}
+        self.data = datalist.load(real, keys=PAIR)
+        self.held_out = held_out_pairs(self.data)
+        self.translators = {}
+        for name, folder in folders.items():
+            inputs = [entry | {"image": entry[domains(name)[0]]} for entry in self.held_out]
+            images = ImageFolder(folder, "translation", model.digest, overwrite)
+            self.translators[name] = TranslationInference(
+                model, images, inferers[name], name, inputs, num_samples, seed, dicom=False
+            )
+
+    def run(self) -> None:
+        """Translate, compare, write."""
+        for name, translator in self.translators.items():
+            translator.run()
+            opinions = self._opinions(name)
+            images = str(translator.output.images)
+            PairedEvaluation(self.data, images, self.reports[name], seed=self.seed, more=opinions).run()
+
+    def _opinions(self, direction: str) -> dict[str, Row]:
+        """Of the discriminator, on the slices of each subject."""
+        if self.model.discriminator is None:
+            return {}
+        source, target = (preprocessing_of(self.model, domain) for domain in PAIR)
+        cache_dir, num_workers = self.cache
+        dataset = PairDataset(self.held_out, source, target, (), cache_dir, num_workers, max_bad_fraction=1.0)
+        found = discriminator_aucs(self.model, dataset, direction)
+        return {subject: {"discriminator_auc": auc} for subject, auc in found.items()}
+
+
+def held_out_pairs(data: Datalist) -> list[dict[str, Any]]:
+    """Validation and test entries that have both images.
+
+    Raises:
+        MedsynthError: there are none.
+    """
+    found = [
+        entry | {"split": split}
+        for split in ("validation", "test")
+        for entry in data.splits[split]
+        if entry.keys() >= set(PAIR)
+    ]
+    if not found:
+        raise MedsynthError(
+            f"the datalist {data.name} has no validation or test subject with both source and target, and without the "
+            "truth nothing can be compared: add pairs; to translate alone, use inference.json"
+        )
+    return found
+
+
+@torch.inference_mode()
+def discriminator_aucs(model: LoadedModel, dataset: PairDataset, direction: str) -> dict[str, float]:
+    """Subject -> how well the model's own discriminator tells its real slices from translated ones.
+
+    It is the area under the ROC curve of the scores: 0.5 where it cannot tell them, 1 where it always can, 0 where it
+    is always fooled.
+    """
+    given, made = domains(direction)
+    translate, judge = slice_network(model, direction, sample=False), getattr(model.discriminator, made)
+    middle = dataset.preprocessing[made].neighbours
+    scores: dict[str, list[Tensor]] = {"fake": [], "real": []}
+    device = next(model.network.parameters()).device
+    for batch in SliceLoader(dataset, 16, shuffle=False, device=device, drop_last=False):
+        scores["fake"].append(_scores(judge, translate(batch[given], batch["position"])))
+        scores["real"].append(_scores(judge, batch[made][:, middle, None]))
+    fake, real = (torch.cat(parts).numpy() for parts in scores.values())
+    subjects = np.array(dataset.subjects)
+    aucs = {}
+    for subject in dict.fromkeys(dataset.subjects):
+        own = subjects == subject
+        labels = np.repeat([0, 1], np.count_nonzero(own))
+        aucs[subject] = float(roc_auc_score(labels, np.concatenate([fake[own], real[own]])))
+    return aucs
+
+
+def _scores(judge: nn.Module, slices: Tensor) -> Tensor:
+    """(N, 1, H, W) -> (N,), the mean over the patches, then over the scales."""
+    return torch.stack([scores.mean((1, 2, 3)) for scores, _ in judge(slices)]).mean(0).cpu()

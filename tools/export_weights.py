@@ -1,0 +1,28 @@
+"""Write each network of a translation alone: g_target.pt, g_source.pt, d_source.pt, d_target.pt.
+
+python tools/export_weights.py runs/translation/model.pt runs/translation/weights
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medsynth.bundle.export import export_weights
+from medsynth.bundle.recipe import load_model
+from medsynth.errors import run_tool
+
+
+def main() -> None:
+    """Load, write, and say what was written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="model.pt of a translation")
+    parser.add_argument("folder", type=Path, help="where to")
+    parser.add_argument("--overwrite", action="store_true", help="replace weights that are there already")
+    options = parser.parse_args()
+    for path in export_weights(load_model(options.checkpoint), options.folder, options.overwrite):
+        print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
