@@ -28,6 +28,7 @@ from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
 from medsynth.data.pipelines import PLANES, Preprocessing, find, volume_bounds
 from medsynth.data.sources import Source
 from medsynth.data.transforms import with_neighbours
+from medsynth.engines.adversarial import use_bfloat16
 from medsynth.errors import MedsynthError
 from medsynth.networks.resampling import repeat
 from medsynth.networks.rrdb import RRDBNet
@@ -98,6 +99,7 @@ class SliceUpscaler:
         overlap: coarse pixels around a tile that the network sees too; None: as far as it can see.
         ensemble: mean over the slice and its three mirror images; takes four times as long.
         batch_size: slices at a time; changes the memory it takes, not the result.
+        amp: find the detail in bfloat16 where the device gains by it: faster, and rounded to some three figures.
     """
 
     network: RRDBNet
@@ -105,6 +107,7 @@ class SliceUpscaler:
     overlap: int | None = None
     ensemble: bool = False
     batch_size: int = 4
+    amp: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (("tile_size", self.tile_size, 8), ("batch_size", self.batch_size, 1)):
@@ -136,7 +139,8 @@ class SliceUpscaler:
         whole = slices.new_empty(len(slices), 1, scale * rows, scale * columns)
         for tall, wide in itertools.product(*(_spans(side, self.tile_size, self.overlap) for side in (rows, columns))):
             seen = slices[..., tall.seen, wide.seen].contiguous(memory_format=torch.channels_last)
-            detail = self.network.detail(seen)
+            with torch.autocast(seen.device.type, torch.bfloat16, enabled=use_bfloat16(seen.device, self.amp)):
+                detail = self.network.detail(seen)
             whole[..., tall.place(scale), wide.place(scale)] = detail[..., tall.kept(scale), wide.kept(scale)]
         return whole
 
@@ -158,14 +162,14 @@ class Span(NamedTuple):
 
 
 def load_upscaler(
-    model: LoadedModel, tile_size: int, overlap: int | None, ensemble: bool, batch_size: int
+    model: LoadedModel, tile_size: int, overlap: int | None, ensemble: bool, batch_size: int, amp: bool
 ) -> SliceUpscaler:
     """For the network of a model.pt, see `SliceUpscaler`."""
     if not isinstance(model.network, RRDBNet):
         name = type(model.network).__name__
         raise MedsynthError(f"the checkpoint holds a {name}: give the model.pt of a super-resolution")
     network = model.network.to(memory_format=torch.channels_last)
-    return SliceUpscaler(network, tile_size, overlap, ensemble, batch_size)
+    return SliceUpscaler(network, tile_size, overlap, ensemble, batch_size, amp)
 
 
 def reach(network: nn.Module) -> int:

@@ -218,6 +218,49 @@ def error_maps(rows: Sequence[dict[str, NDArray]], names: Sequence[str], limit: 
     return _png(canvas)
 
 
+@styled
+def methods_beside_truth(images: dict[str, NDArray], limit: float) -> bytes:
+    """Images (H, W) in [0, 1] of several methods and, last, the truth; below each its signed error."""
+    *methods, truth = images
+    height, width = images[truth].shape
+    canvas = Canvas(figsize=(1.75 * len(images), 3.6 * height / width + 0.4), layout="constrained")
+    above, below = canvas.subplots(2, len(images))
+    for axes in (*above, *below):
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+    for axes, (name, image) in zip(above, images.items(), strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+        axes.set_title(name)
+    for axes, name in zip(below, methods, strict=False):
+        shown = axes.imshow(images[name] - images[truth], cmap="RdBu_r", vmin=-limit, vmax=limit)
+    below[-1].axis("off")
+    canvas.colorbar(shown, cax=below[-1].inset_axes((0.05, 0.1, 0.08, 0.8)), label="error, part of the range")
+    return _png(canvas)
+
+
+@styled
+def ring_correlations(
+    frequency: NDArray, curves: dict[str, NDArray], network: str, limit: float, thresholds: Sequence[float]
+) -> bytes:
+    """Correlation with the truth over cycles a mm, a line a method; `limit` is what the coarse grid can hold."""
+    canvas, (axes,) = _canvas(1, (9.6, 3.8))
+    dashes = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))
+    colours = (GREY, ORANGE, GREEN, SKY, PURPLE, BLUE, BLACK)
+    for index, (name, curve) in enumerate(curves.items()):
+        style = {"color": VERMILLION, "linewidth": 2.4} if name == network else {
+            "color": colours[index % len(colours)], "linestyle": dashes[index % len(dashes)], "linewidth": 1.5,
+        }  # fmt: skip
+        axes.plot(frequency, curve, label=name, **style)
+    for threshold in thresholds:
+        axes.axhline(threshold, color=GREY, linewidth=0.8)
+    axes.axvline(limit, color=BLACK, linewidth=1, linestyle=":")
+    axes.set(xlabel="cycles a mm (fine detail to the right)", ylabel="Fourier ring correlation", ylim=(-0.1, 1.02))
+    ticks = [tick for tick in axes.get_xticks() if 0 < tick < 1.01 * frequency[-1]]
+    axes.secondary_xaxis("top").set_xticks(ticks, [f"{1 / tick:.3g} mm" for tick in ticks])
+    axes.legend(loc="upper right", bbox_to_anchor=(1.24, 1.0))
+    return _png(canvas)
+
+
 def _canvas(panels: int, size: tuple[float, float]) -> tuple[Canvas, Sequence[Axes]]:
     canvas = Canvas(figsize=size, layout="constrained")
     return canvas, list(canvas.subplots(1, panels, squeeze=False)[0])

@@ -164,6 +164,14 @@ def test_an_ensemble_is_the_mean_over_mirror_images():
     torch.testing.assert_close(SliceUpscaler(network, ensemble=True)(slices), expected, atol=1e-5, rtol=0)
 
 
+def test_mixed_precision_rounds_the_detail_alone():
+    network = restless()
+    slices = torch.rand(1, 1, 24, 16) * 2 - 1
+    exact, rounded = SliceUpscaler(network)(slices), SliceUpscaler(network, amp=True)(slices)
+    detail = network.detail(slices).detach().abs().max()
+    torch.testing.assert_close(rounded, exact, atol=0.03 * detail.item(), rtol=0)
+
+
 def test_what_lies_beyond_the_window_is_kept():
     network = restless()
     slices = torch.rand(1, 1, 16, 16) * 2 - 1

@@ -1,0 +1,87 @@
+"""The verdict on super-resolution: is it nearer to the truth than interpolation, and is its detail true?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medsynth.metrics.result import Measure
+from medsynth.metrics.superres import Row, best_of, mean_of
+from medsynth.report.verdict import Verdict, figures
+
+FEW = 5  # subjects that say little about others
+FINER = 0.97  # of an interpolation's resolution: below, there is more true detail
+SHARP = 0.1  # that the gradients may exceed the truth's by
+
+
+def superres_verdicts(
+    rows: dict[str, Sequence[Row]], measures: Sequence[Measure], network: str, baselines: Sequence[str],
+    compared: str | None,
+) -> list[Verdict]:  # fmt: skip
+    """Closeness first, then resolution, and the price of what one model has and the other has not.
+
+    Args:
+        rows: method -> one a subject.
+        measures: their summary.
+        network: the method that is judged.
+        baselines: those that it has to beat.
+        compared: another network among the methods.
+    """
+    by_name = {measure.name: measure for measure in measures}
+    found = [_closeness(rows, by_name, network, baselines), _resolution(rows, network, baselines)]
+    return [*found, _price(rows, network, compared)] if compared else found
+
+
+def _closeness(
+    rows: dict[str, Sequence[Row]], by_name: dict[str, Measure], network: str, baselines: Sequence[str]
+) -> Verdict:
+    losses = []
+    reasons = []
+    for name, digits, unit in (("psnr_head", 2, " dB"), ("ssim_head", 3, "")):
+        best = best_of(name, rows, baselines)
+        own, other = mean_of(name, rows[network]), mean_of(name, rows[best])
+        reasons.append(f"{name} {own:.{digits}f}{unit}; the best interpolation, {best}, {other:.{digits}f}{unit}.")
+        losses += [f"{best} in {name}"] if own < other else []
+    gain = by_name["psnr_head_gain"]
+    low, high = gain.interval or (gain.value, gain.value)
+    between = f" (95 % {low:+.2f} to {high:+.2f})" if gain.interval else ""
+    reasons.append(f"Gain of PSNR inside the head, subject by subject: {gain.value:+.2f} dB{between}.")
+    if gain.n < FEW:
+        reasons.append(f"{gain.n} subject(s) only: this says little about others.")
+    if losses:
+        headline = f"The network loses to {' and to '.join(losses)}: interpolate instead, or train longer."
+        return Verdict("Closeness", "poor", headline, reasons)
+    if low <= 0:
+        return Verdict("Closeness", "mixed", "No surer than chance to be nearer than interpolation.", reasons)
+    return Verdict("Closeness", "good", f"Nearer to the truth than any interpolation, by {gain.value:.2f} dB.", reasons)
+
+
+def _resolution(rows: dict[str, Sequence[Row]], network: str, baselines: Sequence[str]) -> Verdict:
+    best = best_of("resolution_mm", rows, baselines)
+    own, other = (mean_of("resolution_mm", rows[method]) for method in (network, best))
+    ratio = mean_of("gradient_ratio", rows[network])
+    reasons = [
+        f"Detail agrees with the truth (Fourier ring correlation 0.5) down to {figures(own)} mm; {figures(other)} mm "
+        f"with the best interpolation, {best}.",
+        f"Gradients are {figures(ratio)} of the truth's: sharpness, whether or not it is true.",
+    ]
+    if own > other:
+        return Verdict("Resolution", "poor", f"Less true detail than {best}.", reasons)
+    if own > FINER * other:
+        headline = "No more true detail than interpolation"
+        return Verdict("Resolution", "mixed", headline + (", but sharper." if ratio > 1 + SHARP else "."), reasons)
+    if ratio > 1 + SHARP:
+        return Verdict("Resolution", "mixed", "More true detail than interpolation, and more that is made up.", reasons)
+    return Verdict("Resolution", "good", "Finer detail than any interpolation, in its true place.", reasons)
+
+
+def _price(rows: dict[str, Sequence[Row]], network: str, compared: str) -> Verdict:
+    changes = {
+        name: mean_of(name, rows[network]) - mean_of(name, rows[compared])
+        for name in ("psnr_head", "ssim_head", "resolution_mm", "gradient_ratio")
+    }
+    reasons = [
+        f"SSIM inside the head {changes['ssim_head']:+.3f}, resolution {changes['resolution_mm']:+.2f} mm (below 0 is "
+        f"finer), gradients over the truth's {changes['gradient_ratio']:+.3f}.",
+    ]
+    headline = f"{changes['psnr_head']:+.2f} dB of PSNR inside the head beside the compared network."
+    return Verdict("Price", "good" if changes["psnr_head"] >= 0 else "mixed", headline, reasons)
