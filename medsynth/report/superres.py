@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ from medsynth.report.superres_sections import Case, superres_sections
 from medsynth.report.superres_verdict import superres_verdicts
 from medsynth.report.verdict import Verdict
 
-NETWORK, COMPARED = "network", "compared network"
+NETWORK, COMPARED, FIRST_STAGE = "network", "compared network", "first stage"
+FIRST_STAGE_FILE = "model_first_stage.pt"  # beside the model.pt of a run with an adversarial stage
 OTHER = "body"  # any `modality` but CT: the head is found by Otsu's threshold, for intensities are in the window
 
 log = logging.getLogger(__name__)
@@ -94,10 +96,11 @@ class SuperResolutionEvaluation:
 
     Args:
         model: from `load_model`.
+        checkpoint: where it is.
         real: datalist, of which validation and test count; None: the built-in phantom.
         output: where to.
         upscaler: of the model's network.
-        compare: model.pt of another one for the same scale, such as that without the adversarial stage.
+        compare: model.pt of another one of the same kind; None: that of the first stage, where one was kept.
         slices_per_subject: evenly spread.
         seed: of the noise in the degradation and of the bootstrap.
     """
@@ -105,6 +108,7 @@ class SuperResolutionEvaluation:
     def __init__(
         self,
         model: LoadedModel,
+        checkpoint: str,
         real: str | None,
         output: ReportFolder,
         upscaler: SliceUpscaler,
@@ -121,7 +125,9 @@ class SuperResolutionEvaluation:
         )
         self.model, self.real, self.output = model, real, output
         self.slices_per_subject, self.seed = slices_per_subject, seed
-        self.upscalers = {NETWORK: upscaler} | ({} if compare is None else {COMPARED: _other(compare, upscaler)})
+        first_stage = Path(checkpoint).with_name(FIRST_STAGE_FILE)
+        others = {COMPARED: compare} if compare else {FIRST_STAGE: first_stage} if first_stage.is_file() else {}
+        self.upscalers = {NETWORK: upscaler} | {name: _other(path, upscaler) for name, path in others.items()}
 
     def run(self) -> list[Verdict]:
         """Read, degrade, measure, write, and say the verdicts in the log."""
@@ -169,8 +175,8 @@ class SuperResolutionEvaluation:
     def _write(self, rows: dict[str, list[Row]], cases: Sequence[Case], digest: str) -> list[Verdict]:
         baselines = list(INTERPOLATIONS)
         measures = summarize(rows, NETWORK, baselines, self.seed)
-        compared = COMPARED if COMPARED in rows else None
-        found = superres_verdicts(rows, measures, NETWORK, baselines, compared)
+        _, *compared = self.upscalers
+        found = superres_verdicts(rows, measures, NETWORK, baselines, *compared)
         made, scale = _in_words(self.degradation), self.degradation.scale
         facts = {
             "real": str(self.real or datalist.PHANTOM_FOLDER),
@@ -201,7 +207,7 @@ class SuperResolutionEvaluation:
         return found
 
 
-def _other(path: str, upscaler: SliceUpscaler) -> SliceUpscaler:
+def _other(path: str | Path, upscaler: SliceUpscaler) -> SliceUpscaler:
     """That of another model.pt, which must make what the first one makes."""
     network = upscaler.network
     model = load_model(path, next(network.parameters()).device)

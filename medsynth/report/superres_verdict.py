@@ -9,13 +9,14 @@ from medsynth.metrics.superres import Row, best_of, mean_of
 from medsynth.report.verdict import Verdict, figures
 
 FEW = 5  # subjects that say little about others
+SAME = 1e-4  # part by which equal measures may differ, of rounding
 FINER = 0.97  # of an interpolation's resolution: below, there is more true detail
 SHARP = 0.1  # that the gradients may exceed the truth's by
 
 
 def superres_verdicts(
     rows: dict[str, Sequence[Row]], measures: Sequence[Measure], network: str, baselines: Sequence[str],
-    compared: str | None,
+    compared: str | None = None,
 ) -> list[Verdict]:  # fmt: skip
     """Closeness first, then resolution, and the price of what one model has and the other has not.
 
@@ -40,7 +41,7 @@ def _closeness(
         best = best_of(name, rows, baselines)
         own, other = mean_of(name, rows[network]), mean_of(name, rows[best])
         reasons.append(f"{name} {own:.{digits}f}{unit}; the best interpolation, {best}, {other:.{digits}f}{unit}.")
-        losses += [f"{best} in {name}"] if own < other else []
+        losses += [f"{best} in {name}"] if own < other * (1 - SAME) else []
     gain = by_name["psnr_head_gain"]
     low, high = gain.interval or (gain.value, gain.value)
     between = f" (95 % {low:+.2f} to {high:+.2f})" if gain.interval else ""
@@ -64,7 +65,7 @@ def _resolution(rows: dict[str, Sequence[Row]], network: str, baselines: Sequenc
         f"with the best interpolation, {best}.",
         f"Gradients are {figures(ratio)} of the truth's: sharpness, whether or not it is true.",
     ]
-    if own > other:
+    if own > other * (1 + SAME):
         return Verdict("Resolution", "poor", f"Less true detail than {best}.", reasons)
     if own > FINER * other:
         headline = "No more true detail than interpolation"
@@ -83,5 +84,5 @@ def _price(rows: dict[str, Sequence[Row]], network: str, compared: str) -> Verdi
         f"SSIM inside the head {changes['ssim_head']:+.3f}, resolution {changes['resolution_mm']:+.2f} mm (below 0 is "
         f"finer), gradients over the truth's {changes['gradient_ratio']:+.3f}.",
     ]
-    headline = f"{changes['psnr_head']:+.2f} dB of PSNR inside the head beside the compared network."
+    headline = f"{changes['psnr_head']:+.2f} dB of PSNR inside the head beside the {compared}."
     return Verdict("Price", "good" if changes["psnr_head"] >= 0 else "mixed", headline, reasons)
