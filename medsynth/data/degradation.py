@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from medsynth.errors import MedsynthError
 from medsynth.networks.resampling import average, truncate
 
 KINDS = {"kspace": truncate, "area": average}
+OF_MODALITY = {"mri": "kspace", "ct": "area", "image": "area"}
 SCALES = (2, 4)
 
 Range = Sequence[float]
@@ -45,6 +47,32 @@ def degrade(images: Tensor, scale: int, kind: str, noise: Range | None = None, b
     deviation = 2 * _draws(noise, coarse)
     noisy = coarse + deviation * torch.randn_like(coarse)
     return torch.hypot(noisy + 1, deviation * torch.randn_like(coarse)) - 1 if kind == "kspace" else noisy
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """`degrade` with its settings, which are checked.
+
+    Args:
+        scale, kind, noise, blur: as `degrade` takes them.
+    """
+
+    scale: int
+    kind: str
+    noise: Range | None = None
+    blur: Range | None = None
+
+    def __post_init__(self) -> None:
+        check(self.scale, self.kind, self.noise, self.blur)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The coarse images of fine ones."""
+        return degrade(images, self.scale, self.kind, self.noise, self.blur)
+
+
+def kind_of(degradation: str | None, modality: str) -> str:
+    """The kind that is meant: None stands for the modality's own, `kspace` for `mri` and `area` for the others."""
+    return OF_MODALITY.get(modality, "area") if degradation is None else degradation
 
 
 def check(scale: int, kind: str, noise: Range | None = None, blur: Range | None = None) -> None:

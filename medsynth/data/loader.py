@@ -31,6 +31,7 @@ class SliceLoader:
         device: where the batches go.
         flip: mirror left and right, each image by the toss of a coin.
         drop_last: leave out a last batch that would be smaller (when shuffling).
+        most: slices in the one pass in order, evenly spread over the set; None: all.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class SliceLoader:
         device: str | torch.device = "cpu",
         flip: bool = False,
         drop_last: bool = True,
+        most: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise MedsynthError(f"batch_size is {batch_size}: give 1 or more")
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
         self.device, self.flip, self.drop_last = torch.device(device), flip, drop_last and shuffle
         self.iteration = 0
+        count = len(dataset) if shuffle or most is None else min(most, len(dataset))
+        self._served = np.linspace(0, len(dataset) - 1, count).astype(np.int64)
         self._held = _hold(dataset, self.device)
         if not len(self):
             raise MedsynthError(
@@ -56,12 +60,12 @@ class SliceLoader:
 
     def __len__(self) -> int:
         """Batches a pass."""
-        full, rest = divmod(len(self.dataset), self._global_size())
+        full, rest = divmod(len(self._served), self._global_size())
         return full + bool(rest and not self.drop_last)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if not self.shuffle:
-            yield from (self._batch(np.arange(len(self.dataset)), None, number) for number in range(len(self)))
+            yield from (self._batch(self._served, None, number) for number in range(len(self)))
             return
         drawn = -1
         while True:

@@ -18,6 +18,7 @@ from medsynth.data.transforms import (
     CentreOnHead,
     CheckFinite,
     ChooseSlices,
+    CutPicture,
     FindHead,
     FitPicture,
     FixedBounds,
@@ -59,6 +60,7 @@ class Preprocessing:
             head; coronal: back to front of the head; sagittal: its left to its right.
         neighbours: slices on each side that come along as channels; at the ends of a volume, its last slice again.
         bias_correction: for `mri`, even out the brightness of each volume first (N4; some seconds a volume).
+        keep_pixels: what does not fit into the slice is cut off, instead of a coarser spacing for the whole set.
     """
 
     modality: str
@@ -70,6 +72,7 @@ class Preprocessing:
     positions: tuple[float, float] = (0.0, 1.0)
     neighbours: int = 0
     bias_correction: bool = False
+    keep_pixels: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", _checked_window(self.modality, self.window))
@@ -123,7 +126,8 @@ def image(preprocessing: Preprocessing) -> Compose:
     """A 2D image's bit depth, or the given bounds, to [-1, 1]; rows and columns as they are."""
     bounds = BitDepthBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
     reader = PILReader(converter=as_grey, reverse_indexing=False)
-    return Compose([ReadPicture(reader), CheckFinite(), bounds, ScaleToUnit(), FitPicture(preprocessing.image_size)])
+    fit = (CutPicture if preprocessing.keep_pixels else FitPicture)(preprocessing.image_size)
+    return Compose([ReadPicture(reader), CheckFinite(), bounds, ScaleToUnit(), fit])
 
 
 def as_grey(picture: Image.Image) -> Image.Image:

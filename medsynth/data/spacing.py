@@ -43,11 +43,11 @@ def fit_spacing(
 
     Args:
         entries: of a datalist, single images or pairs.
-        preprocessing: returned as it is if it has a spacing.
+        preprocessing: returned as it is if it has a spacing, or keeps its pixels.
         cache_dir: None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
         num_workers: processes that look at the volumes; 0: this one.
     """
-    if preprocessing.spacing_mm is not None or preprocessing.modality == "image":
+    if preprocessing.spacing_mm is not None or preprocessing.modality == "image" or preprocessing.keep_pixels:
         return preprocessing
     images = [Source.of(entry, next(key for key in IMAGE_KEYS if entry.get(key))) for entry in entries]
     fields = {image: field for image in images if (field := _field(image, preprocessing.plane))}
@@ -77,6 +77,34 @@ def fit_spacing(
         size,
     )
     return replace(preprocessing, spacing_mm=(spacing, spacing))
+
+
+def slice_side(
+    entries: Sequence[dict[str, Any]],
+    plane: str,
+    spacing_mm: Sequence[float] | None,
+    scale: int,
+    image_size: int | None,
+) -> int:
+    """Rows and columns of slices that keep their pixels: a multiple of `scale`.
+
+    Args:
+        entries: of a datalist.
+        plane: of the slices.
+        spacing_mm: that they are resampled to; None: as it is.
+        image_size: None: as large as the largest slice of the set, so that nothing is cut.
+    """
+    if image_size is not None:
+        if isinstance(image_size, int) and image_size % scale:
+            near = image_size // scale * scale
+            raise MedsynthError(
+                f"image_size {image_size} is no multiple of scale {scale}: give null, {near or scale} or {near + scale}"
+            )
+        return image_size
+    fields = [field for entry in entries if (field := _field(Source.of(entry), plane))]
+    sides = [pixels if spacing_mm is None else pixels * mm / spacing_mm for pixels, mm in fields]
+    largest = math.ceil(max((side.max() for side in sides), default=scale) - 1e-3)
+    return math.ceil(largest / scale) * scale
 
 
 def measure(source: Source, locator: Compose) -> Result:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data import ImageReader
-from monai.transforms import SpatialPad, Transform
+from monai.transforms import ResizeWithPadOrCrop, SpatialPad, Transform
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 from scipy import ndimage
@@ -237,6 +237,18 @@ class FitPicture(Transform):
             shape = [max(1, round(side * scale)) for side in image.shape[1:]]
             image = F.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
             image = convert_to_tensor(SpatialPad((size, size), value=-1)(image), track_meta=False)
+        return data | {Keys.IMAGE: image, "positions": np.array([np.nan]), "spacing_mm": (1.0, 1.0, 1.0)}
+
+
+class CutPicture(Transform):
+    """Cut a picture (1, rows, columns) to (1, size, size) about its middle, or pad it with black."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        cut = ResizeWithPadOrCrop((self.image_size, self.image_size), value=-1)(data[Keys.IMAGE])
+        image = convert_to_tensor(cut, track_meta=False)
         return data | {Keys.IMAGE: image, "positions": np.array([np.nan]), "spacing_mm": (1.0, 1.0, 1.0)}
 
 

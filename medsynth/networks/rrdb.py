@@ -149,18 +149,22 @@ class RRDBNet(nn.Module):
         """(N, 1 + 2 * neighbours, h, w) coarse images in [-1, 1] -> (N, 1, scale * h, scale * w), float32."""
         return self.assemble(images, self.detail(images))
 
+    def interpolation(self, images: Tensor) -> Tensor:
+        """Zero filling or splines: (N, 1, scale * h, scale * w)."""
+        return BASES[self.degradation](self._middle(images), self.scale)
+
     def base(self, images: Tensor) -> Tensor:
-        """What an untrained network gives: (N, 1, scale * h, scale * w)."""
-        return self._agreeing(BASES[self.degradation](self._middle(images), self.scale), images)
+        """What an untrained network gives, the interpolation in agreement with what was measured: same shape."""
+        return self._agreeing(self.interpolation(images), images)
 
     def detail(self, images: Tensor) -> Tensor:
-        """What the network adds to it: (N, 1, scale * h, scale * w)."""
-        features = self.first(images)
+        """What the network adds to it, from intensities cut to [-1, 1]: (N, 1, scale * h, scale * w)."""
+        features = self.first(images.clamp(-1, 1))
         return self.upsample(features + self.fuse(self.trunk(features)))
 
     def assemble(self, images: Tensor, detail: Tensor) -> Tensor:
         """The fine images, from coarse ones and the detail: (N, 1, scale * h, scale * w)."""
-        return self._agreeing(BASES[self.degradation](self._middle(images), self.scale) + detail.float(), images)
+        return self._agreeing(self.interpolation(images) + detail.float(), images)
 
     def _agreeing(self, fine: Tensor, images: Tensor) -> Tensor:
         """The nearest image that gives the coarse ones."""

@@ -109,3 +109,10 @@ def test_a_set_that_fills_no_batch_is_refused(dataset):
     assert len(SliceLoader(dataset, 9999, drop_last=False)) == 1
     with pytest.raises(MedsynthError, match="batch_size is 0"):
         SliceLoader(dataset, 0)
+
+
+def test_a_pass_in_order_can_be_cut_to_some_slices_spread_over_the_set(dataset):
+    batches = list(SliceLoader(dataset, 4, shuffle=False, most=6))
+    index = torch.cat([batch["index"] for batch in batches])
+    assert len(batches) == 2
+    assert index.tolist() == np.linspace(0, len(dataset) - 1, 6).astype(int).tolist()

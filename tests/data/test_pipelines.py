@@ -196,3 +196,11 @@ def test_preprocessing_survives_its_dictionary():
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
     with pytest.raises(MedsynthError, match="cannot be used"):
         Preprocessing.from_dict({"modality": "ct", "size": 3})
+
+
+def test_a_picture_that_keeps_its_pixels_is_cut_or_padded_about_its_middle(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 256, (20, 8), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "tall.png")
+    image = prepared(tmp_path / "tall.png", "image", None, None, 16, keep_pixels=True)["image"][0]
+    assert torch.equal(((image[:, 4:12] + 1) * 127.5).round(), torch.from_numpy(pixels[2:18]).float())
+    assert image[:, :4].unique().tolist() == image[:, 12:].unique().tolist() == [-1]

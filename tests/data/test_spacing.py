@@ -9,7 +9,8 @@ import pytest
 from medsynth.data import spacing
 from medsynth.data.pipelines import Preprocessing
 from medsynth.data.slices import SliceDataset
-from medsynth.data.spacing import fit_spacing
+from medsynth.data.spacing import fit_spacing, slice_side
+from medsynth.errors import MedsynthError
 
 MRI = Preprocessing("mri", None, None, 20)
 
@@ -83,3 +84,20 @@ def test_a_volume_that_cannot_be_read_is_left_to_others_to_name(tmp_path, entry)
     entries = [entry("a", 20, 30), {"image": str(tmp_path / "bad.nii.gz"), "subject": "b"}]
     assert fit_spacing(entries, MRI, tmp_path).spacing_mm == (3.0, 3.0)
     assert fit_spacing(entries[1:], MRI, tmp_path) == MRI
+
+
+def test_slices_that_keep_their_pixels_are_as_large_as_the_largest(tmp_path, entry):
+    entries = [entry("a", 20, 18, field=(50, 30, 20)), entry("b", 12, 20, field=(20, 41, 20))]
+    assert slice_side(entries, "axial", None, 4, None) == 52
+    assert slice_side(entries, "axial", (4.0, 4.0), 2, None) == 26
+    assert slice_side(entries, "axial", None, 4, 32) == 32
+    with pytest.raises(MedsynthError, match="image_size 33 is no multiple of scale 4: give null, 32 or 36"):
+        slice_side(entries, "axial", None, 4, 33)
+
+
+def test_slices_that_keep_their_pixels_are_cut_about_the_head(tmp_path, entry):
+    keeping = replace(MRI, keep_pixels=True)
+    dataset = SliceDataset([entry("a", 30, 34)], keeping, cache_dir=tmp_path)
+    assert dataset.spacing_mm == (2.0, 2.0)
+    assert dataset.images[-8].shape == (20, 20)
+    assert (dataset.images[-8] > -0.999).mean() > 0.9

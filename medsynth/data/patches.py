@@ -1,0 +1,41 @@
+"""Parts of a batch of images, turned at random, on their device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def random_symmetry(images: Tensor) -> Tensor:
+    """Turn and mirror each of (N, C, side, side) images by one of the eight symmetries of a square."""
+    drawn = torch.randint(8, (len(images),))
+    turned = torch.empty_like(images)
+    for number in range(8):
+        some = (drawn == number).nonzero().squeeze(1).to(images.device)
+        part = torch.rot90(images[some], number % 4, (2, 3))
+        turned[some] = part.flip(-1) if number >= 4 else part
+    return turned
+
+
+def random_patches(views: Sequence[Tensor], side: int, likely: Tensor) -> list[Tensor]:
+    """Cut one square patch out of each image, at the same place of all views.
+
+    Args:
+        views: (N, C, s * H, s * W) each, over one field of view, on grids finer than `likely` by whole factors s.
+        side: of a patch, in pixels of `likely`.
+        likely: (N, 1, H, W), where patches are centred in proportion to these weights, as far as the edges allow.
+
+    Returns: (N, C, s * side, s * side) of each view.
+    """
+    rows, columns = likely.shape[-2:]
+    centres = torch.multinomial(likely.flatten(1).float() + 1e-6, 1).squeeze(1).cpu()
+    tops = (centres // columns - side // 2).clamp(0, rows - side).tolist()
+    lefts = (centres % columns - side // 2).clamp(0, columns - side).tolist()
+    patches = []
+    for view in views:
+        s = view.shape[-1] // columns
+        places = zip(view, tops, lefts, strict=True)
+        patches.append(torch.stack([x[:, s * i : s * (i + side), s * j : s * (j + side)] for x, i, j in places]))
+    return patches
