@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
+
+from medsynth.errors import MedsynthError
 
 if TYPE_CHECKING:
     from medsynth.bundle.run import Run
@@ -68,3 +71,50 @@ class LinearDecay(Schedule):
     def factor(self, share: float) -> float:
         """1 up to a half, 0 at the end."""
         return min(1.0, 2 * (1 - share))
+
+
+class TwoStages(Schedule):
+    """A warm-up and half a cosine to 0; the second stage, where there is one, starts again at a lower rate.
+
+    Args:
+        optimizers, max_minutes: as `Schedule`.
+        warm_up: share of the run in which the rate rises from 0.
+        second_epochs: the last ones, which are of the second stage.
+        max_epochs: of the run.
+        second_rate: part of the full rate that the second stage starts at.
+
+    Reference: Loshchilov & Hutter, SGDR, arXiv:1608.03983, eq. 5.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        optimizers: Sequence[Optimizer],
+        max_epochs: int,
+        max_minutes: float | None = None,
+        second_epochs: int = 0,
+        warm_up: float = 0.02,
+        second_rate: float = 0.1,
+    ) -> None:
+        super().__init__(run, optimizers, max_minutes)
+        if not isinstance(second_epochs, int) or not 0 <= second_epochs < max_epochs:
+            raise MedsynthError(
+                f"adversarial_epochs is {second_epochs!r}, of {max_epochs} max_epochs: give 0, or fewer than all"
+            )
+        self.first_share = 1 - second_epochs / max_epochs
+        self.warm_up, self.second_rate = warm_up, second_rate
+
+    def second_stage(self, engine: Engine) -> bool:
+        """Whether it has begun."""
+        return self.first_share < 1 and self.share(engine) >= self.first_share
+
+    def factor(self, share: float) -> float:
+        """Rises to 1, then falls to 0 by the end of the stage."""
+        if self.first_share < 1 and share >= self.first_share:
+            return self.second_rate * _half_cosine((share - self.first_share) / (1 - self.first_share))
+        done = share / self.first_share
+        return min(1.0, done / self.warm_up + 0.01) * _half_cosine(done)
+
+
+def _half_cosine(done: float) -> float:
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, done))
