@@ -20,6 +20,7 @@ from medsynth.storage import write_text
 
 SPLITS = ("training", "validation", "test")
 PHANTOM_FOLDER = "data/phantom"
+PHANTOM_PAIRS = ("T1w", "CT")  # in a folder of their own
 IMAGE, PAIR = ("image",), ("source", "target")  # keys of the files of an entry
 UNKNOWN_LABELS = ("", "n/a", "N/A", "nan")
 
@@ -71,11 +72,14 @@ class Datalist:
 def load(
     path: str | os.PathLike | None, phantom_folder: str | os.PathLike = PHANTOM_FOLDER, keys: Sequence[str] = IMAGE
 ) -> Datalist:
-    """Read a datalist; without one, that of the built-in phantom, made on its first use."""
+    """Read a datalist; without one, that of the built-in phantom, made on its first use: of T1w, or of T1w and CT."""
     if path is not None:
         return read(path, keys)
-    log.warning("NO DATALIST GIVEN: using the built-in phantom in %s. THESE HEADS ARE MADE UP.", phantom_folder)
-    return read(phantom.write_dataset(Path(phantom_folder)))
+    folder = Path(f"{phantom_folder}{'' if tuple(keys) == IMAGE else '_pairs'}")
+    log.warning("NO DATALIST GIVEN: using the built-in phantom in %s. THESE HEADS ARE MADE UP.", folder)
+    if tuple(keys) == IMAGE:
+        return read(phantom.write_dataset(folder))
+    return read(phantom.write_dataset(folder, modalities=PHANTOM_PAIRS).with_name("pairs.json"), keys)
 
 
 def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:

@@ -90,6 +90,14 @@ class PairDataset(PreparedSlices):
         own = self.preprocessing[key]
         return SliceSpace(own.modality, self.spacing_mm, self.slice_mm, tuple(map(float, bounds)), own.plane)
 
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """`preprocessing` as plain values, for model.pt."""
+        return {key: one.to_dict() for key, one in self.preprocessing.items()}
+
+    def units(self) -> dict[str, dict[str, Any]]:
+        """`spaces` as plain values, for model.pt."""
+        return {key: space.to_dict() for key, space in self.spaces.items()}
+
     def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """`label`, `position`, `index` (N,) and `mask` (N, 2) of these slices."""
         return super().facts(indices) | {"mask": torch.from_numpy(self.mask[indices])}

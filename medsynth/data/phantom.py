@@ -89,7 +89,8 @@ def write_dataset(
         subjects: number of heads, 2 or more.
         spacing_mm: edge of the cubic voxels.
         seed: the same seed gives the same bytes.
-        modalities: of `MODALITIES`, on one grid for each subject; the datalist is of the first.
+        modalities: of `MODALITIES`, on one grid for each subject; the datalist is of the first. If there are more,
+            `pairs.json` beside it lists the first as sources and the second as targets.
 
     Returns: the path of `datalist.json` in the folder.
 
@@ -169,7 +170,9 @@ def write_tree(tree: Path, recipe: dict) -> None:
     rows += [f"{name}\t{person.age}\t{person.sex}\t{person.group}" for name, person in people.items()]
     (tree / "participants.tsv").write_text("\n".join(rows) + "\n")
     write_json(tree / "dataset_description.json", description(recipe))
-    write_json(tree / "datalist.json", datalist(people, recipe["modalities"][0]))
+    write_json(tree / "datalist.json", datalist(people, recipe["modalities"][:1]))
+    if len(recipe["modalities"]) > 1:
+        write_json(tree / "pairs.json", datalist(people, recipe["modalities"][:2]))
 
 
 def image_path(subject: str, modality: str) -> str:
@@ -198,8 +201,9 @@ def description(recipe: dict) -> dict:
     }
 
 
-def datalist(people: dict[str, Subject], modality: str) -> dict:
-    """The Decathlon-style list of one modality, each group split alike."""
+def datalist(people: dict[str, Subject], modalities: Sequence[str]) -> dict:
+    """The Decathlon-style list of one modality, or of a source and a target, each group split alike."""
+    keys = ("image",) if len(modalities) == 1 else ("source", "target")
     splits: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
     for group in GROUPS:
         members = [name for name, person in people.items() if person.group == group]
@@ -211,8 +215,10 @@ def datalist(people: dict[str, Subject], modality: str) -> dict:
             "test": members[cut + held_out :],
         }
         for split, names in parts.items():
-            splits[split] += [{"image": image_path(n, modality), "subject": n, "label": group} for n in names]
-    return {"name": "phantom", "modalities": {"0": modality}, **splits}
+            for name in names:
+                files = {key: image_path(name, modality) for key, modality in zip(keys, modalities, strict=True)}
+                splits[split].append(files | {"subject": name, "label": group})
+    return {"name": "phantom", "modalities": {str(i): name for i, name in enumerate(modalities)}, **splits}
 
 
 def write_json(path: Path, content: dict) -> None:

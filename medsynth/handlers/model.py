@@ -25,6 +25,7 @@ class BestModel:
 
     Args:
         network_id: id of the network's definition in the configuration.
+        discriminator_id: of the definition of `engine.discriminator`, to keep it too; None: it has done its work.
         preprocessing: how the images were prepared, plain values.
         classes: names of the class indices.
         validator: an evaluator with a key metric.
@@ -39,11 +40,13 @@ class BestModel:
         network_id: str = "network_def",
         validator: Engine | None = None,
         extra: dict[str, Any] | None = None,
+        discriminator_id: str | None = None,
     ) -> None:
         self.run = run
         self.preprocessing = preprocessing
         self.classes = classes
         self.definition = run.definition(network_id)
+        self.discriminator = None if discriminator_id is None else run.definition(discriminator_id)
         self.validator = validator
         self.extra = extra or {}
         self._is_best = False
@@ -80,4 +83,5 @@ class BestModel:
         metrics = {} if self.validator is None else scalar_metrics(self.validator)
         progress = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
         extra = self.extra | progress
-        save_model(self.run.model, engine.generator, self.definition, self.preprocessing, self.classes, extra)
+        judge = None if self.discriminator is None else (self.discriminator, engine.discriminator)
+        save_model(self.run.model, engine.generator, self.definition, self.preprocessing, self.classes, extra, judge)

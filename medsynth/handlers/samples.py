@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ignite.engine import Engine, Events
+from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from medsynth.handlers import random_state
@@ -38,6 +39,10 @@ class SampleGrid:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval_epochs), self._draw)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
+    def pictures(self, engine: Engine) -> tuple[Tensor, int]:
+        """Images (M, C, H, W) in [-1, 1] on the CPU, and how many of them make a row."""
+        return engine.sample(self.count, self.run.seed), round(self.count**0.5)
+
     def _begin(self, engine: Engine) -> None:
         if engine.state.iteration == 0:
             self._draw(engine)
@@ -50,8 +55,7 @@ class SampleGrid:
         iteration = engine.state.iteration
         self._last_drawn = iteration
         with random_state.untouched():
-            images = engine.sample(self.count, self.run.seed)
-        columns = round(self.count**0.5)
+            images, columns = self.pictures(engine)
         grid = make_grid((images + 1) / 2, nrow=columns).clamp(0, 1)
         epoch = math.ceil(iteration / engine.state.epoch_length)
         picture = io.BytesIO()

@@ -11,7 +11,7 @@ from medsynth.storage import disk_errors, write_text
 
 
 class Table:
-    """Rows whose first column is `iteration`; the columns are those of the first row.
+    """Rows whose first column is `iteration`; a column that comes later is empty in the rows before.
 
     Args:
         path: of the CSV file.
@@ -31,6 +31,7 @@ class Table:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; columns it lacks stay empty."""
+        self._widen(row)
         with disk_errors(self.path), self.path.open("a+", newline="") as file:
             file.seek(0)
             columns = file.readline().strip().split(",")
@@ -40,6 +41,16 @@ class Table:
                 writer.writeheader()
             writer.writerow(row)
             file.write(text.getvalue())
+
+    def _widen(self, row: dict[str, Any]) -> None:
+        """Add the columns that the file lacks."""
+        if not self.path.exists():
+            return
+        header, *lines = self.path.read_text().splitlines() or [""]
+        new = [name for name in row if name not in header.split(",")]
+        if header and new:
+            text = [",".join([header, *new]), *(line + "," * len(new) for line in lines)]
+            write_text(self.path, "\n".join(text) + "\n")
 
     def read(self) -> dict[str, list[float]]:
         """Column by column; an empty cell is NaN."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,3 +20,33 @@ def critic_wasserstein(real: Tensor, fake: Tensor) -> Tensor:
 def generator_wasserstein(fake: Tensor) -> Tensor:
     """Raise the scores of fake images."""
     return -fake.mean()
+
+
+def discriminator_least_squares(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Bring the scores of real images to 1, those of fake ones to 0; one tensor a scale, mean over scales.
+
+    Reference: Mao et al., LSGAN, arXiv:1611.04076, eq. 9 with a = 0, b = c = 1.
+    """
+    return _mean([((r - 1).square().mean() + f.square().mean()) / 2 for r, f in zip(real, fake, strict=True)])
+
+
+def generator_least_squares(fake: Sequence[Tensor]) -> Tensor:
+    """Bring the scores of fake images to 1."""
+    return _mean([(f - 1).square().mean() for f in fake])
+
+
+def discriminator_hinge(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Push the scores of real images above 1 and of fake ones below -1; one tensor a scale, mean over scales.
+
+    Reference: Lim & Ye, Geometric GAN, arXiv:1705.02894, eq. 11.
+    """
+    return _mean([F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)])
+
+
+def generator_hinge(fake: Sequence[Tensor]) -> Tensor:
+    """Raise the scores of fake images."""
+    return -_mean([f.mean() for f in fake])
+
+
+def _mean(scales: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(scales)).mean()

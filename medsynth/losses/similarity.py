@@ -9,15 +9,66 @@ import torch.nn.functional as F
 from monai.losses import SSIMLoss
 from torch import Tensor
 
+ABOVE_AIR = -0.9  # a twentieth of the range above the darkest
+CELL, GAP = (
+    4,
+    5,
+)  # pixels of a cell of the foreground; cells that a gap to be closed may be wide, sinuses and ventricles
+OUTSIDE_WEIGHT = 0.1
 PATCH = 7
 SMALLEST_SCALE = 16  # pixels; patches of a coarser one would show whole heads
 PLACES = 16  # a side, at most, that patches are taken at: more sharpen the estimate less than they cost
 
 
+def foreground(*images: Tensor) -> Tensor:
+    """Where a head is: what any of the images shows brighter than air, and the gaps in it.
+
+    Args:
+        images: (N, 1, H, W) each, in [-1, 1], of the same places.
+
+    Returns: (N, 1, H, W), 1 or 0; at most `CELL` pixels wider than the head.
+    """
+    size = images[0].shape[-2:]
+    bright = torch.stack(list(images)).amax(dim=0) > ABOVE_AIR
+    cells = F.max_pool2d(bright.float(), CELL, ceil_mode=True)
+    closed = -F.max_pool2d(-F.max_pool2d(cells, GAP, 1, GAP // 2), GAP, 1, GAP // 2)
+    return F.interpolate(closed, scale_factor=CELL, mode="nearest")[..., : size[0], : size[1]]
+
+
+def masked_l1(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference inside a mask; outside it counts a little, so that air stays air.
+
+    Args:
+        image, target: (N, C, H, W).
+        mask: (N, 1, H, W), 1 inside and 0 outside.
+    """
+    weight = mask + OUTSIDE_WEIGHT
+    return ((image.float() - target.float()).abs() * weight).mean() / weight.mean()
+
+
+def masked_dissimilarity(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """1 - SSIM inside a mask, of each image; what lies outside does not count. Window 7 x 7, uniform.
+
+    Args:
+        image, target: (N, 1, H, W) in [-1, 1].
+        mask: (N, 1, H, W), 1 inside and 0 outside.
+
+    Returns: (N,); 0 is identical.
+    """
+    share = mask.mean(dim=(1, 2, 3)).clamp_min(1e-3)
+    return _dissimilarity(torch.where(mask > 0, image, target), target) / share
+
+
 def structural_dissimilarity(image: Tensor, target: Tensor) -> Tensor:
     """1 - SSIM of images in [-1, 1]; 0 is identical. Window 7 x 7, uniform."""
-    ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7, kernel_type="uniform")
-    return ssim(image.float(), target.float())
+    return _dissimilarity(image, target).mean()
+
+
+def _dissimilarity(image: Tensor, target: Tensor) -> Tensor:
+    """(N,), of each image."""
+    ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7, kernel_type="uniform", reduction="none")
+    with torch.autocast(image.device.type, enabled=False):  # variances are small differences of large numbers
+        return ssim(image.float(), target.float()).flatten(1).mean(dim=1)
 
 
 def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:

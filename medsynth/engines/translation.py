@@ -1,0 +1,218 @@
+"""Training of a translation between two domains: on pairs, on images without partner, or on both."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from ignite.engine import Engine
+from ignite.handlers import EMAHandler
+from torch import Tensor
+
+from medsynth.data.augmentation import Augmentation
+from medsynth.data.datalist import PAIR
+from medsynth.data.domain_loader import DomainLoader
+from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
+from medsynth.engines.image_pool import ImagePool
+from medsynth.errors import MedsynthError
+from medsynth.losses.adversarial import (
+    discriminator_hinge,
+    discriminator_least_squares,
+    generator_hinge,
+    generator_least_squares,
+)
+from medsynth.losses.regularization import kl_divergence
+from medsynth.losses.similarity import feature_distance, foreground, masked_dissimilarity, masked_l1
+from medsynth.networks.patch_discriminator import Discriminators
+from medsynth.networks.translation import Translator
+
+OBJECTIVES = {
+    "least_squares": (generator_least_squares, discriminator_least_squares),
+    "hinge": (generator_hinge, discriminator_hinge),
+}
+
+
+@dataclass(frozen=True)
+class TranslationWeights:
+    """What each term counts in the loss of the generators; each is the mean of both directions.
+
+    Args:
+        l1: of pairs, mean absolute difference of translation and truth inside the head, in [-1, 1].
+        ssim: of pairs, 1 - SSIM of the two inside the head.
+        feature: of pairs, distance of the two in the discriminator's features.
+        adversarial: how real the discriminator finds the translation.
+        cycle: mean absolute difference of an image and what comes back from the other domain.
+        identity: mean absolute change of an image by the generator that leads to its own domain.
+        kl: Kullback-Leibler divergence of the latent map in nats per pixel.
+    """
+
+    l1: float
+    ssim: float
+    feature: float
+    adversarial: float
+    cycle: float
+    identity: float
+    kl: float
+
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+                raise MedsynthError(f"weights#{name} is {weight!r}: give 0 for none, or a positive number")
+
+
+class TranslationTrainer(AdversarialTrainer):
+    """Per batch: update both generators, then both discriminators on the same fakes and on some of earlier steps.
+
+    Pairs train `l1`, `ssim` and `feature`, images without partner `adversarial`, `cycle` and `identity`, both `kl`.
+
+    Args:
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`; the loader is
+            a `DomainLoader`.
+        network: the generators.
+        discriminator: one of each domain.
+        network_optimizer, discriminator_optimizer: of the two.
+        ema: keeps the moving average of `network`, which validation and users see.
+        weights: of the loss terms. One of weight 0 is not computed, and discriminators that no term needs do not learn.
+        objective: of the adversarial game, `least_squares` or `hinge`.
+        all_terms_on_pairs: whether pairs train the terms of images without partner as well.
+        augmentation: of each batch.
+        pool_size: earlier fakes kept of each domain.
+
+    Raises:
+        MedsynthError: weights that leave some of the data without a term.
+
+    Reference: Zhu et al., CycleGAN, arXiv:1703.10593, eq. 3; for pairs, Isola et al., pix2pix, arXiv:1611.07004, eq. 4.
+    """
+
+    def __init__(
+        self,
+        network: Translator,
+        discriminator: Discriminators,
+        network_optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        ema: EMAHandler,
+        weights: TranslationWeights,
+        objective: str,
+        all_terms_on_pairs: bool,
+        augmentation: Augmentation,
+        pool_size: int,
+        **trainer_args,
+    ) -> None:
+        super().__init__(**trainer_args)
+        if objective not in OBJECTIVES:
+            raise MedsynthError(f"objective is {objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        require_terms(weights, all_terms_on_pairs, self.data_loader)
+        self.network, self.discriminator, self.ema = network, discriminator, ema
+        self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
+        self.weights, self.all_terms_on_pairs, self.augmentation = weights, all_terms_on_pairs, augmentation
+        self.generator_loss, self.discriminator_loss = OBJECTIVES[objective]
+        self.from_domain = {"source": network.source_to_target, "target": network.target_to_source}
+        self.judge = {"source": discriminator.source, "target": discriminator.target}
+        self.pools = {name: ImagePool(pool_size) for name in PAIR}
+        preprocessing = self.data_loader.dataset.preprocessing
+        self.calibrated = [preprocessing[name].modality == "ct" for name in PAIR]
+        self.average(ema)
+
+    def _iteration(self, engine: Engine, batch: dict[str, Tensor | bool]) -> dict[str, dict[str, Tensor]]:
+        batch = self.augmented(batch)
+        with self.autocast(), frozen(self.discriminator):
+            fake_target, forth = self.translated("source", "target", batch)
+            fake_source, back = self.translated("target", "source", batch)
+        terms = {name: (forth[name] + back[name]) / 2 for name in forth}
+        total = sum(getattr(self.weights, name) * term for name, term in terms.items())
+        self.update(self.network_optimizer, total, longest=1.0)
+
+        if terms.keys() & {"adversarial", "feature"}:
+            with self.autocast():
+                critics = [
+                    self.discriminator_loss(
+                        self.scores(name, middle(batch[name])), self.scores(name, self.pools[name].exchange(fake))
+                    )
+                    for name, fake in (("source", fake_source), ("target", fake_target))
+                ]
+            terms["discriminator"] = sum(critics) / 2
+            self.update(self.discriminator_optimizer, terms["discriminator"])
+        return losses(total=total, **terms)
+
+    def translated(self, here: str, there: str, batch: dict[str, Tensor | bool]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One direction: the images of `here` as those of `there`, (N, 1, H, W), and its terms of the loss."""
+        forth, back, weights = self.from_domain[here], self.from_domain[there], self.weights
+        image, other, position = batch[here], batch[there], batch[f"{here}_position"]
+        real, truth = middle(image), middle(other)
+        fake, mean, log_variance = forth.translate(image, position, sample=True)
+        terms = {"kl": kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel()}
+        if batch["paired"]:
+            head = foreground(real, truth)
+            if weights.l1:
+                terms["l1"] = masked_l1(fake, truth, head)
+            if weights.ssim:
+                terms["ssim"] = masked_dissimilarity(fake, truth, head).mean()
+            if weights.feature:
+                with torch.no_grad():
+                    wanted = self.features(there, truth)
+                terms["feature"] = feature_distance(self.features(there, fake), wanted)
+        if not batch["paired"] or self.all_terms_on_pairs:
+            if weights.adversarial:
+                terms["adversarial"] = self.generator_loss(self.scores(there, fake))
+            if weights.cycle:
+                again = back.translate(fake.expand_as(image), position, sample=True)[0]
+                terms["cycle"] = masked_l1(again, real, foreground(real))
+            if weights.identity:
+                same = forth.translate(other, batch[f"{there}_position"], sample=True)[0]
+                terms["identity"] = masked_l1(same, truth, foreground(truth))
+        return fake, terms
+
+    def scores(self, domain: str, image: Tensor) -> list[Tensor]:
+        """What the discriminator of a domain thinks of images (N, 1, H, W), one map a scale."""
+        return [scores for scores, _ in self.judge[domain](image)]
+
+    def features(self, domain: str, image: Tensor) -> list[Tensor]:
+        """What the discriminator of a domain sees in images (N, 1, H, W), at all scales and layers."""
+        return [layer for _, features in self.judge[domain](image) for layer in features]
+
+    @torch.no_grad()
+    def augmented(self, batch: dict[str, Tensor | bool]) -> dict[str, Tensor | bool]:
+        """The batch, changed at random; both images of a pair alike."""
+        images = self.augmentation([batch[name] for name in PAIR], self.calibrated)
+        images = [image.contiguous(memory_format=torch.channels_last) for image in images]
+        times = len(images[0]) // len(batch["source"])
+        positions = {name: batch[name].repeat(times) for name in ("source_position", "target_position")}
+        return batch | dict(zip(PAIR, images, strict=True)) | positions
+
+    def stateful(self) -> dict[str, object]:
+        """Networks, their average, optimizers, earlier fakes and the place in the stream of batches."""
+        return {
+            "network": self.network,
+            "discriminator": self.discriminator,
+            "ema": self.ema.ema_model,
+            "network_optimizer": self.network_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            **{f"{name}_pool": pool for name, pool in self.pools.items()},
+            "loader": self.data_loader,
+        }
+
+    @property
+    def generator(self) -> Translator:
+        """The network that users get."""
+        return self.ema.ema_model
+
+
+def middle(slices: Tensor) -> Tensor:
+    """(N, 1 + 2 * neighbours, H, W) -> the slice between its neighbours, (N, 1, H, W)."""
+    place = slices.shape[1] // 2
+    return slices[:, place : place + 1]
+
+
+def require_terms(weights: TranslationWeights, all_terms_on_pairs: bool, loader: DomainLoader) -> None:
+    """Refuse weights that leave some of the data without a term to learn from."""
+    of_pairs, of_unpaired = weights.l1 or weights.ssim or weights.feature, weights.adversarial or weights.cycle
+    if loader.has_unpaired and not of_unpaired:
+        raise MedsynthError(
+            "some training images have no partner, and the weights of what they can train, adversarial and cycle, are "
+            "0: list pairs alone, or give --weights#adversarial 1 --weights#cycle 10"
+        )
+    if loader.has_pairs and not of_pairs and not (all_terms_on_pairs and of_unpaired):
+        raise MedsynthError(
+            "the weights of what pairs train, l1, ssim and feature, are 0: give --weights#l1 1, --paired false to "
+            "forget who is whose partner, or --all_terms_on_pairs true"
+        )

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
+
+from medsynth.bundle.recipe import load_model
+from medsynth.data import phantom
+from medsynth.errors import as_line
+from medsynth.handlers.guards import TimeLimit
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "image_size": 32,
+    "channels": [16, 32],
+    "latent_channels": 4,
+    "discriminator_channels": 8,
+    "discriminator_layers": 1,
+    "discriminator_scales": 2,
+    "batch_size": 8,
+    "learning_rate": 0.003,
+    "epoch_length": 10,
+    "device": "cpu",
+    "train__handlers__2__interval": 4,
+    "train__handlers__4__rows": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datalist of a small phantom of T1w and CT."""
+    folder = tmp_path_factory.mktemp("pairs") / "phantom"
+    phantom.write_dataset(folder, subjects=8, spacing_mm=8.0, modalities=("T1w", "CT"))
+    return folder / "pairs.json"
+
+
+@pytest.fixture(scope="session")
+def unpaired(pairs) -> Path:
+    """The same subjects, each with a source or a target."""
+    content = json.loads(pairs.read_text())
+    for split in ("training", "validation"):
+        for number, entry in enumerate(content[split]):
+            del entry[("source", "target")[number % 2]]
+    path = pairs.with_name("unpaired.json")
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="session")
+def train(run_bundle, pairs, cache_dir) -> Callable[..., Path]:
+    """Train in a folder, which is returned."""
+
+    def start(folder: Path, **overrides: object) -> Path:
+        options = SMALL | {"datalist": str(pairs), "cache_dir": str(cache_dir)} | overrides
+        run_bundle("training", "translation/train.json", output_dir=str(folder), **options)
+        return folder
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def trained(train, tmp_path_factory) -> Path:
+    """The folder of a run of three short epochs."""
+    return train(tmp_path_factory.mktemp("translation") / "run", max_epochs=3)
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    """What is in losses.csv, the clock left out."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder / "losses.csv")]
+
+
+def test_training_on_pairs_brings_translations_closer_to_the_truth(trained):
+    first, *_, last = rows(trained / "metrics.csv")
+    assert last["mae_target"] < first["mae_target"] - 20  # HU
+    assert last["psnr_target"] > first["psnr_target"]
+    start, *_, end = losses(trained)
+    assert end["l1"] < start["l1"]
+    assert set(start) == {"iteration", "epoch", "images", "total", "l1", "ssim", "kl"}
+
+
+def test_a_run_folder_holds_what_users_rely_on(trained):
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert files >= {
+        "config.json",
+        "model.pt",
+        "checkpoints/latest.pt",
+        "train.log",
+        "losses.csv",
+        "losses.png",
+        "metrics.csv",
+        "provenance.json",
+        "samples/epoch_0000.png",
+        "samples/epoch_0003.png",
+    }
+
+
+def test_the_model_holds_both_directions_both_discriminators_and_what_values_stand_for(trained):
+    model = load_model(trained / "model.pt")
+    assert model.network.source_to_target is not model.network.target_to_source
+    assert model.discriminator.source is not model.discriminator.target
+    assert model.preprocessing["source"]["modality"] == "mri"
+    assert model.preprocessing["target"]["window"] == [-1000, 2000]
+    assert list(model.extra["spaces"]["target"]["bounds"]) == [-1000, 2000]
+    assert model.extra["metrics"]["error"] == min(row["error"] for row in rows(trained / "metrics.csv"))
+
+
+def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp_path, monkeypatch):
+    def stop_early(limit: TimeLimit, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=13), engine.terminate)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TimeLimit, "attach", stop_early)
+        folder = train(tmp_path / "parts", max_epochs=3)
+    assert 0 < len(losses(folder)) < len(losses(trained))
+    train(folder, max_epochs=3)
+    assert losses(folder) == losses(trained)
+    assert rows(folder / "metrics.csv") == rows(trained / "metrics.csv")
+
+
+def test_images_without_partner_train_the_cycle_and_both_discriminators(train, unpaired, tmp_path):
+    folder = train(tmp_path / "run", datalist=str(unpaired), max_epochs=2)
+    start, *_, end = losses(folder)
+    assert end["cycle"] < start["cycle"] + end["adversarial"]
+    assert set(start) == {
+        *("iteration", "epoch", "images", "total", "adversarial", "cycle", "identity", "kl", "discriminator")
+    }
+    assert set(rows(folder / "metrics.csv")[0]) >= {"error", "swd_source", "swd_target"}
+
+
+def test_a_mixed_list_trains_all_terms(train, pairs, unpaired, tmp_path):
+    content = json.loads(pairs.read_text())
+    del content["training"][0]["target"]
+    mixed = pairs.with_name("mixed.json")
+    mixed.write_text(json.dumps(content))
+    last = losses(train(tmp_path / "run", datalist=str(mixed), max_epochs=1))[-1]
+    assert {"l1", "ssim", "adversarial", "cycle", "identity", "kl", "discriminator"} <= set(last)
+
+
+@pytest.mark.usefixtures("run_bundle")
+def test_monai_finds_every_property_of_a_training_bundle(tmp_path, pairs, cache_dir):
+    folder = ROOT / "bundles/translation"
+    workflow = ConfigWorkflow(
+        workflow_type="train",
+        config_file=str(folder / "train.json"),
+        meta_file=str(folder / "metadata.json"),
+        logging_file=str(folder / "logging.conf"),
+        output_dir=str(tmp_path / "run"),
+        datalist=str(pairs),
+        cache_dir=str(cache_dir),
+        **{key.replace("__", "#"): value for key, value in SMALL.items()},
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def without(key: str, source: Path) -> Path:
+    """The datalist without the images of a domain."""
+    content = json.loads(source.read_text())
+    for split in ("training", "validation", "test"):
+        for entry in content[split]:
+            del entry[key]
+    path = source.with_name(f"without_{key}.json")
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ({"image_size": 30}, "image_size 30 x 30: this network needs a multiple of 4, such as 32"),
+        ({"weights__l1": 0, "weights__ssim": 0}, "the weights of what pairs train"),
+        ({"weights__l1": -1}, "weights#l1 is -1"),
+        ({"objective": "wasserstein"}, "choose one of least_squares, hinge"),
+        ({"discriminator_norm": "batch"}, "choose one of spectral, instance"),
+        ({"source_window": "bone"}, "window is 'bone'"),
+        ({"target_window": [4000, 5000]}, "no value of the target images lies inside their window"),
+        ({"target_modality": "pet"}, "modality is 'pet'"),
+        ({"batch_size": 10000}, "don't fill one batch"),
+        ({"datalist": "nowhere.json"}, "datalist nowhere.json"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_that_names_it(train, tmp_path, mistake, told):
+    with pytest.raises(RuntimeError) as stopped:
+        train(tmp_path / "run", **mistake)
+    assert told in (as_line(stopped.value) or str(stopped.value.__cause__))
+    assert not any(path.exists() for path in (tmp_path / "run/losses.csv", tmp_path / "run/checkpoints/latest.pt"))
+
+
+def test_unpaired_images_where_pairs_are_needed_are_refused(train, unpaired, tmp_path):
+    with pytest.raises(RuntimeError) as stopped:
+        train(tmp_path / "run", datalist=str(unpaired), weights__adversarial=0, weights__cycle=0)
+    assert "some training images have no partner" in as_line(stopped.value)
+
+
+def test_a_domain_without_images_is_refused(train, pairs, tmp_path):
+    with pytest.raises(RuntimeError) as stopped:
+        train(tmp_path / "run", datalist=str(without("target", pairs)))
+    assert "no training subject has a target image" in as_line(stopped.value)
+
+
+def test_grids_that_share_nothing_are_refused(train, pairs, tmp_path):
+    content = json.loads(pairs.read_text())
+    far = nib.load(pairs.parent / content["training"][0]["target"])
+    affine = far.affine.copy()
+    affine[:3, 3] += 1000
+    nib.save(nib.Nifti1Image(np.asarray(far.dataobj), affine), pairs.parent / "far_CT.nii.gz")
+    for entry in content["training"]:
+        entry["target"] = "far_CT.nii.gz"
+    del content["training"][1:]
+    path = pairs.with_name("far.json")
+    path.write_text(json.dumps(content))
+    with pytest.raises(RuntimeError) as stopped:
+        train(tmp_path / "run", datalist=str(path))
+    assert "cannot be used" in as_line(stopped.value)
