@@ -66,7 +66,7 @@ def entry(name: str) -> Entry:
     return CATALOG.get(name) or CATALOG[name.rpartition("_")[0]]
 
 
-NO_DIAGNOSIS = "; of grey values or images, not of a diagnosis"
+NO_DIAGNOSIS = "; says nothing about diagnosis"
 PAIRED = {
     "mae": Entry("lower", "units", "mean absolute error"),
     "mae_air": Entry("lower", "units", "mean absolute error where the target is below -200 HU"),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-BINS = 128  # of equally many voxels each
+LEVELS = 256  # of matched histograms
+BINS = 128  # of a lookup table, of equally many voxels each
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def histogram_matching(source: ArrayLike, target: ArrayLike) -> Lookup:
     Args:
         source, target: voxels of the body, of training images.
     """
-    levels = np.linspace(0, 1, BINS + 1)
+    levels = np.linspace(0, 1, LEVELS + 1)
     return _lookup(np.quantile(source, levels), np.quantile(target, levels))
 
 

@@ -190,7 +190,7 @@ def summarize(
 
     Args:
         rows: of `evaluate_pair`, one a subject.
-        baselines: the same of what each simple method predicts; `baseline` is the best of them, and `note` names it.
+        baselines: the same of what each simple method predicts; `baseline` is the best of them.
     """
     if not rows:
         raise MedsynthError("no pair to measure: give predictions and their targets")
@@ -212,8 +212,6 @@ def _summary(name: str, rows: Sequence[Row], unit: str, seed: int, baselines: di
         if all(name in row for row in found)
     }
     best = min(others, key=lambda method: _loss(others[method], kind)) if others else None
-    if best:
-        notes.append(f"baseline: {best}")
     return Measure(
         name,
         float(values.mean()),

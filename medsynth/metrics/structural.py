@@ -84,7 +84,7 @@ def masked_means(prediction: NDArray, target: NDArray, mask: Mask, kinds: list[S
         if not selected.any():
             continue
         wider = tuple(slice(part.start, part.stop + 2 * BORDER) for part in slab)
-        moments = _moments(prediction[wider].astype(np.float64), target[wider].astype(np.float64), selected)
+        moments = _moments(*(volume[wider].astype(np.float64, copy=False) for volume in (prediction, target)), selected)
         sums += [_similarity(*moments, kind, UNIFORM_WINDOW**mask.ndim).sum() for kind in kinds]
     return (sums / np.count_nonzero(inside)).tolist()
 
@@ -101,17 +101,29 @@ def halved(volume: NDArray) -> Array:
 
 def _moments(prediction: Array, target: Array, selected: Mask) -> tuple[Array, ...]:
     """Of the windows round the selected voxels: both means, mean sum of squares, mean product."""
-    maps = (prediction, target, prediction**2 + target**2, prediction * target)
-    return tuple(_window_means(values)[selected] for values in maps)
+    squares = prediction * prediction
+    squares += target * target
+    maps = (prediction, target, squares, prediction * target)
+    chosen = ... if selected.all() else selected  # selecting costs as much as a sum
+    return tuple(_window_means(values)[chosen] for values in maps)
 
 
 def _similarity(mean_a: Array, mean_b: Array, squares: Array, products: Array, kind: Similarity, voxels: int) -> Array:
     c1, c2 = (K1 * kind.data_range) ** 2, (K2 * kind.data_range) ** 2
     sample = voxels / (voxels - 1)
-    product, square = mean_a * mean_b, mean_a**2 + mean_b**2
-    found = (2 * product + c1) * (2 * sample * (products - product) + c2)
-    found /= (square + c1) * (sample * (squares - square) + c2)
-    return found if kind.exponent is None else found.clip(0) ** kind.exponent
+    product, square = mean_a * mean_b, mean_a * mean_a
+    square += mean_b * mean_b
+    found, likeness = products - product, product
+    for values, factor, constant in ((found, 2 * sample, c2), (likeness, 2, c1)):
+        values *= factor
+        values += constant
+    found *= likeness
+    spread = squares - square
+    spread *= sample
+    spread += c2
+    square += c1
+    found /= np.multiply(spread, square, out=spread)
+    return found if kind.exponent is None else np.power(np.maximum(found, 0, out=found), kind.exponent, out=found)
 
 
 def _window_means(values: Array) -> Array:
@@ -120,8 +132,11 @@ def _window_means(values: Array) -> Array:
         rows = np.moveaxis(values, axis, 0)
         two = rows[:-1] + rows[1:]
         four = two[:-2] + two[2:]
-        values = np.moveaxis(four[:-3] + two[4:-1] + rows[6:], 0, axis)
-    return values / UNIFORM_WINDOW**values.ndim
+        seven = four[:-3] + two[4:-1]
+        seven += rows[6:]
+        values = np.moveaxis(seven, 0, axis)
+    values /= UNIFORM_WINDOW**values.ndim
+    return values
 
 
 def _bounding_box(mask: Mask) -> tuple[slice, ...]:

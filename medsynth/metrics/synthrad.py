@@ -31,11 +31,11 @@ def synthrad(prediction: NDArray, target: NDArray, mask: Mask) -> dict[str, floa
         mask: (X, Y, Z), the body. A measure that has no voxel of it far enough from the border is left out, where the
             challenges' code has NaN.
     """
-    difference = prediction[mask].astype(np.float64) - target[mask]
-    mae = float(np.abs(difference).mean())
+    inside = tuple(volume[mask].astype(np.float64) for volume in (prediction, target))
+    mae = float(np.abs(inside[0] - inside[1]).mean())
     found = {"synthrad2023_mae": mae, "synthrad2025_mae": mae}
     for year, limits in ((2023, RANGE_2023_HU), (2025, RANGE_2025_HU)):
-        found[f"synthrad{year}_psnr"] = _psnr(prediction[mask], target[mask], limits)
+        found[f"synthrad{year}_psnr"] = _psnr(*inside, limits)
     pair = tuple(_raised(volume, mask, RANGE_2025_HU) for volume in (prediction, target))
     new, old = (Similarity(limits[1] - AIR_HU) for limits in (RANGE_2025_HU, RANGE_2023_HU))
     new = new._replace(exponent=SCALE_WEIGHTS[0])
@@ -50,11 +50,16 @@ def synthrad(prediction: NDArray, target: NDArray, mask: Mask) -> dict[str, floa
 
 
 def _psnr(prediction: NDArray, target: NDArray, limits: tuple[float, float]) -> float:
-    error = prediction.clip(*limits).astype(np.float64) - target.clip(*limits)
+    error = prediction.clip(*limits)
+    error -= target.clip(*limits)
     with np.errstate(divide="ignore"):
-        return float(10 * np.log10((limits[1] - limits[0]) ** 2 / np.mean(error**2)))
+        return float(10 * np.log10((limits[1] - limits[0]) ** 2 * len(error) / (error @ error)))
 
 
 def _raised(volume: NDArray, mask: Mask, limits: tuple[float, float]) -> NDArray[np.float64]:
     """Clipped, air outside the mask, lowest value 0."""
-    return np.where(mask, volume.clip(*limits).astype(np.float64) - limits[0], 0.0)
+    raised = volume.astype(np.float64)
+    raised.clip(*limits, out=raised)
+    raised -= limits[0]
+    raised[~mask] = 0
+    return raised

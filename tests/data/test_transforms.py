@@ -173,3 +173,12 @@ def test_beyond_the_field_of_view_there_is_air_and_no_tissue(tmp_path, save):
         image = prepared(path, replace(MRI, plane=plane))["image"]
         assert image[:, 0].unique().tolist() == pytest.approx([3 / 200 - 1])
         assert (image[10] > -0.6).any(1).sum() == 8
+
+
+def test_ct_in_a_background_of_0_stands_in_air(tmp_path, save):
+    slab = np.zeros((30, 34, 8), np.int16)
+    slab[3:27, 3:31] = np.random.default_rng(0).integers(30, 50, (24, 28, 8))
+    slab[12:15, 12:15, 3:5] = 0  # inside
+    image = prepared(save(tmp_path / "v.nii.gz", slab), Preprocessing("ct", "full", None, 40))["image"]
+    assert image[4].unique()[0] == -1
+    assert (image[4] == -1).sum() == 40 * 40 - 24 * 28

@@ -36,6 +36,22 @@ def test_tissues_apart_by_hand():
     assert (row["mae_air"], row["mae_soft"], row["mae_bone"]) == (10, 20, 30)
     assert row["mae"] == pytest.approx((2 * 10 + 3 * 20 + 3 * 30) / 8)
     assert row["bias"] == pytest.approx((2 * 10 - 3 * 20 + 3 * 30) / 8)
+    assert row["bone_dice"] == 1
+
+
+def test_bone_overlap_by_hand():
+    target = np.zeros((8, 8, 8))
+    target[:4] = 251
+    prediction = np.zeros((8, 8, 8))
+    prediction[3:6] = 900
+    assert evaluate_pair(prediction, target, np.ones(target.shape, bool), "ct")["bone_dice"] == pytest.approx(2 / 7)
+
+
+def test_slices_follow_each_other_along_their_own_axis():
+    target = np.broadcast_to(np.arange(12.0)[:, None, None], (12, 8, 8)).copy()
+    flickering = target + np.where(np.arange(12) % 2, 1.0, -1.0)[:, None, None]
+    row = evaluate_pair(flickering, target, np.ones(target.shape, bool), "mri", (0, 12), slice_axis=0)
+    assert row["slice_flicker"] == pytest.approx(1.0)
 
 
 def test_limits_of_agreement_hold_the_differences():
@@ -112,7 +128,8 @@ def test_summary_is_the_mean_of_subjects_with_an_interval_and_the_best_baseline(
     simple = {"intensity lookup": [{"mae": 5.0}], "histogram matching": [{"mae": 9.0}]}
     (mae,) = summarize(rows, "ct", seed=0, baselines=simple)
     assert (mae.value, mae.unit, mae.n, mae.baseline) == (3.0, "HU", 3, 5.0)
-    assert mae.note == "baseline: intensity lookup"
+    assert mae.baselines == {"intensity lookup": 5.0, "histogram matching": 9.0}
+    assert mae.spread == pytest.approx(np.std([1, 2, 6], ddof=1))
     assert 0 <= mae.interval[0] < 3 < mae.interval[1] <= 8
 
 
