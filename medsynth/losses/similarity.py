@@ -30,8 +30,8 @@ def foreground(*images: Tensor) -> Tensor:
     """
     size = images[0].shape[-2:]
     bright = torch.stack(list(images)).amax(dim=0) > ABOVE_AIR
-    cells = F.max_pool2d(bright.float(), CELL, ceil_mode=True)
-    closed = -F.max_pool2d(-F.max_pool2d(cells, GAP, 1, GAP // 2), GAP, 1, GAP // 2)
+    cells = F.pad(F.max_pool2d(bright.float(), CELL, ceil_mode=True), [GAP // 2] * 4)  # room to grow and shrink again
+    closed = -F.max_pool2d(-F.max_pool2d(cells, GAP, 1, GAP // 2), GAP, 1)
     return F.interpolate(closed, scale_factor=CELL, mode="nearest")[..., : size[0], : size[1]]
 
 

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medsynth.losses.adversarial import critic_wasserstein, generator_wasserstein
+from medsynth.losses.adversarial import (
+    critic_wasserstein,
+    discriminator_hinge,
+    discriminator_least_squares,
+    generator_hinge,
+    generator_least_squares,
+    generator_wasserstein,
+)
 
 
 def test_wasserstein_losses_by_hand():
@@ -20,3 +27,15 @@ def test_the_critic_raises_real_scores_and_lowers_fake_ones_and_the_generator_ra
     fake.grad = None
     generator_wasserstein(fake).backward()
     assert fake.grad.tolist() == [-0.5] * 2
+
+
+def test_least_squares_by_hand():
+    real, fake = [torch.tensor([1.0, 3.0]), torch.tensor([2.0])], [torch.tensor([0.0, 2.0]), torch.tensor([1.0])]
+    assert discriminator_least_squares(real, fake).item() == pytest.approx(((2 + 2) / 2 + (1 + 1) / 2) / 2)
+    assert generator_least_squares(fake).item() == pytest.approx((1 + 0) / 2)
+
+
+def test_hinge_by_hand():
+    real, fake = [torch.tensor([2.0, 0.0])], [torch.tensor([-2.0, 1.0])]
+    assert discriminator_hinge(real, fake).item() == pytest.approx((0 + 1) / 2 + (0 + 2) / 2)
+    assert generator_hinge(fake).item() == pytest.approx(0.5)

@@ -7,7 +7,14 @@ from scipy.stats import wasserstein_distance
 from skimage.metrics import structural_similarity
 from torch.nn.functional import unfold
 
-from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
+from medsynth.losses.similarity import (
+    feature_distance,
+    foreground,
+    masked_dissimilarity,
+    masked_l1,
+    sliced_patch_distance,
+    structural_dissimilarity,
+)
 
 
 def picture(seed: int) -> torch.Tensor:
@@ -86,3 +93,39 @@ def test_descending_the_patch_distance_makes_images_as_rough_as_the_real_ones():
         sliced_patch_distance(images, texture(1)).backward()
         optimizer.step()
     assert images.std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_the_foreground_is_what_either_image_shows_gaps_and_all():
+    source, target = torch.full((2, 1, 1, 50, 62), -1.0)
+    source[..., 8:40, 8:20] = 0
+    target[..., 8:40, 28:48] = 0
+    mask = foreground(source, target)
+    assert mask.shape == source.shape
+    assert mask[..., 8:40, 8:48].eq(1).all()  # the 8 columns between the two as well
+    assert mask[..., :4, :].eq(0).all()
+    assert mask[..., 52:].eq(0).all()
+    assert foreground(torch.full((1, 1, 50, 62), -0.95)).eq(0).all()
+
+
+def test_masked_l1_by_hand():
+    image, target = torch.zeros(1, 1, 1, 4), torch.tensor([[[[1.0, 3.0, 0.0, 5.0]]]])
+    mask = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])
+    assert masked_l1(image, target, mask).item() == pytest.approx((1.1 * 1 + 1.1 * 3 + 0.1 * 5) / 2.4)
+
+
+def test_masked_dissimilarity_sees_the_mask_alone_and_does_not_depend_on_its_size():
+    target = picture(0)
+    other = target.clone()
+    other[..., 12:] = picture(1)[..., 12:]
+    left = torch.zeros_like(target)
+    left[..., :12] = 1
+    assert masked_dissimilarity(other, target, left).max().item() == pytest.approx(0, abs=1e-6)
+    assert masked_dissimilarity(other, target, 1 - left).min() > 0.5
+    whole = masked_dissimilarity(picture(1), target, torch.ones_like(target)).mean()
+    assert whole.item() == pytest.approx(structural_dissimilarity(picture(1), target).item())
+
+
+def test_structural_dissimilarity_keeps_its_precision_under_autocast():
+    exact = structural_dissimilarity(picture(0), picture(0) + 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert structural_dissimilarity(picture(0), picture(0) + 0.01).item() == pytest.approx(exact.item())
