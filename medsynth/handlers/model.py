@@ -84,4 +84,6 @@ class BestModel:
         progress = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
         extra = self.extra | progress
         judge = None if self.discriminator is None else (self.discriminator, engine.discriminator)
+        if judge is not None:  # some weights of the loss leave it as it began
+            extra["discriminator_learned"] = bool(engine.discriminator_optimizer.state)
         save_model(self.run.model, engine.generator, self.definition, self.preprocessing, self.classes, extra, judge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from medsynth.report.folder import ReportFolder
 from medsynth.report.paired import PairedEvaluation
 
 BOTH = "both"
+
+log = logging.getLogger(__name__)
 
 
 class TranslationEvaluation:
@@ -88,7 +91,8 @@ class TranslationEvaluation:
 
     def _opinions(self, direction: str) -> dict[str, Row]:
         """Of the discriminator, on the slices of each subject."""
-        if self.model.discriminator is None:
+        if self.model.discriminator is None or not self.model.extra.get("discriminator_learned", True):
+            log.info("the model's discriminators have learned nothing: they are not asked for an opinion")
             return {}
         source, target = (preprocessing_of(self.model, domain) for domain in PAIR)
         cache_dir, num_workers = self.cache
