@@ -3,17 +3,18 @@
 python tools/benchmark.py data
 python tools/benchmark.py train vaegan --peer
 python tools/benchmark.py metrics
+python tools/benchmark.py translation
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import data, metrics, train
+from benchmarks import data, metrics, train, translation
 
 from medsynth.errors import run_tool
 
-SUBJECTS = (data, train, metrics)
+SUBJECTS = (data, train, metrics, translation)
 """Modules with `add_options(parsers)`, which adds a subcommand whose `run` takes the parsed options."""
 
 
