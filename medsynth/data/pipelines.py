@@ -124,10 +124,14 @@ def ct(preprocessing: Preprocessing) -> Compose:
 
 def image(preprocessing: Preprocessing) -> Compose:
     """A 2D image's bit depth, or the given bounds, to [-1, 1]; rows and columns as they are."""
-    bounds = BitDepthBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
-    reader = PILReader(converter=as_grey, reverse_indexing=False)
     fit = (CutPicture if preprocessing.keep_pixels else FitPicture)(preprocessing.image_size)
-    return Compose([ReadPicture(reader), CheckFinite(), bounds, ScaleToUnit(), fit])
+    return Compose([*read_picture(preprocessing), ScaleToUnit(), fit])
+
+
+def read_picture(preprocessing: Preprocessing) -> list[Transform]:
+    """The steps of a picture's pipeline that read it and tell its bounds."""
+    bounds = BitDepthBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
+    return [ReadPicture(PILReader(converter=as_grey, reverse_indexing=False)), CheckFinite(), bounds]
 
 
 def as_grey(picture: Image.Image) -> Image.Image:

@@ -23,9 +23,8 @@ from tqdm import tqdm
 
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data import sources
-from medsynth.data.foreground import Head
 from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
-from medsynth.data.pipelines import PLANES, Preprocessing, find, volume_bounds
+from medsynth.data.pipelines import PLANES, Preprocessing, find, read_picture, volume_bounds
 from medsynth.data.sources import Source
 from medsynth.data.transforms import with_neighbours
 from medsynth.engines.adversarial import use_bfloat16
@@ -50,14 +49,12 @@ class Upright:
         affine: (4, 4), of (row, column, slice) to right-anterior-superior mm.
         file_affine: of the file's voxels.
         bounds: the intensities of -1 and 1.
-        head: where the head lies, in the axes `foreground.AXES`.
     """
 
     values: Tensor
     affine: np.ndarray
     file_affine: np.ndarray
     bounds: tuple[float, float]
-    head: Head
 
     def to_file(self, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(slices, rows, columns) of the same field of view -> voxels in the order of the file's axes, and affine."""
@@ -70,16 +67,21 @@ class Upright:
 
 
 def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
-    """Read a volume and find its intensity bounds; the values stay as they are.
+    """Read a volume or a picture and find its intensity bounds; the values stay as they are.
 
     Raises:
         MedsynthError: what is wrong with it, in words that follow the file's name.
     """
+    if preprocessing.modality == "image":
+        picture = Compose(read_picture(preprocessing))({"source": source})
+        values = picture[Keys.IMAGE]
+        affine = SliceSpace("image", (1.0, 1.0), 1.0, None).slice_affine(*values.shape[1:])
+        return Upright(values, affine, affine, picture["bounds"])
     volume = sources.read_volume(source)
     located = Compose([*find(preprocessing), volume_bounds(preprocessing)])({Keys.IMAGE: volume})
     upright: MetaTensor = Orientation(axcodes=PLANES[preprocessing.plane], labels=None)(located[Keys.IMAGE])
     values = convert_to_tensor(upright, track_meta=False)[0].permute(2, 0, 1).contiguous()
-    return Upright(values, upright.affine.numpy(), volume.affine.numpy(), located["bounds"], located["head"])
+    return Upright(values, upright.affine.numpy(), volume.affine.numpy(), located["bounds"])
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class SliceUpscaler:
         device = next(self.network.parameters()).device
         parts = []
         for part in slices.to(device).split(self.batch_size):
-            parts.append(self.network.assemble(part, self._detail(part.clamp(-1, 1)))[:, 0].cpu())
+            parts.append(self.network.assemble(part, self._detail(part))[:, 0].cpu())
         return torch.cat(parts)
 
     def _detail(self, slices: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, Orientationd
+from monai.transforms import Compose, Orientationd, Transform
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from medsynth.bundle.recipe import LoadedModel, load_model
 from medsynth.data import datalist
 from medsynth.data.degradation import Degradation
 from medsynth.data.output import spread
-from medsynth.data.pipelines import PLANES, Preprocessing, locate, volume_bounds
+from medsynth.data.pipelines import PLANES, Preprocessing, locate, read_picture, volume_bounds
 from medsynth.data.preparation import channel_planes
 from medsynth.data.sources import Source
 from medsynth.data.transforms import ChooseSlices, ResampleInPlane, ScaleToUnit
@@ -38,6 +38,7 @@ from medsynth.report.verdict import Verdict
 
 NETWORK, COMPARED, FIRST_STAGE = "network", "compared network", "first stage"
 FIRST_STAGE_FILE = "model_first_stage.pt"  # beside the model.pt of a run with an adversarial stage
+PIXELS = (1.0, 1.0)  # of a picture, whose spacing nobody knows
 OTHER = "body"  # any `modality` but CT: the head is found by Otsu's threshold, for intensities are in the window
 
 log = logging.getLogger(__name__)
@@ -69,16 +70,7 @@ def read_truth(source: Source, preprocessing: Preprocessing, scale: int, most_sl
     Raises:
         MedsynthError: what is wrong with it, in words that follow the file's name.
     """
-    axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
-    steps = [
-        *locate(preprocessing),
-        volume_bounds(preprocessing),
-        Orientationd(Keys.IMAGE, axcodes=axes, labels=None),
-        ChooseSlices(axes, preprocessing.positions, preprocessing.min_foreground, preprocessing.neighbours),
-        *([] if spacing is None else [ResampleInPlane(spacing)]),
-        ScaleToUnit(),
-    ]
-    data = Compose(steps)({"source": source})
+    data = Compose(_steps(preprocessing))({"source": source})
     rows, columns = (side // scale * scale for side in data[Keys.IMAGE].shape[1:])
     planes = data[Keys.IMAGE][:, :rows, :columns]
     channels = channel_planes(data, preprocessing.neighbours)
@@ -88,7 +80,22 @@ def read_truth(source: Source, preprocessing: Preprocessing, scale: int, most_sl
     except CannotMeasure as error:
         raise MedsynthError(f"shows no head in the intensity window: {error}") from error
     some = spread(len(channels), most_slices)
-    return Truth(planes[channels[some]], np.moveaxis(head, -1, 0)[some], tuple(data["spacing_mm"][:2]))
+    return Truth(planes[channels[some]], np.moveaxis(head, -1, 0)[some], tuple(data.get("spacing_mm", PIXELS)[:2]))
+
+
+def _steps(preprocessing: Preprocessing) -> list[Transform]:
+    """Those of the pipeline that learning used, but for the last, which brings slices to one size."""
+    if preprocessing.modality == "image":
+        return [*read_picture(preprocessing), ScaleToUnit()]
+    axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
+    return [
+        *locate(preprocessing),
+        volume_bounds(preprocessing),
+        Orientationd(Keys.IMAGE, axcodes=axes, labels=None),
+        ChooseSlices(axes, preprocessing.positions, preprocessing.min_foreground, preprocessing.neighbours),
+        *([] if spacing is None else [ResampleInPlane(spacing)]),
+        ScaleToUnit(),
+    ]
 
 
 class SuperResolutionEvaluation:

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nibabel.orientations import axcodes2ornt
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from medsynth.bundle.recipe import load_model, save_model
@@ -73,7 +74,8 @@ def finer(tmp_path):
     torch.set_num_threads(1)
 
     def run(path: Path, network: RRDBNet | None = None, scale=None, dicom=False, plane="axial", modality="ct", **how):
-        preprocessing = Preprocessing(modality, BOUNDS, None, 32, plane=plane, neighbours=how.pop("neighbours", 0))
+        window = None if modality == "image" else BOUNDS
+        preprocessing = Preprocessing(modality, window, None, 32, plane=plane)
         network = network or untrained()
         definition = {"_target_": "medsynth.networks.rrdb.RRDBNet", "scale": 2, "channels": 8, "blocks": 1, "growth": 4}
         save_model(tmp_path / "model.pt", untrained(), definition, preprocessing.to_dict())
@@ -209,6 +211,15 @@ def test_neighbours_come_along_and_the_middle_slice_is_corrected(saved):
     stack = torch.stack([torch.full((6, 8), value) for value in (-1.0, 0.25, 1.0)])[None]
     made = SliceUpscaler(untrained(neighbours=1))(stack)
     torch.testing.assert_close(made, torch.full((1, 12, 16), 0.25))
+
+
+def test_a_picture_comes_back_in_its_own_grey_values(finer, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (20, 31), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    made, _ = finer(tmp_path / "picture.png", untrained(degradation="area"), modality="image")
+    assert (made.shape, made.get_data_dtype()) == ((40, 62, 1), np.uint8)
+    means = np.asarray(made.dataobj, float).reshape(20, 2, 31, 2).mean((1, 3))
+    assert np.median(np.abs(means - picture)) < 1
 
 
 def test_a_dicom_series_comes_back_as_nifti_and_as_dicom(head, finer, tmp_path):
