@@ -40,7 +40,8 @@ class ReconstructionQuality(Metric):
 
     def update(self, output: tuple[Tensor, Tensor]) -> None:
         """Measure a batch."""
-        self._values.append(self.measure(*output, 2.0).cpu())
+        prediction, label = (images + 1 for images in output)  # from 0: SSIM is for intensities that are not negative
+        self._values.append(self.measure(prediction, label, 2.0).cpu())
 
     def compute(self) -> float:
         """The mean."""

@@ -45,7 +45,7 @@ class UpscalingQuality(Metric):
         errors = torch.where(inside, both - truth, 0).double().square()
         self._squares += errors.flatten(1).sum(1).cpu()
         self._voxels += float(inside.sum())
-        arrays = [images[:, 0].cpu().numpy() for images in (*both, truth, inside)]
+        arrays = [images[:, 0].cpu().numpy() for images in (*(both + 1), truth + 1, inside)]
         for *images, true, mask in zip(*arrays, strict=True):
             if mask.any():
                 self._ssim.append([ssim(image, true, mask, RANGE) for image in images])

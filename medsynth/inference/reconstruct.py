@@ -168,7 +168,8 @@ def _through(model: LoadedModel, inferer: Inferer, stack: Stack, label: str | No
 
 def _closeness(fake: Tensor, real: Tensor) -> dict[str, float]:
     """Mean over the slices of PSNR in dB and SSIM, within the intensity bounds."""
-    measures = {"PSNR": psnr(fake, real, data_range=2.0), "SSIM": ssim(fake, real, data_range=2.0)}
+    pair = (fake + 1, real + 1)  # from 0: SSIM is for intensities that are not negative
+    measures = {"PSNR": psnr(*pair, data_range=2.0), "SSIM": ssim(*pair, data_range=2.0)}
     return {name: round(values.mean().item(), 4) for name, values in measures.items()}
 
 

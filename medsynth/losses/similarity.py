@@ -65,10 +65,10 @@ def structural_dissimilarity(image: Tensor, target: Tensor) -> Tensor:
 
 
 def _dissimilarity(image: Tensor, target: Tensor) -> Tensor:
-    """(N,), of each image."""
+    """(N,), of each image; raised to [0, 2], since the luminance term is for intensities that are not negative."""
     ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7, kernel_type="uniform", reduction="none")
     with torch.autocast(image.device.type, enabled=False):  # variances are small differences of large numbers
-        return ssim(image.float(), target.float()).flatten(1).mean(dim=1)
+        return ssim(image.float() + 1, target.float() + 1).flatten(1).mean(dim=1)
 
 
 def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
