@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def translation(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
+    from benchmarks import translation
+
+    monkeypatch.setattr(translation, "SLICES", 8)
+    return translation
+
+
+def test_a_step_trains_all_four_networks(translation, tmp_path):
+    torch.set_num_threads(1)
+    trainer = translation.full_trainer(translation.made_up_head(tmp_path, 32), 32, 1, tmp_path)
+    networks = [*trainer.network.children(), *trainer.discriminator.children()]
+    before = [[p.detach().clone() for p in network.parameters()] for network in networks]
+    translation.step(trainer)
+    for network, old in zip(networks, before, strict=True):
+        assert any(not torch.equal(a, b) for a, b in zip(network.parameters(), old, strict=True))
+    assert len(networks) == 4
+
+
+def test_the_translation_of_a_volume_is_timed_from_file_to_file(translation, tmp_path):
+    path = translation.made_up_head(tmp_path, 32)
+    network = translation.UNetVae(channels=[8]).eval()
+    assert translation.slices_per_second(network, path, 32) > 0
+    assert (tmp_path / "out.nii.gz").is_file()
