@@ -26,7 +26,7 @@ from medsynth.data import sources
 from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
 from medsynth.data.pipelines import PLANES, Preprocessing, find, read_picture, volume_bounds
 from medsynth.data.sources import Source
-from medsynth.data.transforms import with_neighbours
+from medsynth.data.transforms import CheckFinite, with_neighbours
 from medsynth.engines.adversarial import use_bfloat16
 from medsynth.errors import MedsynthError
 from medsynth.networks.resampling import repeat
@@ -78,7 +78,9 @@ def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
         affine = SliceSpace("image", (1.0, 1.0), 1.0, None).slice_affine(*values.shape[1:])
         return Upright(values, affine, affine, picture["bounds"])
     volume = sources.read_volume(source)
-    located = Compose([*find(preprocessing), volume_bounds(preprocessing)])({Keys.IMAGE: volume})
+    # the bounds of a CT need no head, and its background stays what it is
+    steps = find(preprocessing) if preprocessing.modality == "mri" else [CheckFinite()]
+    located = Compose([*steps, volume_bounds(preprocessing)])({Keys.IMAGE: volume})
     upright: MetaTensor = Orientation(axcodes=PLANES[preprocessing.plane], labels=None)(located[Keys.IMAGE])
     values = convert_to_tensor(upright, track_meta=False)[0].permute(2, 0, 1).contiguous()
     return Upright(values, upright.affine.numpy(), volume.affine.numpy(), located["bounds"])

@@ -198,6 +198,11 @@ def test_ct_comes_back_in_hounsfield_units_without_anything_below_air_or_cut_abo
     assert (out / "grid.png").is_file()
 
 
+def test_a_ct_keeps_its_own_background(saved, finer, head):
+    made, _ = finer(saved(volume=np.where(head == -980, 0, head).astype(np.int16)))
+    assert 0 <= np.asarray(made.dataobj)[:3, :3].max() < 10  # the metal rings
+
+
 def test_nothing_of_the_input_s_name_is_in_any_output(saved, finer):
     _, out = finer(saved())
     for path in out.rglob("*"):
