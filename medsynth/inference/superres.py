@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data import sources
+from medsynth.data.degradation import SCALES
 from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
 from medsynth.data.pipelines import PLANES, Preprocessing, find, read_picture, volume_bounds
 from medsynth.data.sources import Source
@@ -211,6 +212,8 @@ class SuperResolution:
     ) -> None:
         if not inputs:
             raise MedsynthError("there is no input: give a volume, a folder of volumes or a datalist")
+        if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
+            raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
         _check_scale(scale, upscaler.network.scale)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.output, self.inputs, self.upscaler, self.dicom = output, inputs, upscaler, dicom
@@ -282,8 +285,8 @@ def _check_scale(scale: int | None, own: int) -> None:
     if scale in (None, own):
         return
     advice = f"leave scale out, or train a model with --scale {scale}"
-    if scale == 8:
-        advice = "no model makes x8: most of what it would show would be made up; leave scale out"
+    if scale not in SCALES:
+        advice = "no model makes that, nor one applied twice: most of it would be made up; leave scale out"
     raise MedsynthError(f"scale is {scale!r}, and this model makes x{own}: {advice}")
 
 

@@ -116,7 +116,7 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing_behind(
         return lambda: run_bundle("inference", "superres/inference.json", **options)
 
     assert "there is no input: give a volume" in mistake(infer())
-    assert "scale is 8, and this model makes x2: no model makes x8" in mistake(infer(input=str(heads), scale=8))
+    assert "scale is 8, and this model makes x2: no model makes that" in mistake(infer(input=str(heads), scale=8))
     assert "tile_size is 0" in mistake(infer(input=str(heads), tile_size=0))
     assert "the nearest valid key is 'ensemble'" in mistake(infer(input=str(heads), ensembel=True))
     assert "is there already" in mistake(lambda: evaluate(report, untrained))

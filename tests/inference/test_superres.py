@@ -238,17 +238,27 @@ def test_a_dicom_series_comes_back_as_nifti_and_as_dicom(head, finer, tmp_path):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(again).T, np.asarray(made.dataobj))
 
 
-def test_a_second_time_is_refused_with_the_reason(saved, finer):
+def test_a_second_time_is_refused_with_the_reason(saved, finer, tmp_path):
     _, out = finer(saved())
-    (file,) = (out / "images").glob("*.nii.gz")
+    (out / "images").rename(tmp_path / "kept")
+    (file,) = (tmp_path / "kept").glob("*.nii.gz")
     with pytest.raises(MedsynthError, match="by super-resolution already .x2.: .* give the scan that it was made from"):
         finer(file)
 
 
-@pytest.mark.parametrize(("scale", "advice"), [(4, "train a model with --scale 4"), (8, "no model makes x8")])
+@pytest.mark.parametrize(
+    ("scale", "advice"), [(4, "train a model with --scale 4"), (8, "no model makes that, nor one applied twice")]
+)
 def test_another_scale_is_refused_with_the_reason(saved, finer, scale, advice):
     with pytest.raises(MedsynthError, match=f"scale is {scale}, and this model makes x2: .*{advice}"):
         finer(saved(), scale=scale)
+
+
+def test_an_input_that_would_be_replaced_is_refused(saved, finer):
+    _, out = finer(saved())
+    (file,) = (out / "images").glob("*.nii.gz")
+    with pytest.raises(MedsynthError, match="which will be replaced: give another output_dir"):
+        finer(file)
 
 
 def test_tiles_that_cannot_be_are_refused():
