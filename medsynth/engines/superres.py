@@ -25,12 +25,13 @@ from medsynth.networks.patch_discriminator import MultiScalePatchDiscriminator
 from medsynth.networks.resampling import average, repeat
 from medsynth.networks.rrdb import RRDBNet
 
+SMALL_ERROR = 0.1  # of intensities in [-1, 1]; below it the loss is squared, which starts sooner than L1 alone
 ERRORS_SHOWN = 4.0  # times their size, in pictures
 
 
 @dataclass(frozen=True)
 class SuperResolutionWeights:
-    """What each term counts in the second stage, beside a mean absolute difference of weight 1.
+    """What each term counts in the second stage, beside the difference of pixels, whose weight is 1.
 
     Args:
         adversarial: how much more real than the truth the discriminator finds the result.
@@ -135,12 +136,12 @@ class SuperResolutionTrainer(AdversarialTrainer):
 
         with self.autocast(), frozen(self.discriminator):
             fine = base + self.network.detail(low).float()
-            terms = {"l1": F.l1_loss(fine, high)}
+            terms = {"pixel": F.smooth_l1_loss(fine, high, beta=SMALL_ERROR)}
             if second:
                 found, target = self.discriminator(fine), self.discriminator(high)
                 terms["adversarial"] = relativistic(_scores(found), _scores(target))
                 terms["feature"] = feature_distance(_features(found), _features(target))
-        total = terms["l1"] + sum(getattr(self.weights, name) * terms[name] for name in terms if name != "l1")
+        total = terms["pixel"] + sum(getattr(self.weights, name) * terms[name] for name in terms if name != "pixel")
         self.update(self.network_optimizer, total)
         if not second:
             return losses(**terms)

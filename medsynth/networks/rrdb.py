@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsynth.errors import MedsynthError
 from medsynth.networks.resampling import average, repeat, spline, truncate, zero_fill
 
 BASES = {"kspace": zero_fill, "area": spline}
@@ -15,7 +16,7 @@ BASES = {"kspace": zero_fill, "area": spline}
 INVERSES = {"kspace": (truncate, partial(zero_fill, outermost=0.0)), "area": (average, repeat)}
 """How each kind gets coarse, and the smallest change of a fine image that makes a given change of its coarse one."""
 UPSAMPLINGS = ("subpixel", "nearest")
-RESIDUAL_SCALE = 0.2
+FIRST_WEIGHTS = 0.2  # of the usual size: large features make the first steps of the last layer wild
 
 
 class ResidualDenseBlock(nn.Module):
@@ -24,12 +25,14 @@ class ResidualDenseBlock(nn.Module):
     Args:
         channels: in and out.
         growth: channels that each inner convolution adds.
+        residual_scale: weight of what is added back.
 
     Reference: Wang et al., ESRGAN, arXiv:1809.00219, fig. 4; without normalization.
     """
 
-    def __init__(self, channels: int, growth: int) -> None:
+    def __init__(self, channels: int, growth: int, residual_scale: float) -> None:
         super().__init__()
+        self.residual_scale = residual_scale
         self.grow = nn.ModuleList(nn.Conv2d(channels + i * growth, growth, 3, padding=1) for i in range(4))
         self.fuse = nn.Conv2d(channels + 4 * growth, channels, 3, padding=1)
 
@@ -38,7 +41,7 @@ class ResidualDenseBlock(nn.Module):
         seen = [features]
         for conv in self.grow:
             seen.append(F.leaky_relu(conv(torch.cat(seen, dim=1)), 0.2))
-        return features + RESIDUAL_SCALE * self.fuse(torch.cat(seen, dim=1))
+        return features + self.residual_scale * self.fuse(torch.cat(seen, dim=1))
 
 
 class ResidualInResidual(nn.Module):
@@ -47,13 +50,14 @@ class ResidualInResidual(nn.Module):
     Reference: Wang et al., ESRGAN, arXiv:1809.00219, fig. 4.
     """
 
-    def __init__(self, channels: int, growth: int) -> None:
+    def __init__(self, channels: int, growth: int, residual_scale: float) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(ResidualDenseBlock(channels, growth) for _ in range(3)))
+        self.residual_scale = residual_scale
+        self.blocks = nn.Sequential(*(ResidualDenseBlock(channels, growth, residual_scale) for _ in range(3)))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape."""
-        return features + RESIDUAL_SCALE * self.blocks(features)
+        return features + self.residual_scale * self.blocks(features)
 
 
 class NearestUpsampling(nn.Module):
@@ -106,6 +110,7 @@ class RRDBNet(nn.Module):
         channels: of the features.
         blocks: in the trunk. The original has 23, of 64 channels and growth 32.
         growth: channels that each convolution of a dense block adds.
+        residual_scale: weight of each residual; 0.2 in the original, of which few blocks learn slowly.
         neighbours: slices on each side of the image that come along as channels.
         upsampling: `subpixel`, all computed at the coarse resolution, or `nearest`, the original's.
         consistent: replace by what was measured whatever the fine image implies of the coarse one. Where the coarse
@@ -121,6 +126,7 @@ class RRDBNet(nn.Module):
         channels: int = 64,
         blocks: int = 23,
         growth: int = 32,
+        residual_scale: float = 0.2,
         neighbours: int = 0,
         upsampling: str = "subpixel",
         consistent: bool = True,
@@ -132,10 +138,13 @@ class RRDBNet(nn.Module):
             ("upsampling", upsampling, UPSAMPLINGS),
         ):
             if value not in choices:
-                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")
+                raise MedsynthError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")
+        for name, value in (("channels", channels), ("blocks", blocks), ("growth", growth)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise MedsynthError(f"{name} is {value!r}: give a whole number, 1 or more")
         self.scale, self.degradation, self.neighbours, self.consistent = scale, degradation, neighbours, consistent
         self.first = nn.Conv2d(1 + 2 * neighbours, channels, 3, padding=1)
-        self.trunk = nn.Sequential(*(ResidualInResidual(channels, growth) for _ in range(blocks)))
+        self.trunk = nn.Sequential(*(ResidualInResidual(channels, growth, residual_scale) for _ in range(blocks)))
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
         upsample = {"subpixel": SubpixelUpsampling, "nearest": NearestUpsampling}[upsampling]
         self.upsample = upsample(channels, scale)
@@ -143,6 +152,7 @@ class RRDBNet(nn.Module):
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_normal_(conv.weight, a=0.2)
                 nn.init.zeros_(conv.bias)
+        self.first.weight.data.mul_(FIRST_WEIGHTS)
         nn.init.zeros_(self.upsample.last.weight)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -159,7 +169,7 @@ class RRDBNet(nn.Module):
 
     def detail(self, images: Tensor) -> Tensor:
         """What the network adds to it, from intensities cut to [-1, 1]: (N, 1, scale * h, scale * w)."""
-        features = self.first(images.clamp(-1, 1))
+        features = self.first(images.clamp(-1, 1) + 1)  # air is 0, and gives no features
         return self.upsample(features + self.fuse(self.trunk(features)))
 
     def assemble(self, images: Tensor, detail: Tensor) -> Tensor:

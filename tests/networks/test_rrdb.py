@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medsynth.errors import MedsynthError
 from medsynth.networks.resampling import average, spline, truncate, zero_fill
 from medsynth.networks.rrdb import RRDBNet
 
@@ -88,5 +89,5 @@ def test_every_layer_takes_part_once_the_last_has_moved():
     [({"scale": 3}, "scale is 3: choose one of 2, 4"), ({"degradation": "blur"}, "'blur': choose one of kspace, area")],
 )
 def test_what_cannot_be_built_is_told(options, told):
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(MedsynthError, match=told):
         small(**options)
