@@ -4,17 +4,18 @@ python tools/benchmark.py data
 python tools/benchmark.py train vaegan --peer
 python tools/benchmark.py metrics
 python tools/benchmark.py translation
+python tools/benchmark.py superres
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import data, metrics, train, translation
+from benchmarks import data, metrics, superres, train, translation
 
 from medsynth.errors import run_tool
 
-SUBJECTS = (data, train, metrics, translation)
+SUBJECTS = (data, train, metrics, translation, superres)
 """Modules with `add_options(parsers)`, which adds a subcommand whose `run` takes the parsed options."""
 
 

@@ -1,0 +1,75 @@
+"""Super-resolution: fine megapixels a CPU-second, and CPU-seconds of a training step."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.metrics import cpu_seconds
+from medsynth.engines.superres import MixedPrecisionInferer
+from medsynth.networks.rrdb import RRDBNet
+
+ORIGINAL = {"scale": 4, "channels": 64, "blocks": 23, "growth": 32, "upsampling": "nearest"}
+SMALL = {"scale": 2, "channels": 64, "blocks": 1, "growth": 32, "residual_scale": 0.4}
+TRAINED = (4, 32)  # images, and coarse pixels a side, of a training step
+
+
+def add_options(parsers: argparse._SubParsersAction) -> None:
+    """The subcommand `superres`."""
+    parser = parsers.add_parser("superres", help="speed of super-resolution networks and of a training step")
+    parser.add_argument("--size", type=int, default=64, help="coarse pixels a side")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure the original's size and the bundle's, and BasicSR's original where it is installed; print the table."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    coarse = torch.rand(1, 1, options.size, options.size) * 2 - 1
+    networks = {"original": RRDBNet(**ORIGINAL), "bundle's": RRDBNet(**SMALL)}
+    print(f"{options.size} x {options.size} coarse pixels, {options.threads} thread(s)")
+    print(f"{'network':>10} {'scale':>6} {'M params':>9} {'precision':>10} {'fine MPix/CPU-s':>16}")
+    for name, network in networks.items():
+        network.to(memory_format=torch.channels_last).eval()
+        for precision, amp in (("float32", False), ("bfloat16", True)):
+            report(name, network, coarse, network.scale, precision, amp)
+    if importlib.util.find_spec("basicsr") is not None:
+        from basicsr.archs.rrdbnet_arch import RRDBNet as BasicRRDBNet
+
+        report("BasicSR", BasicRRDBNet(1, 1, scale=4).eval(), coarse, 4, "float32", False)
+    seconds = cpu_seconds(training_step(networks["bundle's"].train()))
+    print(
+        f"{seconds:.3f} CPU-seconds a training step of {TRAINED[0]} patches of {TRAINED[1]} x {TRAINED[1]} in bfloat16"
+    )
+
+
+def report(name: str, network: nn.Module, coarse: Tensor, scale: int, precision: str, amp: bool) -> None:
+    """Print the speed of one network."""
+    inferer = MixedPrecisionInferer("cpu", amp)
+    with torch.inference_mode():
+        seconds = cpu_seconds(lambda: inferer(coarse, network))
+    parameters = sum(p.numel() for p in network.parameters()) / 1e6
+    rate = scale**2 * coarse[0, 0].numel() / 1e6 / seconds
+    print(f"{name:>10} {scale:>6} {parameters:>9.2f} {precision:>10} {rate:>16.3f}")
+
+
+def training_step(network: RRDBNet) -> Callable[[], None]:
+    """One of the first stage, in mixed precision, once the patches are there."""
+    images, side = TRAINED
+    coarse, truth = torch.rand(images, 1, side, side), torch.rand(images, 1, network.scale * side, network.scale * side)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = network.detail(coarse)
+        optimizer.zero_grad()
+        F.smooth_l1_loss(found.float(), truth).backward()
+        optimizer.step()
+
+    return step
