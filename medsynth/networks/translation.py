@@ -77,7 +77,7 @@ class UNetVae(nn.Module):
     def __init__(
         self,
         neighbours: int = 0,
-        channels: Sequence[int] = (32, 64, 128, 256),
+        channels: Sequence[int] = (32, 64, 96, 128),
         latent_channels: int = 16,
         kernel_sizes: Sequence[int] = (3, 5),
         use_position: bool = True,
@@ -87,7 +87,7 @@ class UNetVae(nn.Module):
             raise MedsynthError(f"channels are {list(channels)}: give multiples of {GROUPS}, one for each resolution")
         if not kernel_sizes or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise MedsynthError(f"kernel_sizes are {list(kernel_sizes)}: give odd numbers, such as [3, 5]")
-        self.neighbours, self.use_position = neighbours, use_position
+        self.use_position = use_position
         self.stride = UNPOOL * 2 ** (len(channels) - 1)
         levels = list(zip(channels, channels[1:], strict=False))
         self.stem = Filters(UNPOOL**2 * (1 + 2 * neighbours) + 2 * use_position, channels[0], kernel_sizes)
@@ -134,9 +134,8 @@ class UNetVae(nn.Module):
         features = self.latent(mean + (log_variance / 2).exp() * torch.randn_like(mean) if sample else mean)
         for block, up in zip(reversed(self.decode), reversed(self.up), strict=True):
             features = block(F.interpolate(up(features), scale_factor=2, mode="nearest") + skips.pop())
-        change = F.pixel_shuffle(self.head(F.silu(self.norm(features))), UNPOOL)
-        middle = image[:, self.neighbours : self.neighbours + 1]
-        return middle + change.float(), mean, log_variance
+        answer = F.pixel_shuffle(self.head(F.silu(self.norm(features))), UNPOOL)
+        return answer.float(), mean, log_variance
 
     def forward(self, image: Tensor, position: Tensor | None = None, sample: bool = False) -> Tensor:
         """(N, 1 + 2 * neighbours, H, W) -> the translation (N, 1, H, W) in [-1, 1]; `sample` draws one of many."""
@@ -158,7 +157,7 @@ class Translator(nn.Module):
         self,
         image_size: int,
         neighbours: int = 0,
-        channels: Sequence[int] = (32, 64, 128, 256),
+        channels: Sequence[int] = (32, 64, 96, 128),
         latent_channels: int = 16,
         kernel_sizes: Sequence[int] = (3, 5),
         use_position: bool = True,

@@ -49,7 +49,7 @@ def build() -> Callable[..., TranslationTrainer]:
         network = Translator(SIZE, neighbours, channels=(8, 16), latent_channels=4)
         with torch.no_grad():
             for direction in (network.source_to_target, network.target_to_source):
-                direction.head.weight.normal_(0, 0.02)  # an untrained one gives its input back
+                direction.head.weight.normal_(0, 0.1)  # an untrained one gives grey
         discriminator = Discriminators(channels=4, num_layers=1, num_scales=2)
         options = {"objective": "least_squares", "all_terms_on_pairs": False, "pool_size": 8} | arguments
         return TranslationTrainer(

@@ -17,12 +17,6 @@ def awake(**arguments) -> UNetVae:
     return network
 
 
-def test_an_untrained_network_gives_the_middle_slice_back():
-    image = 2 * torch.rand(2, 3, 32, 16) - 1
-    answer = UNetVae(neighbours=1, channels=(8, 8))(image, torch.tensor([0.5, torch.nan]))
-    assert torch.equal(answer, image[:, 1:2])
-
-
 @pytest.mark.parametrize("size", [(16, 16), (24, 40)])
 def test_any_multiple_of_the_stride_will_do(size):
     network = awake()
@@ -76,8 +70,8 @@ def test_the_directions_share_no_weight():
         translator.source_to_target.head.bias.fill_(0.25)
     image = torch.full((1, 1, 16, 16), -0.5)
     fake_target, fake_source = translator(image, image)
-    assert fake_target.unique().tolist() == [-0.25]
-    assert fake_source.unique().tolist() == [-0.5]
+    assert fake_target.unique().tolist() == [0.25]
+    assert fake_source.unique().tolist() == [0]
 
 
 @pytest.mark.parametrize("mistake", [{"channels": ()}, {"channels": (12,)}, {"kernel_sizes": (4,)}])
