@@ -206,7 +206,7 @@ class SuperResolutionEvaluation:
             f"{len(baselines)} interpolations, beside the truth."
         )
         printed = {name.replace("_", " "): _plain(value) for name, value in facts.items()}
-        sections = superres_sections(rows, measures, cases, scale)
+        sections = superres_sections(rows, measures, cases, NETWORK, scale)
         self.output.write(measures, table, Page("Super-resolution", summary, found, sections, printed), facts)
         for verdict in found:
             log.info("%-11s %s", verdict.topic, verdict.headline)

@@ -16,12 +16,12 @@ from medsynth.report.figures import Figure
 from medsynth.report.page import DASH, Cell, Column, Gallery, Section, Table, number, numeric
 
 TITLES = {
-    "psnr_head": "PSNR, head (dB)",
+    "psnr_head": "PSNR, head",
     "ssim_head": "SSIM, head",
-    "psnr": "PSNR, whole (dB)",
+    "psnr": "PSNR, whole",
     "ssim": "SSIM, whole",
-    "resolution_mm": "Resolution (mm)",
-    "resolution_seventh_mm": "at 1/7 (mm)",
+    "resolution_mm": "Resolution",
+    "resolution_seventh_mm": "at 1/7",
     "gradient_ratio": "Gradients",
 }
 MOST_CASES = 3  # shown: the worst, the median, the best
@@ -51,15 +51,16 @@ class Case:
 
 
 def superres_sections(
-    rows: dict[str, Sequence[Row]], measures: Sequence[Measure], cases: Sequence[Case], scale: int
+    rows: dict[str, Sequence[Row]], measures: Sequence[Measure], cases: Sequence[Case], network: str, scale: int
 ) -> list[Section]:
     """All of them, in order.
 
     Args:
-        rows: method -> one a subject, in the order of the cases; the first networks come last.
+        rows: method -> one a subject, in the order of the cases.
         measures: their summary.
+        network: the method that is judged.
+        scale: of the fine grid to the coarse one.
     """
-    network = next(method for method in rows if f"psnr_head_{method}" not in {measure.name for measure in measures})
     order = np.argsort([row["psnr_head"] for row in rows[network]], kind="stable")
     return [
         _methods(rows, measures, network),
@@ -78,16 +79,17 @@ def _methods(rows: dict[str, Sequence[Row]], measures: Sequence[Measure], networ
         for name, kind in MEASURES.items():
             measure = by_name[name if method == network else f"{name}_{method}"]
             spread = np.std([row[name] for row in rows[method]], ddof=1) if measure.n > 1 else None
-            between = f"{_digits(measure.interval[0], kind)} to {_digits(measure.interval[1], kind)}"
-            detail = f"± {_digits(spread, kind)}; {between}" if measure.interval else DASH
+            detail = DASH
+            if measure.interval:
+                detail = f"± {_digits(spread, kind)} ({' – '.join(_digits(end, kind) for end in measure.interval)})"
             best = _is_best(measure.value, [mean_of(name, found) for found in rows.values()], kind)
             line.append(Cell(_digits(measure.value, kind), measure.value, detail=detail, strong=best))
         lines.append(line)
     caption = (
-        "Means over subjects; below, their standard deviation and the 95 % interval of the mean (bootstrap over "
-        "subjects). Best values are bold. The data range is the intensity window, to which the truth and all results "
-        "are clipped; nothing is rounded. SSIM: scikit-image's map, slice by slice. Gradients: the mean gradient over "
-        "the truth's, 1 is best."
+        "Means over subjects, in dB and mm; below, their standard deviation and the 95 % interval of the mean "
+        "(bootstrap over subjects). Best values are bold. The data range is the intensity window, to which the truth "
+        "and all results are clipped; nothing is rounded. SSIM: scikit-image's map, slice by slice. Gradients: their mean "
+        "over the truth's, 1 is best."
     )
     return Section("methods", "Methods", [], [Table(caption, columns, lines)])
 
@@ -99,12 +101,12 @@ def _images(cases: Sequence[tuple[Case, Row]], methods: Sequence[str]) -> Sectio
     ]
     limit = float(np.percentile(np.concatenate(errors), LARGEST_ERROR_PERCENTILE)) or 1.0
     made = []
-    for number_, (case, row) in enumerate(shown):
+    for place, (case, row) in enumerate(shown):
         cut = _middle(case.head)
         images = {name: case.images[name][cut] for name in (*methods, "truth")}
         made.append(
             Figure(
-                f"images_{number_}",
+                f"images_{place}",
                 case.subject,
                 f"{case.subject}: PSNR of the network inside the head {row['psnr_head']:.2f} dB.",
                 f"The middle slice of {case.slices}; the network reaches {row['psnr_head']:.2f} dB inside the head. "
@@ -140,18 +142,19 @@ def _rings(cases: Sequence[Case], methods: Sequence[str], network: str, scale: i
 
 
 def _subjects(cases: Sequence[Case], rows: dict[str, Sequence[Row]]) -> Section:
-    names = ("psnr_head", "ssim_head", "resolution_mm")
-    columns = [Column("Subject", numeric=False), Column("Slices")]
-    columns += [Column(f"{TITLES[name]}, {method}") for name in names for method in rows]
+    columns = [Column("Subject", numeric=False), Column("Slices"), *(Column(method) for method in rows)]
     lines = [
         [
             Cell(case.subject, case.subject),
             numeric(case.slices),
-            *(Cell(_digits(rows[m][i][n], MEASURES[n]), rows[m][i][n]) for n in names for m in rows),
+            *(
+                Cell(_digits(found[i]["psnr_head"], MEASURES["psnr_head"]), found[i]["psnr_head"])
+                for found in rows.values()
+            ),
         ]
         for i, case in enumerate(cases)
     ]
-    caption = "The lowest PSNR of the network first. All measures are in metrics.csv."
+    caption = "PSNR inside the head, in dB; the lowest of the network first. All measures are in metrics.csv."
     return Section("subjects", "Subject by subject", [], [Table(caption, columns, lines)])
 
 

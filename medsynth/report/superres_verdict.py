@@ -11,6 +11,13 @@ from medsynth.report.verdict import Verdict, figures
 FEW = 5  # subjects that say little about others
 SAME = 1e-4  # part by which equal measures may differ, of rounding
 FINER = 0.97  # of an interpolation's resolution: below, there is more true detail
+CLOSENESS = {
+    "psnr_head": ("PSNR inside the head", 2, " dB"),
+    "ssim_head": ("SSIM inside the head", 3, ""),
+    "psnr": ("PSNR of whole slices", 2, " dB"),
+    "ssim": ("SSIM of whole slices", 3, ""),
+}
+"""What counts as closeness: in words, decimals, unit."""
 SHARP = 0.1  # that the gradients may exceed the truth's by
 
 
@@ -35,24 +42,28 @@ def superres_verdicts(
 def _closeness(
     rows: dict[str, Sequence[Row]], by_name: dict[str, Measure], network: str, baselines: Sequence[str]
 ) -> Verdict:
-    losses = []
+    losses: dict[str, str] = {}
     reasons = []
-    for name, digits, unit in (("psnr_head", 2, " dB"), ("ssim_head", 3, "")):
+    for name, (words, digits, unit) in CLOSENESS.items():
         best = best_of(name, rows, baselines)
         own, other = mean_of(name, rows[network]), mean_of(name, rows[best])
-        reasons.append(f"{name} {own:.{digits}f}{unit}; the best interpolation, {best}, {other:.{digits}f}{unit}.")
-        losses += [f"{best} in {name}"] if own < other * (1 - SAME) else []
+        reasons.append(f"{words}: {own:.{digits}f}{unit}; the best interpolation, {best}, {other:.{digits}f}{unit}.")
+        if own < other * (1 - SAME):
+            losses[name] = f"to {best} in {words}"
     gain = by_name["psnr_head_gain"]
     low, high = gain.interval or (gain.value, gain.value)
     between = f" (95 % {low:+.2f} to {high:+.2f})" if gain.interval else ""
     reasons.append(f"Gain of PSNR inside the head, subject by subject: {gain.value:+.2f} dB{between}.")
     if gain.n < FEW:
         reasons.append(f"{gain.n} subject(s) only: this says little about others.")
-    if losses:
-        headline = f"The network loses to {' and to '.join(losses)}: interpolate instead, or train longer."
-        return Verdict("Closeness", "poor", headline, reasons)
+    lost = " and ".join(losses.values())
+    if {"psnr_head", "ssim_head"} & losses.keys():
+        return Verdict("Closeness", "poor", f"The network loses {lost}: interpolate instead, or train longer.", reasons)
     if low <= 0:
         return Verdict("Closeness", "mixed", "No surer than chance to be nearer than interpolation.", reasons)
+    if losses:
+        headline = f"Nearer to the truth inside the head, by {gain.value:.2f} dB, but it loses {lost}."
+        return Verdict("Closeness", "mixed", headline, reasons)
     return Verdict("Closeness", "good", f"Nearer to the truth than any interpolation, by {gain.value:.2f} dB.", reasons)
 
 
