@@ -88,8 +88,8 @@ def _methods(rows: dict[str, Sequence[Row]], measures: Sequence[Measure], networ
     caption = (
         "Means over subjects, in dB and mm; below, their standard deviation and the 95 % interval of the mean "
         "(bootstrap over subjects). Best values are bold. The data range is the intensity window, to which the truth "
-        "and all results are clipped; nothing is rounded. SSIM: scikit-image's map, slice by slice. Gradients: mean over "
-        "the truth's, 1 is best."
+        "and all results are clipped; nothing is rounded. SSIM: scikit-image's map, slice by slice. Gradients: their "
+        "mean over the truth's, 1 is best."
     )
     return Section("methods", "Methods", [], [Table(caption, columns, lines)])
 
