@@ -9,7 +9,7 @@ from torch import nn
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data.pair_slices import PairDataset
 from medsynth.data.pipelines import Preprocessing
-from medsynth.networks.translation import Translator
+from medsynth.networks.translation import Translator, UNetVae
 from medsynth.report.paired import slice_axis
 from medsynth.report.translation import discriminator_aucs
 
@@ -40,10 +40,12 @@ def dataset(tmp_path):
 
 
 @pytest.mark.parametrize(("direction", "expected"), [("source_to_target", (1, 0)), ("target_to_source", (0, 1))])
-def test_the_discriminator_of_the_made_domain_compares_real_slices_with_translations(dataset, direction, expected):
+def test_the_discriminator_of_the_made_domain_compares_real_slices_with_translations(
+    dataset, direction, expected, monkeypatch
+):
+    monkeypatch.setattr(UNetVae, "forward", lambda _, image, position, sample: image)
     judges = nn.ModuleDict({"source": Brightness(), "target": Brightness()})
-    network = Translator(16, channels=[8], latent_channels=2)  # untrained: hands slices on
-    model = LoadedModel(network, {}, [], {}, "", {}, discriminator=judges)
+    model = LoadedModel(Translator(16, channels=[8], latent_channels=2), {}, [], {}, "", {}, discriminator=judges)
     assert discriminator_aucs(model, dataset, direction) == dict(zip("ab", expected, strict=True))
 
 

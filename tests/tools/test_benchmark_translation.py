@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from medsynth.data.pipelines import Preprocessing
+
 
 @pytest.fixture
 def translation(monkeypatch):
@@ -29,5 +31,5 @@ def test_a_step_trains_all_four_networks(translation, tmp_path):
 def test_the_translation_of_a_volume_is_timed_from_file_to_file(translation, tmp_path):
     path = translation.made_up_head(tmp_path, 32)
     network = translation.UNetVae(channels=[8]).eval()
-    assert translation.slices_per_second(network, path, 32) > 0
+    assert translation.slices_per_second(network, Preprocessing("mri", None, None, 32), path) > 0
     assert (tmp_path / "out.nii.gz").is_file()

@@ -43,14 +43,15 @@ def run(options: argparse.Namespace) -> None:
         network = trainer.network.source_to_target.eval()
         print(f"{SLICES} slices of {size} x {size}, {options.threads} thread(s)")
         print(f"{parameters(trainer) / 1e6:.2f} M parameters of all four networks")
-        print(f"{slices_per_second(network, path, size):.1f} slices translated a CPU-second, file to file")
+        preprocessing = trainer.data_loader.dataset.preprocessing["source"]
+        print(f"{slices_per_second(network, preprocessing, path):.1f} slices translated a CPU-second, file to file")
         seconds = cpu_seconds(lambda: step(trainer))
         print(f"{seconds:.2f} CPU-seconds a training step: both directions, all terms, batch {options.batch_size}")
 
 
-def slices_per_second(network: UNetVae, path: Path, size: int) -> float:
+def slices_per_second(network: UNetVae, preprocessing: Preprocessing, path: Path) -> float:
     """Through `VolumeInferer`, reading and writing included."""
-    inferer = VolumeInferer(Preprocessing("mri", None, None, size, neighbours=network.neighbours))
+    inferer = VolumeInferer(preprocessing)
 
     def translate() -> None:
         ready = read_ready(Source(str(path)), inferer.preprocessing)
