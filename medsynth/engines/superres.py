@@ -99,7 +99,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         ema: keeps the moving average of `network`, which validation and users see.
         degradation: makes fine slices coarse.
         weights: of the second stage.
-        schedule: tells when the second stage begins.
+        schedule: of the learning rate; tells when the second stage begins.
         patch_size: fine pixels a side that a step sees of a slice; None: whole slices.
         examples: slices that pictures are made of.
 
@@ -127,6 +127,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         self.prepare = CoarseToFine(degradation, network.neighbours)
         side = self.data_loader.dataset.planes.shape[-1]
         self.patch = _checked_patch(patch_size, side, network.scale) // network.scale
+        schedule.attach(self)
         self.average(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -101,16 +101,17 @@ class TwoStages(Schedule):
             raise MedsynthError(
                 f"adversarial_epochs is {second_epochs!r}, of {max_epochs} max_epochs: give 0, or fewer than all"
             )
-        self.first_share = 1 - second_epochs / max_epochs
+        self.first_share = (max_epochs - second_epochs) / max_epochs - 1e-9  # lest rounding adds a step
+        self.has_second = second_epochs > 0
         self.warm_up, self.second_rate = warm_up, second_rate
 
     def second_stage(self, engine: Engine) -> bool:
         """Whether it has begun."""
-        return self.first_share < 1 and self.share(engine) >= self.first_share
+        return self.has_second and self.share(engine) >= self.first_share
 
     def factor(self, share: float) -> float:
         """Rises to 1, then falls to 0 by the end of the stage."""
-        if self.first_share < 1 and share >= self.first_share:
+        if self.has_second and share >= self.first_share:
             return self.second_rate * _half_cosine((share - self.first_share) / (1 - self.first_share))
         done = share / self.first_share
         return min(1.0, done / self.warm_up + 0.01) * _half_cosine(done)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
-from monai.handlers import ValidationHandler
 
 from medsynth.storage import disk_errors
 
@@ -19,34 +18,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ValidateToTheEnd(ValidationHandler):
-    """Validates every few epochs and when a run ends, so that what it learned last counts too.
+class FinalValidation:
+    """Validates when a run ends, unless that was just done, so that what it learned last counts too.
 
     List it before the handlers that save.
 
     Args:
         validator: the evaluator.
-        interval: epochs between two validations.
     """
 
-    def __init__(self, run: Run, validator: Evaluator, interval: int) -> None:
-        super().__init__(interval, validator)
-        self.run = run
+    def __init__(self, run: Run, validator: Evaluator) -> None:
+        self.run, self.validator = run, validator
         self._validated = -1
 
     def attach(self, engine: Engine) -> None:
-        """Validate during `engine`'s run and at its end."""
-        super().attach(engine)
+        """Validate at the end of `engine`'s run."""
+        self.validator.add_event_handler(Events.COMPLETED, self._remember, engine)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
-    def __call__(self, engine: Engine) -> None:
-        """Validate what `engine` has trained."""
-        self._validated = engine.state.iteration
-        super().__call__(engine)
+    def _remember(self, trainer: Engine) -> None:
+        self._validated = trainer.state.iteration
 
     def _complete(self, engine: Engine) -> None:
         if engine.state.iteration not in (self.run.start_iteration, self._validated):
-            self(engine)
+            self.validator.run(engine.state.epoch)
 
 
 class SecondStage:

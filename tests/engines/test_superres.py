@@ -51,7 +51,7 @@ def trainer(slices):
                 "ema": EMAHandler(network, momentum=0.5),
                 "degradation": Degradation(2, kind),
                 "weights": SuperResolutionWeights(adversarial=0.1, feature=0.1),
-                "schedule": SimpleNamespace(second_stage=lambda engine: second),
+                "schedule": SimpleNamespace(second_stage=lambda engine: second, attach=lambda engine: None),
                 "patch_size": 24,
                 "examples": slices,
             }

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from medsynth.bundle.recipe import load_model
+from medsynth.errors import as_line
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "channels": 16,
+    "blocks": 1,
+    "growth": 8,
+    "patch_size": 24,
+    "batch_size": 8,
+    "learning_rate": 0.003,
+    "epoch_length": 25,
+    "ema_momentum": 0.1,
+    "val_interval": 1,
+    "val_slices": 8,
+    "sample_epochs": 2,
+    "device": "cpu",
+    "degradation": "area",
+    "blur": [1.2, 1.2],  # can be undone to some extent, and that is soon learned
+    "consistent": False,
+    "train__handlers__3__interval": 5,
+}
+
+
+@pytest.fixture(scope="session")
+def train(run_bundle, heads, cache_dir) -> Callable[..., Path]:
+    """Train in a folder, which is returned."""
+
+    def start(folder: Path, **overrides: object) -> Path:
+        options = SMALL | {"datalist": str(heads), "cache_dir": str(cache_dir)} | overrides
+        run_bundle("training", "superres/train.json", output_dir=str(folder), **options)
+        return folder
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def trained(train, tmp_path_factory) -> Path:
+    """The folder of a run of three short epochs, the last of the second stage."""
+    return train(tmp_path_factory.mktemp("superres") / "run", max_epochs=3, adversarial_epochs=1)
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def losses(folder: Path) -> list[dict[str, str]]:
+    """What is in losses.csv, the clock left out."""
+    with (folder / "losses.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_the_network_comes_to_beat_interpolation_on_held_out_subjects(trained):
+    gains = [row["gain_db"] for row in rows(trained / "metrics.csv")]
+    assert gains[1] > gains[0] + 0.05
+
+
+def test_the_second_stage_keeps_the_first_s_model_and_says_its_price(trained):
+    kept, last = load_model(trained / "model_first_stage.pt"), load_model(trained / "model.pt")
+    metrics = rows(trained / "metrics.csv")
+    assert kept.extra["metrics"]["gain_db"] == pytest.approx(max(row["gain_db"] for row in metrics[:3]), rel=1e-4)
+    assert last.extra["iteration"] == metrics[-1]["iteration"] == 75
+    price = kept.extra["metrics"]["gain_db"] - last.extra["metrics"]["gain_db"]
+    assert f"The second stage cost {price:.2f} dB" in (trained / "train.log").read_text()
+    assert [row["discriminator"] != "" for row in losses(trained)] == [row["epoch"] == "3" for row in losses(trained)]
+
+
+def test_a_model_brings_slices_of_any_size_onto_a_finer_grid(trained):
+    model = load_model(trained / "model.pt")
+    assert model.extra["scale"] == 2
+    assert model.extra["degradation"] == "area"
+    assert model.preprocessing["keep_pixels"] is True
+    coarse = torch.rand(1, 3, 15, 21) * 2 - 1
+    fine = model.network(coarse)
+    assert fine.shape == (1, 1, 30, 42)
+    assert not torch.equal(fine, model.network.base(coarse))
+
+
+def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp_path, monkeypatch):
+    folder = tmp_path / "parts"
+    from medsynth.handlers.upscaling_quality import UpscalingQuality
+
+    compute, calls = UpscalingQuality.compute, []
+
+    def fail_once(self):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return compute(self)
+
+    monkeypatch.setattr(UpscalingQuality, "compute", fail_once)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):  # in the validation of the second epoch
+        train(folder, max_epochs=3, adversarial_epochs=1)
+    train(folder, max_epochs=3, adversarial_epochs=1)
+    assert losses(folder) == losses(trained)
+    assert rows(folder / "metrics.csv") == rows(trained / "metrics.csv")
+
+
+def test_minutes_that_are_over_end_in_a_validated_model(train, tmp_path):
+    folder = train(tmp_path / "run", max_epochs=1000, max_minutes=0.05, val_interval=1000)
+    (row,) = rows(folder / "metrics.csv")
+    assert load_model(folder / "model.pt").extra["iteration"] == row["iteration"] > 0
+
+
+@pytest.mark.usefixtures("run_bundle")
+def test_monai_finds_every_property_of_a_training_bundle(tmp_path, heads, cache_dir):
+    workflow = ConfigWorkflow(
+        workflow_type="train",
+        config_file=str(ROOT / "bundles/superres/train.json"),
+        meta_file=str(ROOT / "bundles/superres/metadata.json"),
+        logging_file=str(ROOT / "bundles/superres/logging.conf"),
+        output_dir=str(tmp_path / "run"),
+        datalist=str(heads),
+        cache_dir=str(cache_dir),
+        **{key.replace("__", "#"): value for key, value in SMALL.items()},
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+    assert workflow.max_epochs == json.loads((ROOT / "bundles/superres/train.json").read_text())["max_epochs"]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ({"scale": 3}, "scale is 3: choose"),
+        ({"scale": 8}, "scale is 8: choose"),
+        ({"degradation": "blur"}, "degradation is 'blur': choose one of"),
+        ({"patch_size": 25}, "patch_size is 25"),
+        ({"patch_size": 512}, "patch_size 512: the slices are"),
+        ({"image_size": 33}, "image_size 33 is no multiple of scale 2"),
+        ({"noise": [0.1, 0.0]}, "noise is [0.1, 0.0]"),
+        ({"adversarial_epochs": 5, "max_epochs": 5}, "adversarial_epochs is 5, of 5 max_epochs"),
+        ({"weights__feature": -1}, "weights#feature is -1"),
+        ({"upsampling": "cubic"}, "upsampling is 'cubic'"),
+        ({"blocks": 0}, "blocks is 0"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_that_names_it(train, tmp_path, mistake, told):
+    with pytest.raises(RuntimeError) as stopped:
+        train(tmp_path / "run", **mistake)
+    line = as_line(stopped.value)
+    assert line is not None
+    assert told in line
+    assert not (tmp_path / "run/losses.csv").exists()
