@@ -188,3 +188,12 @@ def test_impossible_arguments_are_refused_before_anything_is_written(mistake, tm
     with pytest.raises(MedsynthError, match="phantom"):
         write_dataset(tmp_path / "heads", **mistake)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_modalities_are_listed_as_pairs_of_the_same_split(tmp_path):
+    single = write_dataset(tmp_path / "phantom", subjects=6, spacing_mm=8.0, modalities=("T1w", "CT"))
+    images, pairs = (json.loads(single.with_name(name).read_text()) for name in ("datalist.json", "pairs.json"))
+    for split in ("training", "validation", "test"):
+        assert [entry["source"] for entry in pairs[split]] == [entry["image"] for entry in images[split]]
+        assert all(entry["target"].endswith(f"{entry['subject']}_CT.nii.gz") for entry in pairs[split])
+        assert all((tmp_path / "phantom" / entry["target"]).is_file() for entry in pairs[split])

@@ -96,3 +96,11 @@ def test_tensorboard_shows_what_the_tables_hold_even_after_a_resume(toy_run):
 def test_the_curves_are_drawn_at_the_end(toy_run):
     with Image.open(toy_run(max_epochs=1) / "losses.png") as picture:
         assert len(picture.convert("RGB").getcolors(1_000_000)) > 10
+
+
+def test_a_column_that_comes_later_is_empty_before(tmp_path):
+    table = Table(tmp_path / "losses.csv")
+    table.append({"iteration": 1, "l1": 0.5})
+    table.append({"iteration": 2, "cycle": 0.25})
+    table.append({"iteration": 3, "l1": 0.125})
+    assert (tmp_path / "losses.csv").read_text() == "iteration,l1,cycle\n1,0.5,\n2,,0.25\n3,0.125,\n"
