@@ -224,7 +224,14 @@ def _baselines(training: Sequence[Pair], modality: str) -> dict[str, Lookup]:
 
 def _case(pair: Pair, row: Row, modality: str) -> Case:
     loaded = load(pair, modality)
-    return Case(pair.subject, row["mae"], loaded.prediction, loaded.target, loaded.source, loaded.mask, loaded.affine)
+    images = (loaded.prediction, loaded.target, loaded.source, loaded.mask)
+    return Case(pair.subject, row["mae"], *images, loaded.affine, _source_unit(pair))
+
+
+def _source_unit(pair: Pair) -> str:
+    if pair.recipe is None:
+        return "stored units"
+    return "HU" if pair.recipe.source.modality == "ct" else "of its range"
 
 
 def _plain(value: Any) -> str:

@@ -32,6 +32,7 @@ class Case:
     Args:
         error: its mean absolute error.
         source: None if it is unknown or on another grid.
+        source_unit: of its values.
     """
 
     subject: str
@@ -41,6 +42,7 @@ class Case:
     source: np.ndarray | None
     mask: np.ndarray
     affine: np.ndarray
+    source_unit: str
 
 
 def paired_measures(measures: Sequence[Measure], unit: str, data_range: tuple[float, float]) -> Section:
@@ -176,7 +178,7 @@ def _volumes(case: Case, low: float, high: float, limit: float, unit: str) -> li
     shown = [("synthetic", case.prediction, low, high, unit), ("target", case.target, low, high, unit)]
     if case.source is not None:
         bottom, top = map(float, np.percentile(case.source, WINDOW_PERCENTILES))
-        shown.insert(0, ("source", case.source, bottom, max(top, bottom + 1e-6), "stored units"))
+        shown.insert(0, ("source", case.source, bottom, max(top, bottom + 1e-6), case.source_unit))
     shown.append(("error", error, -limit, limit, unit))
     return [Volume(name, _levels(v[cut], affine, a, b), a, b, units) for name, v, a, b, units in shown]
 
