@@ -27,6 +27,7 @@ SMALL = {
     "batch_size": 8,
     "learning_rate": 0.003,
     "epoch_length": 10,
+    "val_interval": 1,
     "device": "cpu",
     "train__handlers__2__interval": 4,
     "train__handlers__4__rows": 2,
