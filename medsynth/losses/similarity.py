@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.losses import SSIMLoss
 from torch import Tensor
 
 ABOVE_AIR = -0.9  # a twentieth of the range above the darkest
@@ -15,6 +14,8 @@ CELL, GAP = (
     5,
 )  # pixels of a cell of the foreground; cells that a gap to be closed may be wide, sinuses and ventricles
 OUTSIDE_WEIGHT = 0.1
+WINDOW = 7  # pixels a side, of SSIM
+LUMINANCE, CONTRAST = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # that keep SSIM's terms finite; Wang et al. 2004, with range 2
 PATCH = 7
 SMALLEST_SCALE = 16  # pixels; patches of a coarser one would show whole heads
 PLACES = 16  # a side, at most, that patches are taken at: more sharpen the estimate less than they cost
@@ -65,10 +66,19 @@ def structural_dissimilarity(image: Tensor, target: Tensor) -> Tensor:
 
 
 def _dissimilarity(image: Tensor, target: Tensor) -> Tensor:
-    """(N,), of each image; raised to [0, 2], since the luminance term is for intensities that are not negative."""
-    ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7, kernel_type="uniform", reduction="none")
+    """(N,), of each image; raised to [0, 2], since the luminance term is for intensities that are not negative.
+
+    The window is a mean over rows, then over columns: several times as fast as a convolution, forwards and backwards.
+    """
     with torch.autocast(image.device.type, enabled=False):  # variances are small differences of large numbers
-        return ssim(image.float() + 1, target.float() + 1).flatten(1).mean(dim=1)
+        one, other = image.float() + 1, target.float() + 1
+        maps = torch.cat([one, other, one * one + other * other, one * other], dim=1)
+        means = F.avg_pool2d(F.avg_pool2d(maps, (WINDOW, 1), 1), (1, WINDOW), 1)
+        mean_one, mean_other, squares, product = means.chunk(4, dim=1)
+        mean_squares, mean_product = mean_one.square() + mean_other.square(), mean_one * mean_other
+        luminance = (2 * mean_product + LUMINANCE) / (mean_squares + LUMINANCE)
+        structure = (2 * (product - mean_product) + CONTRAST) / (squares - mean_squares + CONTRAST)
+        return 1 - (luminance * structure).flatten(1).mean(dim=1)
 
 
 def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
