@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import re
 import shutil
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ SCANNER, ALIGNED = 1, 2  # NIfTI codes of a scanner's coordinates, and of others
 BIDS_VERSION = "1.10.0"
 INTEGERS = {(0.0, 255.0): np.uint8, (0.0, 65535.0): np.uint16}  # of pictures, by what -1 and 1 stand for
 GRID_COLUMNS = 9
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,10 @@ class ImageFolder:
         write_bytes(self.images / f"{name}.nii.gz", nifti(array, affine, code=code))
         facts = {key.lower(): value for key, value in facts.items()}
         self.rows.append({"file": f"images/{name}.nii.gz"} | facts)
+
+    def tell(self, name: str, source: Source) -> None:
+        """Say in the log which input became which image; no file says so, since inputs may be named after patients."""
+        log.info("%s_%s.nii.gz is made from %s", self.stem, name, source.path)
 
     def write_dicom(self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source) -> None:
         """Write one image again, as a DICOM series that refers to that which it was made from."""

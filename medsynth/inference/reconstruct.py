@@ -137,6 +137,7 @@ def reconstruct(
         facts |= _closeness(fake, stack.slices)
         sidecar = {"Units": stack.space.units, "InputDigest": _digest(entry["image"])}
         output.write(name, stack.volume(fake), stack.affine, facts, sidecar)
+        output.tell(name, Source.of(entry))
         if len(shown) < MOST_SHOWN:
             some = spread(len(fake), max(1, MOST_SHOWN // len(inputs)))
             shown += zip(stack.slices[some], fake[some], strict=True)

@@ -261,6 +261,7 @@ class SuperResolution:
         facts = {"Scale": self.upscaler.network.scale, "Plane": self.preprocessing.plane, "Slices": len(fine)}
         sidecar = {"Units": space.units, "InputDigest": digest, "Sources": [f"hash://sha256/{digest}"]}
         self.output.write(name, volume, affine, facts, sidecar, form_code(source.path))
+        self.output.tell(name, source)
         if self.dicom:
             self.output.write_dicom(name, volume, affine, space.modality, source)
 

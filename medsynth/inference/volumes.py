@@ -321,6 +321,7 @@ def _write(
     if request.clean_background:
         values[outside] = AIR_HU if space.modality == "ct" and space.bounds else space.to_units(np.array(AIR))
     output.write(name, values, affine, facts, sidecar, code)
+    output.tell(name, source)
     if request.dicom:
         output.write_dicom(name, values, affine, space.modality, source)
     if answer[1] is not None:

@@ -126,9 +126,11 @@ def test_a_bad_volume_is_left_out_and_only_bad_ones_are_an_error(tmp_path, ball,
     good = save(tmp_path / "b.nii.gz", ball)
     ball[3, 3, 3] = np.nan
     bad = save(tmp_path / "a.nii.gz", ball)
+    caplog.set_level("INFO")
     rows = run([{"image": path, "label": None} for path in (bad, good)], model, tmp_path / "out")
     assert [row["index"] for row in rows] == ["1"]
     assert "left out" in caplog.text
+    assert f"reconstruct_0001.nii.gz is made from {good}" in caplog.text
     with pytest.raises(MedsynthError, match="none of the 1 inputs can be used: .*a.nii.gz holds 1 voxels"):
         run([{"image": bad, "label": None}], model, tmp_path / "none")
     assert not (tmp_path / "none").exists()
