@@ -29,8 +29,8 @@ SMALL = {
     "epoch_length": 10,
     "val_interval": 1,
     "device": "cpu",
-    "train__handlers__2__interval": 4,
-    "train__handlers__4__rows": 2,
+    "train__handlers__3__interval": 4,
+    "train__handlers__5__rows": 2,
 }
 
 
