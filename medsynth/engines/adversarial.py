@@ -46,7 +46,8 @@ def reconstruction(batch: dict[str, Tensor], device: torch.device, non_blocking:
 class AdversarialTrainer(Trainer):
     """A MONAI trainer of two networks that play against each other.
 
-    Subclasses override `_iteration`, `stateful` and `sample`.
+    Subclasses set `network`, `discriminator`, `network_optimizer`, `discriminator_optimizer` and `ema`, override
+    `_iteration` and `sample`, and add to `stateful` what else they keep.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers: as MONAI's `Trainer` takes them.
@@ -112,7 +113,19 @@ class AdversarialTrainer(Trainer):
 
     def stateful(self) -> dict[str, object]:
         """Everything that going on with the run needs: name -> object with `state_dict` and `load_state_dict`."""
-        raise NotImplementedError
+        return {
+            "network": self.network,
+            "discriminator": self.discriminator,
+            "ema": self.ema.ema_model,
+            "network_optimizer": self.network_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "loader": self.data_loader,
+        }
+
+    @property
+    def generator(self) -> nn.Module:
+        """The network that users get."""
+        return self.ema.ema_model
 
     def sample(self, count: int, seed: int) -> Tensor:
         """(count, C, H, W) generated images in [-1, 1] on the CPU; the same seed gives the same images."""

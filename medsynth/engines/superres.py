@@ -169,22 +169,6 @@ class SuperResolutionTrainer(AdversarialTrainer):
         same_everywhere(self.discriminator)
         self.generator.load_state_dict(self.network.state_dict())
 
-    def stateful(self) -> dict[str, object]:
-        """Networks, their average, optimizers and the place in the stream of batches."""
-        return {
-            "network": self.network,
-            "discriminator": self.discriminator,
-            "ema": self.ema.ema_model,
-            "network_optimizer": self.network_optimizer,
-            "discriminator_optimizer": self.discriminator_optimizer,
-            "loader": self.data_loader,
-        }
-
-    @property
-    def generator(self) -> RRDBNet:
-        """The network that users get."""
-        return self.ema.ema_model
-
     @torch.no_grad()
     def sample(self, count: int, seed: int) -> Tensor:
         """(count, 1, H, W) in rows of five: coarse, interpolated, the network's, the truth, and where they differ.

@@ -180,21 +180,8 @@ class TranslationTrainer(AdversarialTrainer):
         return batch | dict(zip(PAIR, images, strict=True)) | positions
 
     def stateful(self) -> dict[str, object]:
-        """Networks, their average, optimizers, earlier fakes and the place in the stream of batches."""
-        return {
-            "network": self.network,
-            "discriminator": self.discriminator,
-            "ema": self.ema.ema_model,
-            "network_optimizer": self.network_optimizer,
-            "discriminator_optimizer": self.discriminator_optimizer,
-            **{f"{name}_pool": pool for name, pool in self.pools.items()},
-            "loader": self.data_loader,
-        }
-
-    @property
-    def generator(self) -> Translator:
-        """The network that users get."""
-        return self.ema.ema_model
+        """And the earlier fakes."""
+        return super().stateful() | {f"{name}_pool": pool for name, pool in self.pools.items()}
 
 
 def middle(slices: Tensor) -> Tensor:

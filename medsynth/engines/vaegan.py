@@ -179,21 +179,8 @@ class VaeGanTrainer(AdversarialTrainer):
         same_everywhere(self.network.density)
 
     def stateful(self) -> dict[str, object]:
-        """Networks, their average, optimizers, latent vectors and the place in the stream of batches."""
-        return {
-            "network": self.network,
-            "discriminator": self.discriminator,
-            "ema": self.ema.ema_model,
-            "network_optimizer": self.network_optimizer,
-            "discriminator_optimizer": self.discriminator_optimizer,
-            "bank": self.bank,
-            "loader": self.data_loader,
-        }
-
-    @property
-    def generator(self) -> VaeGan:
-        """The network that users get."""
-        return self.ema.ema_model
+        """And the latent vectors."""
+        return super().stateful() | {"bank": self.bank}
 
     def sample(self, count: int, seed: int) -> Tensor:
         """(count, C, H, W) samples in [-1, 1] on the CPU."""
