@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 UNKNOWN_CLASS = -1
+QUANTILES = 65  # that tell how the positions of a class are spread
 
 
 class Conditioning(nn.Module):
@@ -48,3 +49,60 @@ class Conditioning(nn.Module):
             waves = torch.cat([known, angles.sin() * known, angles.cos() * known], dim=1)
             condition = condition + self.place(waves)
         return condition
+
+
+class TrainingConditions(nn.Module):
+    """Which classes and slice positions the training images have, so that new images can be as frequent.
+
+    Before `fit`, class and position are unknown.
+
+    Args:
+        num_classes: classes of the training set.
+    """
+
+    def __init__(self, num_classes: int = 0) -> None:
+        super().__init__()
+        shares = torch.zeros(num_classes + 1)
+        shares[UNKNOWN_CLASS] = 1
+        self.register_buffer("class_shares", shares)
+        self.register_buffer("positions", torch.full((num_classes + 1, QUANTILES), torch.nan))
+
+    @torch.no_grad()
+    def fit(self, labels: Tensor, positions: Tensor) -> None:
+        """Keep how frequent the labels (M,) are, -1 where unknown, and the quantiles of each one's positions (M,)."""
+        rows, known = labels % len(self.class_shares), ~positions.isnan()  # -1, unknown, becomes the last row
+        for row in range(len(self.class_shares)):
+            members = rows == row
+            self.class_shares[row] = members.float().mean()
+            spread = positions[members & known] if (members & known).any() else positions[known]
+            if len(spread):
+                shares = torch.linspace(0, 1, QUANTILES, device=spread.device)
+                self.positions[row] = torch.quantile(spread.float(), shares)
+
+    def sample(
+        self,
+        count: int,
+        label: int | None = None,
+        position: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw conditions.
+
+        Args:
+            label: class index; None: classes as frequent as in the training set.
+            position: in [0, 1]; None: positions as in the training set's images of the class.
+            generator: random state on the CPU.
+
+        Returns: labels (count,), -1 where unknown, and positions (count,), NaN where unknown.
+        """
+        device = self.class_shares.device
+        rows = self.class_shares.cpu().multinomial(count, replacement=True, generator=generator)
+        places = torch.rand(count, generator=generator) * (QUANTILES - 1)
+        if label is not None:
+            rows.fill_(label)
+        below = places.long().clamp(max=QUANTILES - 2)
+        quantiles = self.positions.cpu()[rows]
+        low, high = (quantiles.gather(1, (below + step)[:, None]).squeeze(1) for step in (0, 1))
+        positions = low.lerp(high, places - below) if position is None else torch.full((count,), float(position))
+        labels = torch.where(rows == len(self.class_shares) - 1, UNKNOWN_CLASS, rows)
+        return labels.to(device), positions.to(device)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medsynth.networks.conditioning import UNKNOWN_CLASS, Conditioning
+from medsynth.networks.conditioning import UNKNOWN_CLASS, Conditioning, TrainingConditions
 
 NAN = float("nan")
 
@@ -50,3 +50,42 @@ def test_gradients_reach_the_embedding_of_the_classes_present_and_the_position(l
     assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in gradients)
     embedding = next(gradient for gradient in gradients if gradient.shape == (4, 7))
     assert embedding[:, 0].tolist() == [1, 0, 2, 0]
+
+
+def test_conditions_are_unknown_before_they_are_learned():
+    labels, positions = TrainingConditions(2).sample(5)
+    assert labels.tolist() == [UNKNOWN_CLASS] * 5
+    assert positions.isnan().all()
+
+
+def test_classes_and_positions_are_drawn_as_frequent_as_they_were_learned():
+    conditions = TrainingConditions(2)
+    labels = torch.tensor([0] * 300 + [1] * 100)
+    conditions.fit(labels, torch.cat([torch.linspace(0, 0.2, 300), torch.linspace(0.6, 1, 100)]))
+    labels, positions = conditions.sample(4000, generator=torch.Generator().manual_seed(0))
+    assert (labels == 0).float().mean() == pytest.approx(0.75, abs=0.03)
+    for label, low, high in ((0, 0.0, 0.2), (1, 0.6, 1.0)):
+        drawn = positions[labels == label]
+        assert low <= drawn.min() < drawn.max() <= high
+        assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.02)
+        assert drawn.std() == pytest.approx((high - low) / 12**0.5, rel=0.1)
+
+
+def test_conditions_that_are_asked_for_are_kept_and_change_nothing_else():
+    conditions = TrainingConditions(2)
+    conditions.fit(torch.tensor([0, 1, -1, -1]), torch.tensor([0.1, 0.2, NAN, NAN]))
+    drawn = [conditions.sample(50, *asked, generator=torch.Generator().manual_seed(3)) for asked in ((), (None, 0.5))]
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert set(drawn[0][0].tolist()) == {0, 1, UNKNOWN_CLASS}
+    assert drawn[1][1].tolist() == [0.5] * 50
+    labels, positions = conditions.sample(4, label=1)
+    assert labels.tolist() == [1] * 4
+    assert positions.tolist() == pytest.approx([0.2] * 4)
+
+
+def test_pictures_without_positions_are_drawn_without():
+    conditions = TrainingConditions(0)
+    conditions.fit(torch.full((4,), -1), torch.full((4,), NAN))
+    labels, positions = conditions.sample(3)
+    assert labels.tolist() == [UNKNOWN_CLASS] * 3
+    assert positions.isnan().all()
