@@ -1,0 +1,128 @@
+"""A learned codebook: latent vectors become indices of its codes, and indices become codes again."""
+
+from __future__ import annotations
+
+import ignite.distributed as idist
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from medsynth.distributed import same_everywhere
+
+SMOOTHING = 1e-5  # added to each code's count, so that none is divided by 0
+MOST_TO_START_FROM = 32_768  # latent vectors that the first codes are the centres of
+
+
+class Codebook(nn.Module):
+    """Codes that follow the latent vectors nearest to them, as moving averages; no gradient reaches them.
+
+    All processes have the same codes: what they learn from is summed over them.
+
+    Args:
+        num_codes: how many.
+        code_features: length of each.
+        cosine: compare directions, not distances; latent vectors and codes are brought to length 1.
+
+    Attributes:
+        codes: (num_codes, code_features).
+        counts, sums: moving averages, a code, of how many latent vectors a step were nearest to it, and of their sum.
+        usage: (num_codes,), how often each was chosen since `usage` was last set to 0.
+
+    Reference: van den Oord et al., VQ-VAE, arXiv:1711.00937, appendix A.1; small codes and cosine distance: Yu et al.,
+    arXiv:2110.04627, section 3.2.
+    """
+
+    def __init__(self, num_codes: int, code_features: int, cosine: bool = False) -> None:
+        super().__init__()
+        self.num_codes, self.code_features, self.cosine = num_codes, code_features, cosine
+        codes = self.prepared(torch.randn(num_codes, code_features))
+        self.register_buffer("codes", codes)
+        self.register_buffer("counts", torch.ones(num_codes))
+        self.register_buffer("sums", codes.clone())
+        self.register_buffer("usage", torch.zeros(num_codes, dtype=torch.float64))
+
+    def prepared(self, vectors: Tensor) -> Tensor:
+        """(M, code_features) as they are compared."""
+        return F.normalize(vectors, dim=1) if self.cosine else vectors
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """Latents (N, code_features, ...) -> indices (N, ...) of the nearest codes; the name is MONAI's."""
+        return self._nearest(self._rows(latents)).view(len(latents), *latents.shape[2:])
+
+    def embed(self, indices: Tensor) -> Tensor:
+        """Indices (N, ...) -> the codes (N, code_features, ...), exactly."""
+        return F.embedding(indices, self.codes).movedim(-1, 1)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Replace latents (N, code_features, ...) by codes.
+
+        Returns: the codes, whose gradient goes straight to the latents; their indices (N, ...); how far the latents are
+        from them, the mean square that latents alone are to reduce (commitment).
+        """
+        indices = self.quantize(latents)
+        codes = self.embed(indices)
+        latents = self.prepared(latents.float())
+        return latents + (codes - latents).detach(), indices, F.mse_loss(latents, codes)
+
+    @torch.no_grad()
+    def start(self, latents: Tensor, seed: int) -> None:
+        """Take the centres of k-means clusters of latents (N, code_features, ...) as codes.
+
+        Where there are fewer different latents than codes, the rest are noisy copies.
+        """
+        rows = self._rows(latents)
+        some = torch.linspace(0, len(rows) - 1, min(len(rows), MOST_TO_START_FROM), device=rows.device).long()
+        rows = rows[some]
+        while len(rows) < self.num_codes:
+            rows = torch.cat([rows, rows + 1e-3 * torch.randn_like(rows)])
+        means = KMeans(self.num_codes, n_init=1, max_iter=30, random_state=seed).fit(rows.cpu().numpy())
+        self.codes.copy_(self.prepared(torch.from_numpy(means.cluster_centers_)))
+        self.counts.copy_(torch.from_numpy(means.labels_).bincount(minlength=self.num_codes))
+        self.counts *= self.num_codes / len(rows)  # less than a step's, so that these centres are soon left behind
+        self.sums.copy_(self.codes * self.counts[:, None])
+        self.usage.zero_()
+        same_everywhere(self)
+
+    @torch.no_grad()
+    def learn(self, latents: Tensor, indices: Tensor, decay: float, restart_below: float) -> None:
+        """Move each code towards the latents that chose it; then let codes that hardly any chose start again.
+
+        Args:
+            latents, indices: of a batch, as `quantize` takes and returns them.
+            decay: of the moving averages, a step.
+            restart_below: part of an even share of the latents that a code needs; one with less becomes a latent of the
+                batch, taken at random.
+        """
+        rows, chosen = self._rows(latents), indices.flatten()
+        counts = chosen.bincount(minlength=self.num_codes).to(rows.dtype)
+        sums = torch.zeros_like(self.sums).index_add_(0, chosen, rows)
+        counts, sums = idist.all_reduce(torch.cat([counts[:, None], sums], dim=1)).tensor_split([1], dim=1)
+        counts = counts.squeeze(1)
+        self.usage += counts
+        self.counts.lerp_(counts, 1 - decay)
+        self.sums.lerp_(sums, 1 - decay)
+        total = self.counts.sum()
+        smooth = (self.counts + SMOOTHING) / (total + self.num_codes * SMOOTHING) * total
+        self.codes.copy_(self.prepared(self.sums / smooth[:, None]))
+        dead = (self.counts < restart_below * total / self.num_codes).nonzero().squeeze(1)
+        if len(dead):
+            self.codes[dead] = rows[torch.randint(len(rows), (len(dead),), device=rows.device)]
+            self.counts[dead] = total / self.num_codes
+            self.sums[dead] = self.codes[dead] * self.counts[dead, None]
+            same_everywhere(self)
+
+    def _rows(self, latents: Tensor) -> Tensor:
+        """(N, code_features, ...) -> (M, code_features), one a place, as they are compared."""
+        return self.prepared(latents.detach().float().movedim(1, -1).reshape(-1, self.code_features))
+
+    def _nearest(self, rows: Tensor) -> Tensor:
+        """(M, code_features) -> (M,), by least squared distance."""
+        with torch.autocast(rows.device.type, enabled=False):
+            return (rows @ self.codes.T - self.codes.square().sum(dim=1) / 2).argmax(dim=1)
+
+
+def perplexity(usage: Tensor) -> float:
+    """Of how often each code was chosen: how many codes, chosen equally often, would have the same entropy."""
+    share = usage.double() / usage.sum()
+    return float(torch.special.entr(share).sum().exp())
