@@ -33,6 +33,8 @@ SCANNER, ALIGNED = 1, 2  # NIfTI codes of a scanner's coordinates, and of others
 BIDS_VERSION = "1.10.0"
 INTEGERS = {(0.0, 255.0): np.uint8, (0.0, 65535.0): np.uint16}  # of pictures, by what -1 and 1 stand for
 GRID_COLUMNS = 9
+DESCRIPTIONS = ("images.csv", "grid.png", "dataset_description.json")
+EXTRAS = ("latents.npz", "projected.npz", "interpolation.gif")  # what some modes write beside the images
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ def digits(count: int) -> int:
 
 
 class ImageFolder:
-    """The folder of a model's images: `images/`, `images.csv`, `grid.png`, `dataset_description.json`, and `dicom/`.
+    """The folder of a model's images: `images/`, `images.csv`, `grid.png`, `dataset_description.json`, and more.
 
     Nothing is written before the first image, and `finish` writes the rest.
 
@@ -147,8 +149,7 @@ class ImageFolder:
         self.folder, self.stem, self.model_digest = Path(folder), stem, model_digest
         self.rows: list[dict[str, Any]] = []
         self.images = self.folder / "images"
-        names = ("images.csv", "grid.png", "dataset_description.json", "dicom")
-        parts = [self.images, *(self.folder / name for name in names)]
+        parts = [self.images, *(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS, "dicom"))]
         if not overwrite and (found := [path for path in parts if path.exists()]):
             raise MedsynthError(f"{found[0]} is there already: give another output_dir, or --overwrite true")
 
@@ -199,9 +200,8 @@ class ImageFolder:
             grid: (N, C, H, W) in [-1, 1], shown row by row.
             columns: in the grid.
         """
-        picture, table = io.BytesIO(), io.StringIO()
-        save_image(make_grid((grid + 1) / 2, nrow=columns).clamp(0, 1), picture, format="png")
-        write_bytes(self.folder / "grid.png", picture.getvalue())
+        self.write_grid(grid, columns)
+        table = io.StringIO()
         writer = csv.DictWriter(table, list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
@@ -209,6 +209,18 @@ class ImageFolder:
         description = {"Name": f"Synthetic images of {self.stem}", "BIDSVersion": BIDS_VERSION}
         description |= {"DatasetType": "derivative", "GeneratedBy": [_software()]}
         write_text(self.folder / "dataset_description.json", json.dumps(description, indent=4) + "\n")
+
+    def write_grid(self, images: Tensor, columns: int = GRID_COLUMNS, name: str | None = None) -> None:
+        """Write (N, C, H, W) in [-1, 1] row by row to grid.png, or to a grid of that name."""
+        picture = io.BytesIO()
+        save_image(make_grid((images + 1) / 2, nrow=columns).clamp(0, 1), picture, format="png")
+        write_bytes(self.folder / (f"grid_{safe(name)}.png" if name else "grid.png"), picture.getvalue())
+
+    def write_extra(self, name: str, content: bytes) -> None:
+        """Write one of EXTRAS."""
+        if not self.rows:
+            self._open()
+        write_bytes(self.folder / name, content)
 
     def _origin(self) -> dict[str, Any]:
         return {
@@ -220,9 +232,11 @@ class ImageFolder:
         }
 
     def _open(self) -> None:
-        """Make the folders, and take away the images of an earlier call."""
+        """Make the folders, and take away what an earlier call wrote."""
         with disk_errors(self.images):
             self.images.mkdir(parents=True, exist_ok=True)
+            for path in (*(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS)), *self.folder.glob("grid_*.png")):
+                path.unlink(missing_ok=True)
             for sidecar in self.images.glob("*.json"):
                 if _is_synthetic(sidecar):
                     sidecar.with_suffix(".nii.gz").unlink(missing_ok=True)

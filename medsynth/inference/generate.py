@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from medsynth.bundle.recipe import LoadedModel
@@ -72,6 +73,35 @@ class Request:
         return int(np.random.SeedSequence([self.seed, *place]).generate_state(1, np.uint64)[0] >> 1)
 
 
+def check_request(
+    model: LoadedModel, kind: type[nn.Module], name: str, mode: str, modes: dict[str, bool], has_input: bool
+) -> None:
+    """Refuse a mode that a system does not have, the model of another system, and an input where none is read.
+
+    Args:
+        kind: of the system's networks.
+        name: of the system, in words.
+        modes: that it has, and whether each needs an input.
+    """
+    if mode not in modes:
+        raise MedsynthError(f"mode is {mode!r}: choose one of {', '.join(modes)}")
+    if not isinstance(model.network, kind):
+        raise MedsynthError(f"the checkpoint holds a {type(model.network).__name__}: give the model.pt of a {name}")
+    if has_input and not modes[mode]:
+        advice = " or ".join(f"--mode {other}" for other, reads in modes.items() if reads)
+        raise MedsynthError(f"mode is {mode} and there is an input: add {advice}")
+    if modes[mode] and not has_input:
+        raise MedsynthError(
+            f"mode is {mode} and there is no input: give an image, a folder of images or a datalist with --input"
+        )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is no number of images."""
+    if not _is_whole(batch_size) or batch_size < 1:
+        raise MedsynthError(f"batch_size is {batch_size!r}: give 1 or more")
+
+
 def slice_space(model: LoadedModel) -> SliceSpace:
     """What the pixels and values of a model's slices stand for."""
     if not isinstance(model.extra.get("slices"), dict):
@@ -89,41 +119,59 @@ def slice_space(model: LoadedModel) -> SliceSpace:
 @torch.inference_mode()
 def sampled(sample: Callable, request: Request, condition: dict[str, Any]) -> Iterator[Drawn]:
     """Draw images from a network's `sample(count, seed, label, position)`, block by block."""
+    for count, seed in blocks(request):
+        images, labels, positions = (part.cpu() for part in sample(BLOCK, seed, **condition))
+        yield from list(zip(images, labels.tolist(), positions.tolist(), strict=True))[:count]
+
+
+def blocks(request: Request) -> Iterator[tuple[int, int]]:
+    """Of each `BLOCK` of images, how many are wanted, and its seed."""
     for start in range(0, request.num_images, BLOCK):
-        drawn = sample(BLOCK, request.random_seed(start // BLOCK), **condition)
-        images, labels, positions = (part.cpu() for part in drawn)
-        yield from list(zip(images, labels.tolist(), positions.tolist(), strict=True))[: request.num_images - start]
+        yield min(BLOCK, request.num_images - start), request.random_seed(start // BLOCK)
 
 
 def write_images(
-    drawn: Iterator[Drawn], count: int, request: Request, model: LoadedModel, output: ImageFolder, grid_columns: int
+    drawn: Iterator[Drawn],
+    count: int,
+    request: Request,
+    model: LoadedModel,
+    output: ImageFolder,
+    grid_columns: int,
+    more_facts: Iterable[dict[str, Any]] = itertools.repeat({}),
 ) -> None:
     """Write generated images, one NIfTI each, and the grid of the first.
 
     Args:
         count: how many `drawn` yields.
         grid_columns: images in a row of the grid.
+        more_facts: for the sidecar of each image and its row in images.csv.
     """
     space = slice_space(model)
     # what makes real slices comparable with these: prepared alike, and the values of black and white
     sidecar = {"Units": space.units, "IntensityBounds": list(space.bounds or (0.0, 1.0))}
     sidecar |= {"Preprocessing": model.preprocessing}
     shown: list[Tensor] = []
-    for index, (image, label, position) in enumerate(tqdm(drawn, desc="generating", total=count)):
+    progress = tqdm(drawn, desc="generating", total=count)
+    for index, ((image, label, position), more) in enumerate(zip(progress, more_facts, strict=False)):
         label = model.classes[label] if 0 <= label < len(model.classes) else None
-        name = f"{safe(label) if label else UNLABELLED}_{request.seed}_{index:0{digits(count)}d}"
+        name = image_name(label, request.seed, index, count)
         facts = {
             "Label": label,
             "Position": None if math.isnan(position) else round(position, 4),
             "Seed": request.seed,
             "Index": index,
-        }
+        } | more
         values = space.to_units(image[0].numpy())[..., None]
         output.write(name, values, space.slice_affine(*values.shape[:2]), facts, sidecar)
         if len(shown) < grid_columns * GRID_COLUMNS:
             shown.append(image)
     output.finish(torch.stack(shown), grid_columns)
     log.info("%d images are in %s", count, output.folder)
+
+
+def image_name(label: str | None, seed: int, index: int, count: int) -> str:
+    """Of a generated image's file, after the system's name."""
+    return f"{safe(label) if label else UNLABELLED}_{seed}_{index:0{digits(count)}d}"
 
 
 def square(count: int) -> int:

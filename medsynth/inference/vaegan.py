@@ -7,17 +7,15 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
-from torch import Tensor
 
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data.output import ImageFolder
-from medsynth.errors import MedsynthError
-from medsynth.inference.generate import Drawn, Request, sampled, square, write_images
+from medsynth.inference.generate import Drawn, Request, check_batch_size, check_request, sampled, square, write_images
+from medsynth.inference.paths import STEPS, great_circle
 from medsynth.inference.reconstruct import reconstruct
 from medsynth.networks.vaegan import VaeGan
 
-STEPS = 9  # images of a strip, its two ends among them
-MODES = ("generate", "reconstruct", "interpolate")
+MODES = {"generate": False, "reconstruct": True, "interpolate": False}  # and whether they need an input
 
 
 class VaeGanInference:
@@ -44,17 +42,8 @@ class VaeGanInference:
         inputs: Sequence[dict[str, Any]],
         batch_size: int,
     ) -> None:
-        if mode not in MODES:
-            raise MedsynthError(f"mode is {mode!r}: choose one of {', '.join(MODES)}")
-        if not isinstance(model.network, VaeGan):
-            raise MedsynthError(
-                f"the checkpoint holds a {type(model.network).__name__}: give the model.pt of a VAE-GAN"
-            )
-        if bool(inputs) != (mode == "reconstruct"):
-            advice = "add --mode reconstruct" if inputs else "give an image, a folder of images or a datalist"
-            raise MedsynthError(f"mode is {mode} and there is {'an' if inputs else 'no'} input: {advice}")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise MedsynthError(f"batch_size is {batch_size!r}: give 1 or more")
+        check_request(model, VaeGan, "VAE-GAN", mode, MODES, bool(inputs))
+        check_batch_size(batch_size)
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
 
@@ -95,17 +84,3 @@ def strip(network: VaeGan, request: Request, condition: dict[str, Any], number: 
             torch.manual_seed(seed)
             image = network.decode(latent, labels[:1], position, noise=True)
         yield image[0].clamp(-1, 1).cpu(), labels[0].item(), position.item()
-
-
-def great_circle(start: Tensor, end: Tensor, share: float) -> Tensor:
-    """Go a share of the way between latent vectors (1, features) at even angles, length and direction both in step.
-
-    A straight line would cut through the middle of the latent space, where there are no images.
-
-    Reference: White, arXiv:1609.04468, section 2.2 (spherical interpolation).
-    """
-    cosine = torch.cosine_similarity(start, end)
-    angle = cosine.clamp(-1, 1).acos()
-    if angle.sin() < 1e-4:
-        return start.lerp(end, share)
-    return (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / angle.sin()

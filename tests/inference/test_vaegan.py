@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import math
 import sys
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from medsynth.bundle.recipe import load_model
 from medsynth.data.pipelines import Preprocessing
 from medsynth.errors import as_line
 from medsynth.inference.generate import Request
-from medsynth.inference.vaegan import STEPS, great_circle, strip
+from medsynth.inference.paths import STEPS
+from medsynth.inference.vaegan import strip
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "vaegan"
 
@@ -119,12 +119,3 @@ def test_a_strip_ends_at_two_samples_of_one_class_and_goes_in_even_steps(model_p
     torch.testing.assert_close(positions.diff(), positions.diff().mean().expand(STEPS - 1))
     steps = torch.stack([image for image, *_ in images]).diff(dim=0).abs().mean(dim=(1, 2, 3))
     assert steps.max() < 3 * steps.min() + 1e-3
-
-
-def test_the_way_between_latents_is_a_circle():
-    start, end = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
-    torch.testing.assert_close(great_circle(start, end, 0.0), start)
-    torch.testing.assert_close(great_circle(start, end, 1.0), end)
-    expected = 2 * torch.tensor([[math.cos(math.pi / 6), math.sin(math.pi / 6)]])
-    torch.testing.assert_close(great_circle(start, end, 1 / 3), expected)
-    torch.testing.assert_close(great_circle(start, 2 * start, 0.5), 1.5 * start)
