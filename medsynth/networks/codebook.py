@@ -126,3 +126,11 @@ def perplexity(usage: Tensor) -> float:
     """Of how often each code was chosen: how many codes, chosen equally often, would have the same entropy."""
     share = usage.double() / usage.sum()
     return float(torch.special.entr(share).sum().exp())
+
+
+def code_colours(codebook: Codebook) -> Tensor:
+    """(num_codes, 3) in [-1, 1]: the principal components of the codes, so that like codes have like colours."""
+    codes = codebook.codes - codebook.codes.mean(dim=0)
+    _, _, axes = torch.linalg.svd(codes, full_matrices=False)
+    ranks = (codes @ axes[:3].T).argsort(dim=0).argsort(dim=0)
+    return 2 * ranks / (len(codes) - 1) - 1

@@ -11,6 +11,7 @@ from medsynth.errors import MedsynthError
 from medsynth.networks.codebook import Codebook
 
 CODE_FEATURES = (4, 16)  # smallest and largest; longer codes lie further apart, and fewer of them are used
+SMALLEST_IMAGE = 16  # pixels a side, that SSIM can measure
 
 
 class SliceVqVae(VQVAE):
@@ -60,6 +61,11 @@ class SliceVqVae(VQVAE):
         """What MONAI calls the quantizer."""
         return self.quantizer
 
+    @property
+    def last_layer(self) -> Tensor:
+        """The weights that the decoder's output comes from."""
+        return self.decoder.blocks[-1].conv.weight
+
     def encode(self, images: Tensor) -> Tensor:
         """(N, 1, H, W) in [-1, 1] -> latents (N, code_features, H / stride, W / stride), float32."""
         return self.encoder(images).float()
@@ -98,10 +104,11 @@ def _checked_stride(
             f'channels is {channels!r}: give a number for each halving of the grid, such as "[64, 128]"'
         )
     stride = 2 ** len(channels)
-    if not _is_whole(image_size) or image_size < 2 * stride or image_size % stride:
-        nearest = max(round(image_size / stride), 2) * stride if _is_whole(image_size) else 64
+    smallest = max(SMALLEST_IMAGE, 2 * stride)
+    if not _is_whole(image_size) or image_size < smallest or image_size % stride:
+        nearest = max(round(image_size / stride) * stride, smallest) if _is_whole(image_size) else 64
         raise MedsynthError(
-            f"image_size {image_size}: this network needs a multiple of {stride}, at least {2 * stride}, such as "
+            f"image_size {image_size}: this network needs a multiple of {stride} from {smallest} on, such as "
             f"{nearest}; set --image_size {nearest}"
         )
     if not _is_whole(residual_layers) or residual_layers < 0:
