@@ -22,6 +22,19 @@ def generator_wasserstein(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def discriminator_logistic(real: Tensor, fake: Tensor) -> Tensor:
+    """Tell real from fake images by scores that are logits.
+
+    Reference: Goodfellow et al., arXiv:1406.2661, eq. 1.
+    """
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def generator_logistic(fake: Tensor) -> Tensor:
+    """Make fake images pass for real ones; non-saturating: its gradient is largest where they don't."""
+    return F.softplus(-fake).mean()
+
+
 def discriminator_least_squares(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Bring the scores of real images to 1, those of fake ones to 0; one tensor a scale, mean over scales.
 

@@ -37,8 +37,24 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], images: Tensor, target:
         target: the Lipschitz constant, score per unit of image norm; 0 penalizes every slope.
 
     Reference: Gulrajani et al., arXiv:1704.00028, eq. 3; one-sided as in Petzka et al., arXiv:1709.08894, eq. 8;
-    with target 0 as in Thanh-Tung et al., arXiv:1902.03984, eq. 9.
+    with target 0 as in Thanh-Tung et al., arXiv:1902.03984, eq. 9, and, at real images, R1 of arXiv:1801.04406, eq. 9.
     """
     (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
     norm = (gradient.square().sum(dim=(1, 2, 3)) + 1e-12).sqrt()
     return F.relu(norm - target).square().mean()
+
+
+def path_lengths(images: Tensor, styles: Tensor) -> Tensor:
+    """How much each image changes, in a random direction, with its styles; a smooth generator has equal lengths.
+
+    Args:
+        images: (N, C, H, W), made from `styles`.
+        styles: (N, layers, features), requiring gradients.
+
+    Returns: (N,), from which gradients flow on.
+
+    Reference: Karras et al., StyleGAN2, arXiv:1912.04958, eq. 4.
+    """
+    direction = torch.randn_like(images) / images[0, 0].numel() ** 0.5
+    (gradient,) = torch.autograd.grad((images * direction).sum(), styles, create_graph=True)
+    return (gradient.square().sum(dim=2).mean(dim=1) + 1e-12).sqrt()

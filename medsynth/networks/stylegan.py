@@ -13,52 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth.errors import MedsynthError
-from medsynth.networks.blocks import MinibatchDeviation, image_levels
 from medsynth.networks.conditioning import UNKNOWN_CLASS, Conditioning, ConditionTable
 from medsynth.networks.equalized import EqualizedConv2d, EqualizedLinear, pixel_norm
+from medsynth.networks.growing import PIXELS, SMALLEST, Growing, widths_up_to
 
-SMALLEST = 8  # pixels a side of the first images
-ARCHITECTURES = ("progressive", "skip")
 NOISE = ("random", "fixed", "none")
-PIXELS = 4  # a place of the grid
 STYLE_MEAN_MOMENTUM = 0.005
-
-
-def resolutions_up_to(image_size: int) -> list[int]:
-    """8, 16, ... `image_size`.
-
-    Raises:
-        MedsynthError: if that is no power of two times 4, or less than 16.
-    """
-    return [SMALLEST * 2**level for level in range(image_levels(image_size))]
-
-
-def widths_up_to(image_size: int, channels: int) -> list[int]:
-    """Features at each resolution: `channels` at the finest; they double as the grid halves, at most to 4 times."""
-    levels = len(resolutions_up_to(image_size))
-    return [channels * min(2 ** (levels - 1 - level), 4) for level in range(levels)]
-
-
-class Growing(nn.Module):
-    """What grows: a resolution, and how far that has faded in. Buffers, so that they travel with the weights."""
-
-    def __init__(self, image_size: int, architecture: str) -> None:
-        super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise MedsynthError(f"architecture is {architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
-        self.image_size, self.is_progressive = image_size, architecture == "progressive"
-        self.register_buffer("resolution", torch.tensor(image_size))
-        self.register_buffer("alpha", torch.tensor(1.0))
-
-    def grow_to(self, resolution: int, alpha: float) -> None:
-        """Work at `resolution` pixels a side, of which a share `alpha` comes from its own layers, the rest from below."""
-        self.resolution.fill_(resolution)
-        self.alpha.fill_(alpha)
-
-    def level(self) -> int:
-        """Number of the resolution, from 0 on."""
-        return (int(self.resolution) // SMALLEST).bit_length() - 1
 
 
 class Mapping(nn.Module):
@@ -228,6 +188,16 @@ class StyleGan(nn.Module):
         self.register_buffer("style_means", torch.zeros(num_classes + 1, style_features))
         self.conditions = ConditionTable()
 
+    @property
+    def resolution(self) -> Tensor:
+        """Pixels a side that the synthesis network works at."""
+        return self.synthesis.resolution
+
+    @property
+    def alpha(self) -> Tensor:
+        """How far that resolution has faded in, from 0 to 1."""
+        return self.synthesis.alpha
+
     def grow_to(self, resolution: int, alpha: float) -> None:
         """Draw images of `resolution` pixels a side, a share `alpha` of them by its own layers."""
         self.synthesis.grow_to(resolution, alpha)
@@ -288,79 +258,3 @@ class StyleGan(nn.Module):
             parts = zip(latents.split(64), labels.split(64), positions.split(64), strict=True)
             images = torch.cat([self(*part, truncation) for part in parts])
         return images.clamp(-1, 1), labels, positions
-
-
-class DiscriminatorBlock(nn.Module):
-    """Two convolutions that halve the grid, with an averaging shortcut if `residual`."""
-
-    def __init__(self, channels_in: int, channels_out: int, residual: bool) -> None:
-        super().__init__()
-        self.conv1 = EqualizedConv2d(channels_in, channels_in)
-        self.conv2 = EqualizedConv2d(channels_in, channels_out, kernel=4, stride=2)
-        self.shortcut = EqualizedConv2d(channels_in, channels_out, kernel=1, gain=1.0) if residual else None
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, channels_in, H, W) -> (N, channels_out, H / 2, W / 2)."""
-        hidden = F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(features), 0.2)), 0.2)
-        if self.shortcut is None:
-            return hidden
-        return (hidden + self.shortcut(F.avg_pool2d(features, 2))) * 0.5**0.5
-
-
-class FromImage(nn.Module):
-    """Image -> features on a grid of half as many places a side."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = EqualizedConv2d(PIXELS, channels, kernel=1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(N, 1, H, W) -> (N, channels, H / 2, W / 2)."""
-        return F.leaky_relu(self.conv(F.pixel_unshuffle(image, 2)), 0.2)
-
-
-class StyleGanDiscriminator(Growing):
-    """Scores how real images look, given their class and position.
-
-    Args:
-        image_size, channels, num_classes, use_position, architecture: as the generator's; with `skip` its blocks are
-            residual.
-        group: images of a batch whose differences it sees.
-
-    Reference: Miyato & Koyama, projection discriminator, arXiv:1802.05637, for class and position.
-    """
-
-    def __init__(
-        self,
-        image_size: int = 64,
-        channels: int = 32,
-        num_classes: int = 0,
-        use_position: bool = False,
-        architecture: str = "progressive",
-        group: int = 4,
-    ) -> None:
-        super().__init__(image_size, architecture)
-        widths = widths_up_to(image_size, channels)
-        self.from_image = nn.ModuleList(FromImage(width) for width in widths)
-        self.blocks = nn.ModuleList(
-            DiscriminatorBlock(b, a, not self.is_progressive) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.deviation = MinibatchDeviation(group)
-        self.conv = EqualizedConv2d(widths[0] + 1, widths[0])
-        self.linear = EqualizedLinear(widths[0] * (SMALLEST // 2) ** 2, widths[0])
-        self.score = EqualizedLinear(widths[0], 1, gain=1.0)
-        self.condition = Conditioning(num_classes, use_position, widths[0])
-        self.project = EqualizedLinear(widths[0], widths[0], gain=1.0)
-
-    def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
-        """(N, 1, resolution, resolution) -> scores (N,); higher looks more real."""
-        level = self.level()
-        features = self.from_image[level](image)
-        for number in range(level, 0, -1):
-            features = self.blocks[number - 1](features)
-            if number == level and self.is_progressive and self.alpha < 1:
-                features = self.from_image[level - 1](F.avg_pool2d(image, 2)).lerp(features, self.alpha.to(features))
-        hidden = F.leaky_relu(self.conv(self.deviation(features)), 0.2)
-        hidden = F.leaky_relu(self.linear(hidden.flatten(1)), 0.2)
-        told = pixel_norm(self.project(self.condition(label, position, hidden)))
-        return (self.score(hidden).squeeze(1) + (told * hidden).mean(dim=1)).float()
