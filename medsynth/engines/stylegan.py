@@ -213,7 +213,7 @@ class StyleGanTrainer(AdversarialTrainer):
         self.growing.fit(state.max_epochs * state.epoch_length * per_iteration)
         self.grow_to(self.growing.now())
         dataset = loader.dataset
-        self.network.conditions.keep(torch.as_tensor(dataset.labels), torch.as_tensor(dataset.positions))
+        self.network.conditions.fit(torch.as_tensor(dataset.labels), torch.as_tensor(dataset.positions))
         same_everywhere(self.network)
         same_everywhere(self.discriminator)
         self.generator.load_state_dict(self.network.state_dict())

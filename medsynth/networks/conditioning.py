@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 UNKNOWN_CLASS = -1
-TABLE_ROWS = 2048
 QUANTILES = 65  # that tell how the positions of a class are spread
 
 
@@ -107,31 +106,3 @@ class TrainingConditions(nn.Module):
         positions = low.lerp(high, places - below) if position is None else torch.full((count,), float(position))
         labels = torch.where(rows == len(self.class_shares) - 1, UNKNOWN_CLASS, rows)
         return labels.to(device), positions.to(device)
-
-
-class ConditionTable(nn.Module):
-    """Classes and positions of training slices, kept with a network so that it draws its own from among them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("labels", torch.full((TABLE_ROWS,), UNKNOWN_CLASS))
-        self.register_buffer("positions", torch.full((TABLE_ROWS,), torch.nan))
-
-    def keep(self, labels: Tensor, positions: Tensor) -> None:
-        """Remember class indices (M,) and positions (M,), evenly spread over the training set."""
-        rows = torch.linspace(0, len(labels) - 1, TABLE_ROWS).round().long()
-        self.labels.copy_(labels[rows])
-        self.positions.copy_(positions[rows])
-
-    def draw(self, count: int, label: int | None = None, position: float | None = None) -> tuple[Tensor, Tensor]:
-        """Labels (count,) and positions (count,), as frequent as in the training set where they are None."""
-        rows = torch.arange(TABLE_ROWS, device=self.labels.device)
-        if label is not None and (self.labels == label).any():
-            rows = rows[self.labels == label]
-        rows = rows[torch.randint(len(rows), (count,), device=rows.device)]
-        labels, positions = self.labels[rows], self.positions[rows]
-        if label is not None:
-            labels = torch.full_like(labels, label)
-        if position is not None:
-            positions = torch.full_like(positions, position)
-        return labels, positions

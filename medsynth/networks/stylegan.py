@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth.networks.conditioning import UNKNOWN_CLASS, Conditioning, ConditionTable
+from medsynth.networks.conditioning import UNKNOWN_CLASS, Conditioning, TrainingConditions
 from medsynth.networks.equalized import EqualizedConv2d, EqualizedLinear, pixel_norm
 from medsynth.networks.growing import PIXELS, SMALLEST, Growing, widths_up_to
 
@@ -186,7 +186,7 @@ class StyleGan(nn.Module):
         condition = Conditioning(num_classes, use_position, latent_features)
         self.mapping = Mapping(latent_features, style_features, mapping_layers, condition)
         self.register_buffer("style_means", torch.zeros(num_classes + 1, style_features))
-        self.conditions = ConditionTable()
+        self.conditions = TrainingConditions(num_classes)
 
     @property
     def resolution(self) -> Tensor:
@@ -229,6 +229,23 @@ class StyleGan(nn.Module):
         style = self.truncate(self.mapping(latent, label, position), truncation, label)
         return self.synthesis(self.spread(style))
 
+    def draw(
+        self,
+        count: int,
+        label: int | None = None,
+        position: float | None = None,
+        truncation: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw styles (count, style_features) with their labels and positions, which are as `sample` says.
+
+        Args:
+            generator: random state on the CPU.
+        """
+        labels, positions = self.conditions.sample(count, label, position, generator)
+        latents = torch.randn(count, self.latent_features, generator=generator).to(labels.device)
+        return self.truncate(self.mapping(latents, labels, positions), truncation, labels), labels, positions
+
     @torch.no_grad()
     def sample(
         self,
@@ -253,8 +270,6 @@ class StyleGan(nn.Module):
         device = self.style_means.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            labels, positions = self.conditions.draw(count, label, position)
-            latents = torch.randn(count, self.latent_features, device=device)
-            parts = zip(latents.split(64), labels.split(64), positions.split(64), strict=True)
-            images = torch.cat([self(*part, truncation) for part in parts])
+            styles, labels, positions = self.draw(count, label, position, truncation)
+            images = torch.cat([self.synthesis(self.spread(part)) for part in styles.split(64)])
         return images.clamp(-1, 1), labels, positions
