@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsynth.networks.adaptive_norm import instance_norm
 from medsynth.networks.conditioning import UNKNOWN_CLASS, Conditioning, TrainingConditions
 from medsynth.networks.equalized import EqualizedConv2d, EqualizedLinear, pixel_norm
 from medsynth.networks.growing import PIXELS, SMALLEST, Growing, widths_up_to
@@ -55,8 +56,8 @@ class AdaptiveInstanceNorm(nn.Module):
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """(N, channels, H, W), (N, style_features) -> (N, channels, H, W)."""
-        scale, shift = self.affine(style)[:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, F.group_norm(features, features.shape[1], eps=1e-5), 1 + scale)
+        scale, shift = self.affine(style).to(features.dtype).chunk(2, dim=1)
+        return instance_norm(features, 1 + scale, shift)
 
 
 class StyledLayer(nn.Module):
@@ -73,7 +74,7 @@ class StyledLayer(nn.Module):
         if noise != "none":
             maps = self.fixed_noise
             if noise == "random":
-                maps = torch.randn(len(features), *maps.shape[1:], device=maps.device)
+                maps = torch.empty_like(features[:, :PIXELS]).normal_()
             features = features + F.conv2d(maps, self.strength)
         return self.norm(F.leaky_relu(features, 0.2), style)
 
