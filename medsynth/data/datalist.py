@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,24 @@ class Datalist:
             )
         return self.splits[name]
 
+    def only(self, labels: str | Sequence[str] | None) -> Datalist:
+        """The images of some classes; None: all, those of unknown class among them.
+
+        Raises:
+            MedsynthError: a class that no training image has.
+        """
+        if labels is None:
+            return self
+        wanted = [str(label) for label in ([labels] if isinstance(labels, (str, int, float)) else labels)]
+        if not wanted or (unknown := sorted(set(wanted) - set(self.classes))):
+            raise MedsynthError(
+                f"labels names {', '.join(unknown) if wanted else 'no class'}, and the training images of {self.name} "
+                f"have {'the classes ' + ', '.join(self.classes) if self.classes else 'no classes'}: "
+                "name some of them, or leave labels null"
+            )
+        kept = {split: [e for e in entries if e["label"] in wanted] for split, entries in self.splits.items()}
+        return replace(self, splits=kept)
+
     @property
     def classes(self) -> list[str]:
         """Labels of the training split, sorted."""
@@ -70,16 +88,23 @@ class Datalist:
 
 
 def load(
-    path: str | os.PathLike | None, phantom_folder: str | os.PathLike = PHANTOM_FOLDER, keys: Sequence[str] = IMAGE
+    path: str | os.PathLike | None,
+    phantom_folder: str | os.PathLike = PHANTOM_FOLDER,
+    keys: Sequence[str] = IMAGE,
+    labels: str | Sequence[str] | None = None,
 ) -> Datalist:
-    """Read a datalist; without one, that of the built-in phantom, made on its first use: of T1w, or of T1w and CT."""
+    """Read a datalist; without one, that of the built-in phantom, made on its first use: of T1w, or of T1w and CT.
+
+    Args:
+        labels: keep the images of these classes only; None: of all.
+    """
     if path is not None:
-        return read(path, keys)
+        return read(path, keys).only(labels)
     folder = Path(f"{phantom_folder}{'' if tuple(keys) == IMAGE else '_pairs'}")
     log.warning("NO DATALIST GIVEN: using the built-in phantom in %s. THESE HEADS ARE MADE UP.", folder)
     if tuple(keys) == IMAGE:
-        return read(phantom.write_dataset(folder))
-    return read(phantom.write_dataset(folder, modalities=PHANTOM_PAIRS).with_name("pairs.json"), keys)
+        return read(phantom.write_dataset(folder)).only(labels)
+    return read(phantom.write_dataset(folder, modalities=PHANTOM_PAIRS).with_name("pairs.json"), keys).only(labels)
 
 
 def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:

@@ -137,3 +137,20 @@ def test_without_a_datalist_the_phantom_is_used_and_said_loudly_once(monkeypatch
         assert datalist.load(None).name == "mine"
     assert asked == ["data/phantom"]
     assert [("MADE UP" in record.message) for record in caplog.records] == [True]
+
+
+def test_some_classes_are_kept_and_unknown_ones_refused(tmp_path, written):
+    path = written(training=["a", "b", "c"], test=["d", "e"])
+    content = json.loads(path.read_text())
+    for split in ("training", "test"):
+        for entry in content[split]:
+            entry["label"] = {"a": "old", "b": "young", "d": "old"}.get(entry["subject"])
+    path.write_text(json.dumps(content))
+    assert datalist.load(path, labels="old").classes == ["old"]
+    assert [entry["subject"] for entry in datalist.load(path, labels=["old"]).entries] == ["a", "d"]
+    assert [entry["subject"] for entry in datalist.load(path, labels=["young", "old"]).entries] == ["a", "b", "d"]
+    assert len(datalist.load(path).entries) == 5
+    with pytest.raises(
+        MedsynthError, match="labels names middle, and the training images of mine have the classes old"
+    ):
+        datalist.load(path, labels=["old", "middle"])
