@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,35 @@ def _with_spacing(path: str, preprocessing: Preprocessing, space: SliceSpace) ->
     return replace(preprocessing, spacing_mm=space.spacing_mm)
 
 
+def check_outside(inputs: Sequence[dict[str, Any]], output: ImageFolder) -> None:
+    """Refuse inputs that lie where the output will be."""
+    if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
+        raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
+
+
+def read_stacks(inputs: Sequence[dict[str, Any]], model: LoadedModel) -> Iterator[tuple[int, dict[str, Any], Stack]]:
+    """Prepare inputs one by one: each one's number, its entry and its slices.
+
+    Inputs that cannot be used are left out, and named when all are done; only where all are, it is an error.
+
+    Args:
+        inputs: from `find_inputs`.
+    """
+    preprocessing, space = Preprocessing.from_dict(model.preprocessing), slice_space(model)
+    reasons: list[str] = []
+    for index, entry in enumerate(tqdm(inputs, desc="images")):
+        try:
+            stack = read_stack(entry["image"], preprocessing, space)
+        except MedsynthError as error:
+            reasons.append(f"{entry['image']} {error}")
+            continue
+        yield index, entry, stack
+    if len(reasons) == len(inputs):
+        raise MedsynthError(f"none of the {len(inputs)} inputs can be used: {reasons[0]}")
+    for reason in reasons:
+        log.warning("left out: %s", reason)
+
+
 def reconstruct(
     inputs: Sequence[dict[str, Any]], model: LoadedModel, inferer: Inferer, output: ImageFolder, batch_size: int
 ) -> None:
@@ -120,31 +149,19 @@ def reconstruct(
         inferer: calls the network on a batch of slices with their labels and positions.
         batch_size: slices at a time; changes the memory it takes, not the result.
     """
-    if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
-        raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
-    preprocessing, space = Preprocessing.from_dict(model.preprocessing), slice_space(model)
+    check_outside(inputs, output)
     shown: list[tuple[Tensor, Tensor]] = []
-    reasons: list[str] = []
-    for index, entry in enumerate(tqdm(inputs, desc="reconstructing")):
-        try:
-            stack = read_stack(entry["image"], preprocessing, space)
-        except MedsynthError as error:
-            reasons.append(f"{entry['image']} {error}")
-            continue
+    for index, entry, stack in read_stacks(inputs, model):
         fake = _through(model, inferer, stack, entry["label"], batch_size)
         name = f"reconstruct_{index:0{digits(len(inputs))}d}"
         facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(fake)}
         facts |= _closeness(fake, stack.slices)
-        sidecar = {"Units": stack.space.units, "InputDigest": _digest(entry["image"])}
+        sidecar = {"Units": stack.space.units, "InputDigest": input_digest(entry["image"])}
         output.write(name, stack.volume(fake), stack.affine, facts, sidecar)
         output.tell(name, Source.of(entry))
         if len(shown) < MOST_SHOWN:
             some = spread(len(fake), max(1, MOST_SHOWN // len(inputs)))
             shown += zip(stack.slices[some], fake[some], strict=True)
-    if not shown:
-        raise MedsynthError(f"none of the {len(inputs)} inputs can be used: {reasons[0]}")
-    for reason in reasons:
-        log.warning("left out: %s", reason)
     columns = min(GRID_COLUMNS, len(shown))
     whole_rows = shown[: len(shown) // columns * columns]
     output.finish(torch.stack(in_rows(columns, *zip(*whole_rows, strict=True))), columns)
@@ -174,5 +191,6 @@ def _closeness(fake: Tensor, real: Tensor) -> dict[str, float]:
     return {name: round(values.mean().item(), 4) for name, values in measures.items()}
 
 
-def _digest(path: str) -> str:
+def input_digest(path: str) -> str:
+    """SHA-256 of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

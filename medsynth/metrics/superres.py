@@ -70,10 +70,10 @@ def summarize(rows: dict[str, Sequence[Row]], network: str, baselines: Sequence[
     best = best_of("psnr_head", rows, baselines)
     gains = [own["psnr_head"] - other["psnr_head"] for own, other in zip(rows[network], rows[best], strict=True)]
     note = f"of {network} over {best}, subject by subject"
-    measures.append(_mean("psnr_head_gain", gains, Entry("higher", "dB", "", limits=ANY), seed, note=note))
+    measures.append(mean_over_subjects("psnr_head_gain", gains, Entry("higher", "dB", "", limits=ANY), seed, note=note))
     others = [method for method in rows if method != network]
     return measures + [
-        _mean(f"{name}_{method}", [row[name] for row in rows[method]], MEASURES[name], seed)
+        mean_over_subjects(f"{name}_{method}", [row[name] for row in rows[method]], MEASURES[name], seed)
         for method in others
         for name in MEASURES
     ]
@@ -89,22 +89,23 @@ def mean_of(name: str, rows: Sequence[Row]) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def _best_beside(
-    name: str, rows: dict[str, Sequence[Row]], network: str, baselines: Sequence[str], seed: int
-) -> Measure:
-    best = best_of(name, rows, baselines)
-    values = [row[name] for row in rows[network]]
-    note = f"baseline: {best}"
-    return _mean(name, values, MEASURES[name], seed, baseline=mean_of(name, rows[best]), note=note)
-
-
-def _mean(name: str, values: Sequence[float], kind: Entry, seed: int, **more: float | str) -> Measure:
+def mean_over_subjects(name: str, values: Sequence[float], kind: Entry, seed: int, **more: float | str) -> Measure:
+    """The mean of one measure with its bootstrap interval; `more` is what else the result says."""
     array, interval = np.array(values), None
     if len(array) > 1 and np.isfinite(array).all():
         replicates = resampling.mean(array, np.arange(len(array)))
         interval = bootstrap_interval(float(array.mean()), replicates, len(array), seed, kind.limits)
     value = float(array.mean())
     return Measure(name, value, kind.unit, kind.direction, len(array), target=kind.target, interval=interval, **more)
+
+
+def _best_beside(
+    name: str, rows: dict[str, Sequence[Row]], network: str, baselines: Sequence[str], seed: int
+) -> Measure:
+    best = best_of(name, rows, baselines)
+    values = [row[name] for row in rows[network]]
+    note = f"baseline: {best}"
+    return mean_over_subjects(name, values, MEASURES[name], seed, baseline=mean_of(name, rows[best]), note=note)
 
 
 def _loss(value: float, kind: Entry) -> float:

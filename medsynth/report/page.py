@@ -175,3 +175,10 @@ def numeric(value: float | None, digits: int = 3, **options: Any) -> Cell:
     """A number's cell."""
     known = value is not None and math.isfinite(value)
     return Cell(number(value, digits), value if known else None, **options)
+
+
+def plain(value: Any) -> str:
+    """A fact as it is printed."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

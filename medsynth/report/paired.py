@@ -18,7 +18,7 @@ from medsynth.metrics.lookup import Lookup, histogram_matching, intensity_lookup
 from medsynth.metrics.paired import Row, body_mask, check_geometry, evaluate_pair, summarize
 from medsynth.metrics.result import Measure
 from medsynth.report.folder import ReportFolder, provenance
-from medsynth.report.page import Page
+from medsynth.report.page import Page, plain
 from medsynth.report.paired_sections import Case, case_sections, paired_measures, subject_table
 from medsynth.report.pairs import Pair, Volume, bounds_of, find_pairs, read
 from medsynth.report.verdict import Verdict
@@ -151,7 +151,7 @@ class PairedEvaluation:
         ]
         said = f"in {unit}; data range {low:g} to {high:g}, inside the body"
         summary = f"{len(pairs)} predictions beside their targets, {said}."
-        printed = {name.replace("_", " "): _plain(value) for name, value in facts.items()}
+        printed = {name.replace("_", " "): plain(value) for name, value in facts.items()}
         self.output.write(measures, table, Page("Predictions beside targets", summary, found, sections, printed), facts)
 
 
@@ -232,9 +232,3 @@ def _source_unit(pair: Pair) -> str:
     if pair.recipe is None:
         return "stored units"
     return "HU" if pair.recipe.source.modality == "ct" else "of its range"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -129,7 +129,7 @@ def _real(
     data: Datalist, preprocessing: Preprocessing, preparation: Preparation, spacing: tuple[float, float] | None
 ) -> tuple[SliceDataset, SliceDataset]:
     """Training and held-out slices, with pixels as wide as those of the synthetic images."""
-    others = _held_out(data)
+    others = held_out_entries(data)
     train = preparation.slices(data.split("training"), preprocessing, data.classes)
     if spacing is not None and not np.allclose(train.spacing_mm, spacing, rtol=SAME_SPACING, atol=0):
         if preparation.spacing_mm is not None:
@@ -152,7 +152,8 @@ def read_real_datalist(real: str | None) -> Datalist:
     return datalist.load(real)
 
 
-def _held_out(data: Datalist) -> list[dict[str, Any]]:
+def held_out_entries(data: Datalist) -> list[dict[str, Any]]:
+    """Of validation and test."""
     entries = data.splits["validation"] + data.splits["test"]
     if not entries:
         raise MedsynthError(

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from medsynth.metrics.interpolation import INTERPOLATIONS
 from medsynth.metrics.paired import body_mask
 from medsynth.metrics.superres import Row, measure_subject, summarize
 from medsynth.report.folder import ReportFolder, provenance
-from medsynth.report.page import Page
+from medsynth.report.page import Page, plain
 from medsynth.report.superres_sections import Case, superres_sections
 from medsynth.report.superres_verdict import superres_verdicts
 from medsynth.report.verdict import Verdict
@@ -205,7 +204,7 @@ class SuperResolutionEvaluation:
             f"{len(cases)} held-out subjects made coarser {scale} times ({made}) and finer again by a network and by "
             f"{len(baselines)} interpolations, beside the truth."
         )
-        printed = {name.replace("_", " "): _plain(value) for name, value in facts.items()}
+        printed = {name.replace("_", " "): plain(value) for name, value in facts.items()}
         sections = superres_sections(rows, measures, cases, NETWORK, scale)
         self.output.write(measures, table, Page("Super-resolution", summary, found, sections, printed), facts)
         for verdict in found:
@@ -235,9 +234,3 @@ def _in_words(degradation: Degradation) -> str:
 def _unit(images: Tensor) -> np.ndarray:
     """[-1, 1] -> [0, 1], clipped: truncation overshoots, and no scanner shows less than nothing."""
     return ((images + 1) / 2).clamp(0, 1).numpy()
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
