@@ -1,0 +1,70 @@
+"""How far generated code maps are from real ones, in the codes themselves, before any decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+UNSEEN = 0.5  # counted for every code beside what is found, so that no code is impossible
+
+
+def code_shares(codes: Tensor, num_codes: int) -> Tensor:
+    """(num_codes,) how often each code occurs in maps (N, h, w) of integers; they sum to 1."""
+    counts = torch.bincount(codes.flatten(), minlength=num_codes).double()
+    return counts / counts.sum()
+
+
+def histogram_divergence(real: Tensor, fake: Tensor, num_codes: int) -> float:
+    """Kullback-Leibler divergence of the frequencies of codes, of real maps from generated ones, in nats.
+
+    Lower is better, 0 is alike. Every code counts as found once in two sets more than it was.
+
+    Args:
+        real, fake: (N, h, w) and (M, h, w) integers below `num_codes`.
+    """
+    p, q = (_smoothed(torch.bincount(codes.flatten(), minlength=num_codes)) for codes in (real, fake))
+    return (p * (p / q).log()).sum().item()
+
+
+def pair_divergence(real: Tensor, fake: Tensor, num_codes: int) -> float:
+    """Jensen-Shannon divergence of neighbouring pairs of codes, in nats: 0 is alike, ln 2 has no pair in common.
+
+    It is the mean of the divergence of pairs side by side and that of pairs one above the other. It grows as maps get
+    fewer: compare it with that of as many other real maps.
+
+    Args:
+        real, fake: (N, h, w) and (M, h, w) integers below `num_codes`, at least 2 a side.
+    """
+    divergences = []
+    for first, second in ((_CUT_RIGHT, _CUT_LEFT), (_CUT_BOTTOM, _CUT_TOP)):
+        p, q = (code_shares(codes[first] * num_codes + codes[second], num_codes**2) for codes in (real, fake))
+        middle = (p + q) / 2
+        divergences.append((_relative(p, middle) + _relative(q, middle)) / 2)
+    return sum(divergences) / 2
+
+
+def snap_distance(latents: Tensor, codebook: Tensor) -> float:
+    """Root mean square distance of latents from their nearest code, relative to the codes' own spread; 0: on codes.
+
+    Args:
+        latents: (N, features, h, w).
+        codebook: (num_codes, features).
+    """
+    flat = latents.movedim(1, -1).flatten(0, -2).float()
+    nearest = torch.cat([torch.cdist(part, codebook.float()).amin(dim=1) for part in flat.split(16384)])
+    spread = (codebook.float() - codebook.float().mean(dim=0)).square().sum(dim=1).mean()
+    return (nearest.square().mean() / spread).sqrt().item()
+
+
+_CUT_RIGHT, _CUT_LEFT = (..., slice(None, -1)), (..., slice(1, None))
+_CUT_BOTTOM, _CUT_TOP = (..., slice(None, -1), slice(None)), (..., slice(1, None), slice(None))
+
+
+def _smoothed(counts: Tensor) -> Tensor:
+    return (counts + UNSEEN).double() / (counts + UNSEEN).sum()
+
+
+def _relative(p: Tensor, q: Tensor) -> float:
+    """Kullback-Leibler divergence of shares p from q, which is 0 nowhere that p is not."""
+    found = p > 0
+    return (p[found] * (p[found] / q[found]).log()).sum().item()
