@@ -171,7 +171,7 @@ class ImageFolder:
             code: NIfTI's, of the coordinates.
         """
         if not self.rows:
-            self._open()
+            self._open(self.images)
         name = f"{self.stem}_{name}"
         content = self._origin() | facts | sidecar
         # the sidecar first: no image is ever without one
@@ -219,7 +219,7 @@ class ImageFolder:
     def write_extra(self, name: str, content: bytes) -> None:
         """Write one of EXTRAS."""
         if not self.rows:
-            self._open()
+            self._open(self.folder)
         write_bytes(self.folder / name, content)
 
     def _origin(self) -> dict[str, Any]:
@@ -231,10 +231,10 @@ class ImageFolder:
             "Date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
 
-    def _open(self) -> None:
-        """Make the folders, and take away what an earlier call wrote."""
-        with disk_errors(self.images):
-            self.images.mkdir(parents=True, exist_ok=True)
+    def _open(self, folder: Path) -> None:
+        """Make the folder, and take away what an earlier call wrote."""
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
             for path in (*(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS)), *self.folder.glob("grid_*.png")):
                 path.unlink(missing_ok=True)
             for sidecar in self.images.glob("*.json"):
