@@ -9,10 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ABOVE_AIR = -0.9  # a twentieth of the range above the darkest
-CELL, GAP = (
-    4,
-    5,
-)  # pixels of a cell of the foreground; cells that a gap to be closed may be wide, sinuses and ventricles
+CELL = 4  # pixels of a cell of the foreground
+GAP = 5  # cells that a gap to be closed may be wide: sinuses and ventricles
 OUTSIDE_WEIGHT = 0.1
 WINDOW = 7  # pixels a side, of SSIM
 LUMINANCE, CONTRAST = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # that keep SSIM's terms finite; Wang et al. 2004, with range 2
@@ -66,19 +64,24 @@ def structural_dissimilarity(image: Tensor, target: Tensor) -> Tensor:
 
 
 def _dissimilarity(image: Tensor, target: Tensor) -> Tensor:
-    """(N,), of each image; raised to [0, 2], since the luminance term is for intensities that are not negative.
-
-    The window is a mean over rows, then over columns: several times as fast as a convolution, forwards and backwards.
-    """
+    """(N,), of each image; raised to [0, 2], since the luminance term is for intensities that are not negative."""
     with torch.autocast(image.device.type, enabled=False):  # variances are small differences of large numbers
         one, other = image.float() + 1, target.float() + 1
         maps = torch.cat([one, other, one * one + other * other, one * other], dim=1)
-        means = F.avg_pool2d(F.avg_pool2d(maps, (WINDOW, 1), 1), (1, WINDOW), 1)
-        mean_one, mean_other, squares, product = means.chunk(4, dim=1)
+        mean_one, mean_other, squares, product = _window_means(maps).chunk(4, dim=1)
         mean_squares, mean_product = mean_one.square() + mean_other.square(), mean_one * mean_other
         luminance = (2 * mean_product + LUMINANCE) / (mean_squares + LUMINANCE)
         structure = (2 * (product - mean_product) + CONTRAST) / (squares - mean_squares + CONTRAST)
         return 1 - (luminance * structure).flatten(1).mean(dim=1)
+
+
+def _window_means(maps: Tensor) -> Tensor:
+    """(N, C, H, W) -> the mean of each window. As two matrix products: several times as fast as pooling on a CPU."""
+    rows, columns = (
+        torch.ones(length - WINDOW + 1, length, device=maps.device).triu().tril(WINDOW - 1) / WINDOW
+        for length in maps.shape[-2:]
+    )
+    return rows @ maps @ columns.T
 
 
 def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
