@@ -5,17 +5,18 @@ python tools/benchmark.py train vaegan --peer
 python tools/benchmark.py metrics
 python tools/benchmark.py translation
 python tools/benchmark.py superres
+python tools/benchmark.py vqvae
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import data, metrics, superres, train, translation
+from benchmarks import data, metrics, superres, train, translation, vqvae
 
 from medsynth.errors import run_tool
 
-SUBJECTS = (data, train, metrics, translation, superres)
+SUBJECTS = (data, train, metrics, translation, superres, vqvae)
 """Modules with `add_options(parsers)`, which adds a subcommand whose `run` takes the parsed options."""
 
 

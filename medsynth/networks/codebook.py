@@ -119,7 +119,7 @@ class Codebook(nn.Module):
     def _nearest(self, rows: Tensor) -> Tensor:
         """(M, code_features) -> (M,), by least squared distance."""
         with torch.autocast(rows.device.type, enabled=False):
-            return (rows @ self.codes.T - self.codes.square().sum(dim=1) / 2).argmax(dim=1)
+            return torch.addmm(self.codes.square().sum(dim=1), rows, self.codes.T, beta=-0.5).argmax(dim=1)
 
 
 def perplexity(usage: Tensor) -> float:
