@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -7,8 +9,10 @@ from medsynth.losses.adversarial import (
     critic_wasserstein,
     discriminator_hinge,
     discriminator_least_squares,
+    discriminator_logistic,
     generator_hinge,
     generator_least_squares,
+    generator_logistic,
     generator_wasserstein,
 )
 
@@ -27,6 +31,18 @@ def test_the_critic_raises_real_scores_and_lowers_fake_ones_and_the_generator_ra
     fake.grad = None
     generator_wasserstein(fake).backward()
     assert fake.grad.tolist() == [-0.5] * 2
+
+
+def test_logistic_by_hand():
+    scores = torch.tensor([0.0, math.log(3)])  # the discriminator's odds of real: 1 and 3
+    assert discriminator_logistic(scores, scores).item() == pytest.approx(math.log(2 * 4 / 3) / 2 + math.log(2 * 4) / 2)
+    assert generator_logistic(scores).item() == pytest.approx(math.log(2 * 4 / 3) / 2)
+
+
+def test_the_logistic_generator_learns_most_where_it_fails():
+    fake = torch.tensor([-10.0, 10.0], requires_grad=True)
+    generator_logistic(fake).backward()
+    assert fake.grad.tolist() == pytest.approx([-0.5, 0], abs=1e-3)
 
 
 def test_least_squares_by_hand():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
+from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence, path_lengths
 
 
 def test_kl_by_hand():
@@ -96,3 +96,47 @@ def test_interpolations_lie_between_an_image_and_its_fake_with_one_share_an_imag
     assert shares[:, 0].std() > 0.1
     assert between.is_leaf
     assert between.requires_grad
+
+
+def test_path_lengths_by_hand():
+    # every pixel is the sum of an image's styles, weighted 1 and 2: J^T y is (1, 2) times the sum of y
+    styles = torch.tensor([[[1.0, 0.5]], [[3.0, -1.0]]], requires_grad=True)
+    images = (styles[:, 0] @ torch.tensor([1.0, 2.0]))[:, None, None, None].expand(-1, 1, 4, 4)
+    torch.manual_seed(0)
+    lengths = path_lengths(images, styles)
+    torch.manual_seed(0)
+    sums = (torch.randn(2, 1, 4, 4) / 4).sum(dim=(1, 2, 3))  # / sqrt(16 pixels)
+    assert torch.allclose(lengths, math.sqrt(5) * sums.abs(), atol=1e-5)
+
+
+def test_path_lengths_average_the_squares_over_layers_and_have_the_gradient_of_finite_differences():
+    mix = torch.randn(3, 9, dtype=torch.double, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    styles = torch.randn(2, 2, 3, dtype=torch.double, generator=torch.Generator().manual_seed(2), requires_grad=True)
+
+    def lengths(mix: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        images = torch.tanh(styles.sum(dim=1) @ mix).view(2, 1, 3, 3)
+        return path_lengths(images, styles).sum()
+
+    assert torch.autograd.gradcheck(lengths, mix)
+    torch.manual_seed(0)
+    noise = torch.randn(2, 1, 3, 3, dtype=torch.double).view(2, 9) / 3
+    slope = (noise * (1 - torch.tanh(styles.sum(dim=1) @ mix).square())) @ mix.T  # the same for both layers
+    assert lengths(mix).item() == pytest.approx(slope.norm(dim=1).sum().item())
+
+
+def test_r1_is_the_mean_squared_slope_at_real_images_by_finite_differences():
+    torch.manual_seed(0)
+    critic = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1)
+    ).double()
+    images, step = torch.randn(2, 1, 2, 2, dtype=torch.double), 1e-6
+    slopes = torch.zeros(2, 4)
+    for pixel in range(4):
+        moved = [images.flatten(1).clone() for _ in range(2)]
+        moved[0][:, pixel] += step
+        moved[1][:, pixel] -= step
+        high, low = (critic(part.view_as(images)).squeeze(1) for part in moved)
+        slopes[:, pixel] = (high - low).detach() / (2 * step)
+    found = gradient_penalty(lambda x: critic(x).squeeze(1), images.requires_grad_(), target=0.0)
+    assert found.item() == pytest.approx(slopes.square().sum(dim=1).mean().item(), rel=1e-5)
