@@ -175,7 +175,7 @@ def reconstruct(
 @torch.inference_mode()
 def _through(model: LoadedModel, inferer: Inferer, stack: Stack, label: str | None, batch_size: int) -> Tensor:
     """Reconstructions (N, 1, H, W) of a stack's slices, on the CPU."""
-    device = next(model.network.parameters()).device
+    device = next(iter(model.network.state_dict().values())).device
     index = model.classes.index(label) if label in model.classes else -1
     parts = []
     for slices, positions in zip(stack.slices.split(batch_size), stack.positions.split(batch_size), strict=True):
