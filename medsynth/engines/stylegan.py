@@ -26,11 +26,13 @@ from medsynth.losses.adversarial import (
     generator_wasserstein,
 )
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, path_lengths
+from medsynth.losses.similarity import SMALLEST_SCALE, sliced_patch_distance
 from medsynth.networks.stylegan import StyleGan
 from medsynth.networks.stylegan_discriminator import StyleGanDiscriminator
 
 FEWEST_OF_A_CLASS = 50  # slices
 PENALTY_IMAGES = 4  # of a step of WGAN-GP
+PROJECTIONS = 8  # of the patches of a scale
 PATH_LENGTH_MOMENTUM = 0.01
 GAMES = {
     "logistic": (generator_logistic, discriminator_logistic),
@@ -50,6 +52,7 @@ class StyleGanLoss:
             resolution over the images a step.
         r1_interval: steps from one R1 to the next, which counts for all of them.
         gradient_penalty: weight of the penalty of WGAN-GP, taken in every step.
+        patch: weight of the sliced Wasserstein distance between the patches of generated and real images.
         path_length: weight of the path-length penalty of the generator; 0 leaves it out.
         path_length_interval: steps from one to the next, which counts for all of them.
 
@@ -61,6 +64,7 @@ class StyleGanLoss:
     r1: float
     r1_interval: int
     gradient_penalty: float
+    patch: float
     path_length: float
     path_length_interval: int
 
@@ -163,6 +167,9 @@ class StyleGanTrainer(AdversarialTrainer):
             fake = self.network.synthesis.draw(self.styles(label, position))
             generator = raise_scores(self.discriminator(self.augmentation(fake), label, position))
         found, total = {"generator": generator}, generator
+        if self.loss.patch and real.shape[-1] >= SMALLEST_SCALE:
+            found["patch"] = sliced_patch_distance(fake, real, PROJECTIONS)
+            total = total + self.loss.patch * found["patch"]
         if self.loss.path_length and lazy % self.loss.path_length_interval == 0:
             found["path_length"] = self.path_length_penalty(label, position)
             total = total + self.loss.path_length * self.loss.path_length_interval * found["path_length"]

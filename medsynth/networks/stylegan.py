@@ -102,11 +102,18 @@ class SynthesisBlock(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Features -> image of twice as many pixels a side, in about [-1, 1]."""
+    """Features -> image of twice as many pixels a side, in about [-1, 1].
+
+    The pixels of a place start alike, or the first images would be checkered.
+
+    Reference: Aitken et al., arXiv:1707.02937.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = EqualizedConv2d(channels, PIXELS, kernel=1, gain=1.0)
+        with torch.no_grad():
+            self.conv.weight.copy_(self.conv.weight[:1].expand(PIXELS, -1, -1, -1))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, 1, 2 H, 2 W)."""

@@ -87,4 +87,4 @@ class StyleGanDiscriminator(Growing):
         hidden = F.leaky_relu(self.conv(self.deviation(features)), 0.2)
         hidden = F.leaky_relu(self.linear(hidden.flatten(1)), 0.2)
         told = pixel_norm(self.project(self.condition(label, position, hidden)))
-        return (self.score(hidden).squeeze(1) + (told * hidden).mean(dim=1)).float()
+        return (self.score(hidden).squeeze(1) + (told * hidden).sum(dim=1) / hidden.shape[1] ** 0.5).float()
