@@ -17,7 +17,7 @@ from medsynth.engines.code_maps import CodeMaps
 from medsynth.losses.adversarial import discriminator_hinge, generator_hinge
 from medsynth.losses.regularization import gradient_penalty
 from medsynth.losses.similarity import feature_distance, sliced_patch_distance
-from medsynth.networks.code_prior import MOST_TO_FIT, CodeDiscriminator, CodeGan
+from medsynth.networks.code_gan import MOST_TO_FIT, CodeDiscriminator, CodeGan
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ class CodeGanTrainer(AdversarialTrainer):
     @cached_property
     def maps(self) -> CodeMaps:
         """The training slices as code maps, made when they are first needed: by then a resumed run has its weights."""
-        return CodeMaps(self.data_loader.dataset, self.network, self.flip)
+        return CodeMaps(self.data_loader.dataset, self.network.stage_one, self.flip, self.network.components.scores)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         network, weights, label, position = self.network, self.weights, batch["label"], batch["position"]
-        indices, latent = self.maps.draw(batch["index"])
+        indices, latent = self.maps.of(batch["index"])
         half = len(label) // 2  # the critics see maps of training slices' latent vectors and of new ones
         drawn = network.density.sample(len(label) - half)
         latent, fake_label, fake_position = (
@@ -117,7 +117,7 @@ class CodeGanTrainer(AdversarialTrainer):
             real_images = network.stage_one.decode(real[shown])
 
         with self.autocast(), frozen(self.discriminator):
-            proposal = network.propose(latent, fake_label, fake_position)
+            proposal = network(latent, fake_label, fake_position)
             fake, chosen = network.choose(proposal, self.temperature(engine.state.iteration))
             fake_images = network.stage_one.decode(fake[shown])
             features = self.discriminator.features(fake, fake_images)
@@ -162,7 +162,7 @@ class CodeGanTrainer(AdversarialTrainer):
         critics = self.discriminator
         of_codes = partial(critics.codes, label=label[few], position=position[few])
         of_images = partial(critics.images, label=label[shown][few], position=position[shown][few])
-        codes = codes[few].detach().requires_grad_()
+        codes = (codes[few] / critics.deviation).detach().requires_grad_()
         images = critics.folded(images[few]).detach().requires_grad_()
         return gradient_penalty(of_codes, codes, 0.0) + gradient_penalty(of_images, images, 0.0)
 
@@ -175,6 +175,7 @@ class CodeGanTrainer(AdversarialTrainer):
         same_everywhere(self.network)
         self.network.fit(*self.maps.all(), seed=0)
         same_everywhere(self.network)
+        self.discriminator.deviation.copy_(self.network.codes.std(dim=0)[:, None, None])
         same_everywhere(self.discriminator)
         self.generator.load_state_dict(self.network.state_dict())
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medsynth.data.slices import SliceDataset
-from medsynth.networks.code_prior import CodePrior
 from medsynth.networks.codebook import perplexity
+from medsynth.networks.vqvae import SliceVqVae
 
 CHUNK = 64  # slices encoded at a time
 COLLAPSED = 1 / 8  # of the codebook: a perplexity below says that stage one has not learned to use it
@@ -23,47 +24,52 @@ class CodeMaps:
 
     Args:
         dataset: the slices.
-        network: holds stage one.
+        stage_one: makes code maps of them.
         flip: keep mirrored slices as well.
-
-    Attributes:
-        indices: (M, h, w), or (2 M, h, w) with the mirrored ones behind.
+        describe: images (N, 1, H, W) -> what to keep of each beside its codes, (N, features).
     """
 
     @torch.no_grad()
-    def __init__(self, dataset: SliceDataset, network: CodePrior, flip: bool = False) -> None:
-        device = network.stage_one.codebook.codes.device
-        self.dataset, indices, latents = dataset, [], []
-        for mirrored in (False, True)[: 1 + flip]:
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        stage_one: SliceVqVae,
+        flip: bool = False,
+        describe: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.dataset, self.copies = dataset, 1 + flip
+        indices, described = [], []
+        for mirrored in range(self.copies):
             for chunk in torch.arange(len(dataset)).split(CHUNK):
-                images = dataset.read(chunk.numpy())[:, None].float().to(device)
+                images = dataset.read(chunk.numpy())[:, None].float().to(stage_one.codebook.codes.device)
                 images = images.flip(-1) if mirrored else images
-                indices.append(network.stage_one.encode_indices(images).to(torch.int32))
-                latents.append(network.describe(images))
-        self.indices, self.latents = torch.cat(indices), torch.cat(latents)
-        warn_if_collapsed(self.indices, network.stage_one.num_codes)
+                indices.append(stage_one.encode_indices(images).to(torch.int32))
+                if describe is not None:
+                    described.append(describe(images))
+        self._indices = torch.cat(indices)
+        self._described = torch.cat(described) if described else None
+        warn_if_collapsed(self._indices, stage_one.num_codes)
 
-    def draw(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Code maps (N, h, w) and latent vectors of the slices `index` (N,), half of them mirrored if those are kept."""
-        copies = len(self.indices) // len(self.dataset)
-        if copies > 1:
-            index = index + len(self.dataset) * torch.randint(copies, index.shape, device=index.device)
-        return self.indices[index].long(), self.latents[index]
-
-    def all(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latent vectors, code maps, labels and positions of all."""
+    def all(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Code maps (M, h, w), what is kept beside them (M, features), labels and positions (M,)."""
         facts = self.dataset.facts(np.arange(len(self.dataset)))
-        copies = len(self.indices) // len(self.dataset)
-        return self.latents, self.indices, facts["label"].repeat(copies), facts["position"].repeat(copies)
+        conditions = (facts[name].repeat(self.copies) for name in ("label", "position"))
+        return self._indices, self._described, *conditions
+
+    def of(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Code maps (N, h, w) of the slices `index` (N,), mirrored at random if those are kept; and what is beside."""
+        if self.copies > 1:
+            index = index + len(self.dataset) * torch.randint(self.copies, index.shape, device=index.device)
+        return self._indices[index].long(), None if self._described is None else self._described[index]
 
 
 def warn_if_collapsed(indices: Tensor, num_codes: int) -> None:
     """Say so if stage one uses so few codes that no prior can make good images of them."""
-    used = perplexity(torch.bincount(indices.flatten().cpu(), minlength=num_codes))
+    used = perplexity(torch.bincount(indices.flatten(), minlength=num_codes))
     if used < COLLAPSED * num_codes:
         log.warning(
-            "the codebook has collapsed: the training slices use its %d codes as unevenly as %.1f would be used evenly: "
-            "train stage one longer, or with fewer or shorter codes (num_codes, code_features)",
+            "the codebook has collapsed: the training slices use its %d codes as if they were %.1f (perplexity): train "
+            "stage one longer, with a higher codebook#restart_below, or with fewer codes (num_codes)",
             num_codes,
             used,
         )

@@ -15,7 +15,14 @@ from torch import Tensor
 from medsynth.data.slices import SliceDataset
 from medsynth.handlers.samples import SampleGrid
 from medsynth.metrics.codes import histogram_divergence, pair_divergence, snap_distance
-from medsynth.networks.code_prior import CodeGan, CodePrior
+from medsynth.networks.code_gan import CodeGan
+from medsynth.networks.code_prior import CodePrior
+
+
+def real_images(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False) -> tuple[Tensor, Tensor]:
+    """For MONAI's `prepare_batch`: a prior makes its images of nothing, so real ones are both input and label."""
+    images = batch[Keys.IMAGE].to(device, non_blocking=non_blocking)
+    return images, images
 
 
 class CodeQuality(Metric):
@@ -83,6 +90,25 @@ class CodeQuality(Metric):
             "code_kl": histogram_divergence(self._real, codes, num_codes),
             "pair_js": pair_divergence(self._real, codes, num_codes),
         }
+
+
+class Surprise(Metric):
+    """Mean of a validator's predictions, which are how surprising each image's codes are, in nats a code."""
+
+    def __init__(self) -> None:
+        super().__init__(from_engine([Keys.PRED]))
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._values: list[Tensor] = []
+
+    def update(self, output: tuple[Tensor]) -> None:
+        """Add a batch."""
+        self._values.append(output[0].detach().cpu())
+
+    def compute(self) -> float:
+        """The mean."""
+        return torch.cat(self._values).mean().item()
 
 
 class CodeGrid(SampleGrid):
