@@ -181,7 +181,7 @@ def codebook_digest(network: SliceVqVae) -> str:
 def _coarser(stride: int) -> np.ndarray:
     """Voxel indices (row, column, slice) of a code map -> those of its slices, at the middle of each code's place."""
     middle = (stride - 1) / 2
-    return nib.affines.from_matvec(np.diag([stride, stride, 1]), [middle, middle, 0])
+    return nib.affines.from_matvec(np.diag([stride, stride, 1.0]), [middle, middle, 0])
 
 
 def _sidecar(path: Path) -> dict[str, Any]:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
+import ignite.distributed as idist
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from medsynth.networks.codebook import SMOOTHING, Codebook, code_colours, perplexity
 
@@ -78,7 +83,7 @@ def test_codes_are_moving_averages_with_laplace_smoothing():
 
 def test_a_code_that_nothing_chooses_stays_finite():
     book, latents = codebook([[0.0, 0.0], [100.0, 0.0]]), torch.randn(4, 2, 8, 8)
-    for _ in range(3000):
+    for _ in range(200):
         book.learn(latents, book.quantize(latents), decay=0.5, restart_below=0.0)
     assert book.codes.isfinite().all()
 
@@ -128,6 +133,34 @@ def test_fewer_latents_than_codes_are_enough_to_start_from():
     book.start(torch.randn(1, 4, 1, 5), seed=0)
     assert book.codes.isfinite().all()
     assert len(book.codes.unique(dim=0)) == 16
+
+
+def learn_in_one_of_two(rank: int, folder: Path) -> None:
+    """What each process does: start, learn and restart codes from latents of its own."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    idist.get_world_size()
+    torch.manual_seed(rank)
+    book = Codebook(8, 4)
+    book.start(torch.randn(2, 4, 8, 8), seed=rank)
+    for _ in range(3):
+        latents = torch.randn(2, 4, 8, 8) + rank
+        book.learn(latents, book.quantize(latents), decay=0.5, restart_below=0.9)
+    torch.save(book.state_dict(), folder / f"{rank}.pt")
+    dist.barrier()
+    os._exit(0)  # without the clean-up of the process that this one was split from
+
+
+def test_all_processes_have_the_same_codes_from_the_latents_of_all(tmp_path):
+    processes = [mp.get_context("fork").Process(target=learn_in_one_of_two, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert one["usage"].sum() == 3 * 2 * 2 * 64  # steps, processes, images, places
+    for name, value in one.items():
+        assert torch.equal(value, other[name])
 
 
 def test_perplexity_counts_the_codes_that_are_really_in_use():
