@@ -5,6 +5,7 @@ python tools/benchmark.py train vaegan --peer
 python tools/benchmark.py metrics
 python tools/benchmark.py translation
 python tools/benchmark.py superres
+python tools/benchmark.py stylegan
 python tools/benchmark.py vqvae
 """
 
@@ -12,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import data, metrics, superres, train, translation, vqvae
+from benchmarks import data, metrics, stylegan, superres, train, translation, vqvae
 
 from medsynth.errors import run_tool
 
-SUBJECTS = (data, train, metrics, translation, superres, vqvae)
+SUBJECTS = (data, train, metrics, translation, superres, stylegan, vqvae)
 """Modules with `add_options(parsers)`, which adds a subcommand whose `run` takes the parsed options."""
 
 
