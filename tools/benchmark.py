@@ -7,17 +7,19 @@ python tools/benchmark.py translation
 python tools/benchmark.py superres
 python tools/benchmark.py stylegan
 python tools/benchmark.py vqvae
+python tools/benchmark.py priors
+python tools/benchmark.py priors
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import data, metrics, stylegan, superres, train, translation, vqvae
+from benchmarks import data, metrics, priors, stylegan, superres, train, translation, vqvae
 
 from medsynth.errors import run_tool
 
-SUBJECTS = (data, train, metrics, translation, superres, stylegan, vqvae)
+SUBJECTS = (data, train, metrics, translation, superres, stylegan, vqvae, priors)
 """Modules with `add_options(parsers)`, which adds a subcommand whose `run` takes the parsed options."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -10,13 +9,11 @@ import torch
 from torch import Tensor
 
 from medsynth.data.slices import SliceDataset
+from medsynth.handlers.code_usage import warn_of_collapse
 from medsynth.networks.codebook import perplexity
 from medsynth.networks.vqvae import SliceVqVae
 
 CHUNK = 64  # slices encoded at a time
-COLLAPSED = 1 / 8  # of the codebook: a perplexity below says that stage one has not learned to use it
-
-log = logging.getLogger(__name__)
 
 
 class CodeMaps:
@@ -48,7 +45,8 @@ class CodeMaps:
                     described.append(describe(images))
         self._indices = torch.cat(indices)
         self._described = torch.cat(described) if described else None
-        warn_if_collapsed(self._indices, stage_one.num_codes)
+        used = torch.bincount(self._indices.flatten(), minlength=stage_one.num_codes)
+        warn_of_collapse(perplexity(used), stage_one.num_codes)
 
     def all(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Code maps (M, h, w), what is kept beside them (M, features), labels and positions (M,)."""
@@ -61,15 +59,3 @@ class CodeMaps:
         if self.copies > 1:
             index = index + len(self.dataset) * torch.randint(self.copies, index.shape, device=index.device)
         return self._indices[index].long(), None if self._described is None else self._described[index]
-
-
-def warn_if_collapsed(indices: Tensor, num_codes: int) -> None:
-    """Say so if stage one uses so few codes that no prior can make good images of them."""
-    used = perplexity(torch.bincount(indices.flatten(), minlength=num_codes))
-    if used < COLLAPSED * num_codes:
-        log.warning(
-            "the codebook has collapsed: the training slices use its %d codes as if they were %.1f (perplexity): train "
-            "stage one longer, with a higher codebook#restart_below, or with fewer codes (num_codes)",
-            num_codes,
-            used,
-        )

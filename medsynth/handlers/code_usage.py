@@ -50,11 +50,16 @@ class CodeUsage(Metric):
         """Put both under their own names; warn of a collapse."""
         found = self.compute()
         engine.state.metrics |= found | {str(name): found["perplexity"]}
-        codes = self.network.num_codes
-        if found["perplexity"] < COLLAPSED * codes:
-            log.warning(
-                "the codebook has collapsed: its %d codes are used like %.0f (perplexity). Halve learning_rate or "
-                "raise codebook#restart_below; with fewer codes or smaller code_features it takes less to fill",
-                codes,
-                found["perplexity"],
-            )
+        warn_of_collapse(found["perplexity"], self.network.num_codes)
+
+
+def warn_of_collapse(found: float, codes: int) -> None:
+    """Say so if the perplexity found is that of only a few codes."""
+    if found < COLLAPSED * codes:
+        log.warning(
+            "the codebook has collapsed: its %d codes are used like %.0f (perplexity). In stage one, halve "
+            "learning_rate or raise codebook#restart_below; with fewer codes or smaller code_features it takes less to "
+            "fill",
+            codes,
+            found,
+        )

@@ -22,6 +22,7 @@ def build() -> Callable[..., CodeGan]:
         network = CodeGan(STAGE_ONE, 16, FEATURES, 2, mixture_components=2, assignment=assignment, **options)
         images = nn.functional.interpolate(torch.rand(60, 1, 4, 4) * 2 - 1, size=32, mode="bilinear")
         network.components.fit(images)
+        network.stage_one.codebook.start(network.stage_one.encode(images), seed=0)
         indices, labels, positions = network.stage_one.encode_indices(images), torch.arange(60) % 2, torch.rand(60)
         network.fit(indices, network.components.scores(images), labels, positions, seed=0)
         for parameter in network.parameters():
@@ -77,6 +78,7 @@ def test_before_training_the_likeliest_codes_are_near_those_of_the_image():
     network = CodeGan(STAGE_ONE, 16, 12)
     images = nn.functional.interpolate(torch.rand(300, 1, 3, 3) * 2 - 1, size=32, mode="bilinear")
     network.components.fit(images)
+    network.stage_one.codebook.start(network.stage_one.encode(images), seed=0)
     indices, latents = network.stage_one.encode_indices(images), network.components.scores(images)
     network.fit(indices, latents, torch.full((300,), -1), torch.full((300,), torch.nan), seed=0)
     guess = network(latents, None, None).argmax(dim=-1)

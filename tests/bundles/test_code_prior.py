@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from medsynth.bundle.recipe import load_model
+from medsynth.errors import as_line
+from medsynth.handlers.code_quality import CodeQuality
+
+ROOT = Path(__file__).parents[2]
+STAGE_ONE = {
+    "image_size": 32,
+    "channels": [16, 32],
+    "residual_layers": 1,
+    "num_codes": 64,
+    "code_features": 4,
+    "batch_size": 8,
+    "learning_rate": 0.003,
+    "epoch_length": 60,
+    "max_epochs": 1,
+    "codebook__warmup": 15,
+    "ema_momentum": 0.1,
+    "val_slices": 16,
+}
+SHARED = {"batch_size": 16, "epoch_length": 12, "ema_momentum": 0.1, "val_slices": 48, "train__handlers__4__count": 9}
+PRIORS = {
+    "vqvae/train_prior.json": {
+        "channels": 16,
+        "discriminator_channels": 16,
+        "latent_features": 12,
+        "mixture_components": 2,
+        "decoded_images": 8,
+        "temperature__iterations": 30,
+        "learning_rate": 0.002,
+    },
+    "vqvae/train_transformer.json": {"features": 32, "layers": 2, "heads": 2, "learning_rate": 0.005},
+}
+GAN, TRANSFORMER = PRIORS
+
+
+@pytest.fixture(scope="session")
+def stage_one(run_bundle, heads, cache_dir, tmp_path_factory) -> Path:
+    """The model.pt of a short stage one."""
+    folder = tmp_path_factory.mktemp("stage_one") / "run"
+    options = {"datalist": str(heads), "cache_dir": str(cache_dir), "device": "cpu", "output_dir": str(folder)}
+    run_bundle("training", "vqvae/train.json", **STAGE_ONE, **options)
+    return folder / "model.pt"
+
+
+@pytest.fixture(scope="session")
+def train(run_bundle, heads, cache_dir, stage_one) -> Callable[..., Path]:
+    """Train a prior in a folder, which is returned."""
+
+    def start(config: str, folder: Path, **overrides: object) -> Path:
+        options = {"datalist": str(heads), "cache_dir": str(cache_dir), "device": "cpu", "checkpoint": str(stage_one)}
+        run_bundle("training", config, output_dir=str(folder), **(SHARED | PRIORS[config] | options | overrides))
+        return folder
+
+    return start
+
+
+@pytest.fixture(scope="session", params=PRIORS, ids=["gan", "transformer"])
+def trained(request, train, tmp_path_factory) -> tuple[str, Path]:
+    """A prior's config, and the folder of a run of three short epochs."""
+    return request.param, train(request.param, tmp_path_factory.mktemp("prior") / "run", max_epochs=3)
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    """What is in losses.csv, the clock left out."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder / "losses.csv")]
+
+
+def test_training_makes_codes_better_known(trained):
+    config, folder = trained
+    start, *_, end = losses(folder)
+    first, *_, last = rows(folder / "metrics.csv")
+    assert last["swd_over_floor"] < 1.1 * first["swd_over_floor"]
+    if config == GAN:
+        assert end["reconstruction"] < start["reconstruction"]
+        assert last["code_kl"] < first["code_kl"]
+    else:
+        assert last["surprise"] < first["surprise"] < np.log(64)
+
+
+def test_code_measures_stand_beside_their_floors_every_epoch(trained):
+    config, folder = trained
+    metrics = rows(folder / "metrics.csv")
+    assert [row["epoch"] for row in metrics] == [1, 2, 3]
+    names = ["code_kl", "pair_js"] + (["snap_distance"] if config == GAN else [])
+    for row in metrics:
+        assert all(row[name] > 0 and row[f"{name}_floor"] > 0 for name in names)
+    assert len({row["pair_js_floor"] for row in metrics}) == 1
+    assert "pair_js" in (folder / "train.log").read_text()
+
+
+def test_samples_decode_into_heads_and_shuffled_codes_do_not(trained, heads):
+    _, folder = trained
+    with Image.open(folder / "samples" / "epoch_0003.png") as picture:
+        grid = np.asarray(picture.convert("L"), dtype=float)
+    side = grid.shape[1] // 2
+    border, middle = np.s_[2:6], np.s_[14:22]
+    cells = [grid[:, i * 34 + 2 : i * 34 + 34][2:34] for i in range(6)]
+    samples, shuffled = np.mean(cells[:3], axis=0), np.mean(cells[3:], axis=0)
+    contrast = [cell[middle, middle].mean() - cell[border, border].mean() for cell in (samples, shuffled)]
+    assert side == 3 * 34 + 1
+    assert contrast[0] > 2 * abs(contrast[1])
+
+
+def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp_path, monkeypatch):
+    config, whole = trained
+    compute, calls = CodeQuality.compute, []
+
+    def fail_once(self):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return compute(self)
+
+    monkeypatch.setattr(CodeQuality, "compute", fail_once)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):  # in the validation of the second epoch
+        train(config, tmp_path / "parts", max_epochs=3)
+    folder = train(config, tmp_path / "parts", max_epochs=3)
+    assert losses(folder) == losses(whole)
+    assert rows(folder / "metrics.csv") == rows(whole / "metrics.csv")
+
+
+def test_the_model_generates_with_nothing_else(run_bundle, trained, tmp_path):
+    _, folder = trained
+    model = shutil.copy(folder / "model.pt", tmp_path / "alone.pt")
+    options = {"checkpoint": str(model), "num_images": 3, "seed": 4, "device": "cpu", "label": "AD"}
+    run_bundle("inference", "vqvae/inference.json", output_dir=str(tmp_path / "out"), **options)
+    files = sorted((tmp_path / "out/images").glob("*.nii.gz"))
+    assert [file.name for file in files] == [f"vqvae_AD_4_{i:04d}.nii.gz" for i in range(3)]
+    drawn = torch.tensor(np.stack([nib.load(file).get_fdata()[..., 0] for file in files]))
+    assert drawn.shape == (3, 32, 32)
+    assert torch.pdist(drawn.flatten(1)).min() > 0.1
+
+
+def test_the_stage_one_inside_is_unchanged(trained, stage_one):
+    _, folder = trained
+    network, inside = load_model(stage_one).network, load_model(folder / "model.pt").network.stage_one
+    mine = inside.state_dict()
+    assert mine.keys() == network.state_dict().keys()
+    assert all(torch.equal(mine[name], value) for name, value in network.state_dict().items())
+    codes = torch.randint(64, (2, 8, 8))
+    assert torch.equal(inside.decode_indices(codes), network.eval().decode_indices(codes))
+
+
+def test_samples_have_the_training_set_s_classes_and_positions(trained):
+    _, labels, positions = load_model(trained[1] / "model.pt").network.sample_codes(200, 0)
+    assert set(labels.tolist()) == {0, 1}
+    assert 0.2 < positions.mean() < 0.8
+
+
+def test_embeddings_can_be_snapped_to_codes_instead(train, tmp_path):
+    weights = {"weights__commitment": 0.25, "weights__reconstruction": 1.0}
+    folder = train(GAN, tmp_path / "snap", max_epochs=2, assignment="snap", **weights)
+    start, *_, end = losses(folder)
+    assert end["reconstruction"] < start["reconstruction"]
+    assert 0 < end["commitment"] < 1
+    assert load_model(folder / "model.pt").network.sample(2, 0)[0].shape == (2, 1, 32, 32)
+
+
+@pytest.mark.usefixtures("run_bundle")
+@pytest.mark.parametrize("config", PRIORS)
+def test_monai_finds_every_property_of_a_training_bundle(tmp_path, heads, cache_dir, stage_one, config):
+    options = SHARED | PRIORS[config]
+    workflow = ConfigWorkflow(
+        workflow_type="train",
+        config_file=str(ROOT / "bundles" / config),
+        meta_file=str(ROOT / "bundles/vqvae/metadata.json"),
+        logging_file=str(ROOT / "bundles/vqvae/logging.conf"),
+        output_dir=str(tmp_path / "run"),
+        datalist=str(heads),
+        cache_dir=str(cache_dir),
+        checkpoint=str(stage_one),
+        device="cpu",
+        **{key.replace("__", "#"): value for key, value in options.items()},
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def test_a_missing_stage_one_is_told_in_one_line(refused, tmp_path):
+    line = refused("training", GAN, output_dir=tmp_path / "run", checkpoint="nowhere/model.pt")
+    assert "there is no nowhere/model.pt: train stage one with bundles/vqvae/train.json" in line
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ({"checkpoint": None}, "no checkpoint is given: train stage one"),
+        ({"num_codes": 32}, "num_codes is 32, and stage one"),
+        ({"image_size": 64}, "image_size is 64, and stage one"),
+        ({"modality": "ct"}, "modality is ct, and stage one"),
+        ({"assignment": "nearest"}, "assignment is 'nearest'"),
+        ({"batch_size": 100000}, "don't fill one batch"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_that_names_it(train, tmp_path, mistake, told):
+    with pytest.raises(RuntimeError) as stopped:
+        train(GAN, tmp_path / "run", **mistake)
+    assert told in as_line(stopped.value)
+    assert not (tmp_path / "run/checkpoints/latest.pt").exists()
+
+
+def test_a_prior_cannot_be_built_on_a_prior(train, trained, tmp_path):
+    with pytest.raises(RuntimeError) as stopped:
+        train(GAN, tmp_path / "run", checkpoint=str(trained[1] / "model.pt"))
+    assert "is a trained prior: give the model.pt of its stage one" in as_line(stopped.value)
