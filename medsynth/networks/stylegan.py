@@ -111,7 +111,7 @@ class ToImage(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = EqualizedConv2d(channels, PIXELS, kernel=1, gain=1.0)
+        self.conv = EqualizedConv2d(channels, PIXELS, gain=1.0)
         with torch.no_grad():
             self.conv.weight.copy_(self.conv.weight[:1].expand(PIXELS, -1, -1, -1))
 
