@@ -1,28 +1,22 @@
-"""Loss curves as a picture."""
+"""The columns of a table as curves in a picture."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from medsynth.storage import write_bytes
-
-_NOT_LOSSES = ("iteration", "epoch", "seconds", "images")
+_NOT_DRAWN = ("iteration", "epoch", "seconds", "images")
 
 
-def draw_losses(columns: dict[str, list[float]], path: Path) -> None:
-    """One small plot a loss over the iterations, the raw rows pale and their running mean on top.
+def curves(columns: dict[str, list[float]]) -> bytes:
+    """One small plot a column over the iterations, the raw rows pale and their running mean on top, as a PNG.
 
     Args:
-        columns: of `losses.csv`.
-        path: of the PNG.
+        columns: of `losses.csv` or `metrics.csv`; at least one besides those that tell when.
     """
-    names = [name for name in columns if name not in _NOT_LOSSES]
-    if not names or not columns["iteration"]:
-        return
+    names = [name for name in columns if name not in _NOT_DRAWN]
     rows = -(-len(names) // 3)
     figure = Figure(figsize=(12, 2.6 * rows), layout="constrained")
     for i, name in enumerate(names):
@@ -37,7 +31,7 @@ def draw_losses(columns: dict[str, list[float]], path: Path) -> None:
         axes.grid(alpha=0.3)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
-    write_bytes(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:

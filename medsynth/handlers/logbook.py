@@ -13,8 +13,9 @@ from monai.utils import is_scalar
 from torch import Tensor
 from tqdm import tqdm
 
-from medsynth.handlers.curves import draw_losses
+from medsynth.handlers.curves import curves
 from medsynth.handlers.table import Table
+from medsynth.storage import write_bytes
 
 if TYPE_CHECKING:
     from medsynth.bundle.run import Run
@@ -164,4 +165,6 @@ class Logbook:
             self._draw()
 
     def _draw(self) -> None:
-        draw_losses(self.losses.read(), self.run.folder / "losses.png")
+        columns = self.losses.read()
+        if columns.get("iteration"):
+            write_bytes(self.run.folder / "losses.png", curves(columns))

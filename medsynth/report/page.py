@@ -134,6 +134,7 @@ class Page:
         verdicts: what to read first.
         sections: the rest, in order.
         facts: name -> value, printed small at the end: how the page can be made again.
+        reload_seconds: after which a browser loads the page again; None: never.
     """
 
     title: str
@@ -141,6 +142,7 @@ class Page:
     verdicts: Sequence[Verdict] = ()
     sections: Sequence[Section] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    reload_seconds: int | None = None
 
     def html(self) -> str:
         """The page with its styles, scripts and pictures; nothing is loaded from elsewhere."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from toy import ToyEvaluator, ToyTrainer
 
 from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
+from medsynth.handlers.progress_page import GRIDS
 
 
 def samples(folder: Path) -> list[str]:
@@ -124,3 +126,26 @@ def test_each_line_of_the_log_reaches_console_and_file_once(toy_run, capsys):
         assert log.count(line) == shown.count(line) == 1
     assert "Engine run" not in log + shown
     assert "input summary" not in log + shown
+
+
+def test_the_page_of_a_run_shows_pictures_losses_and_validation_and_needs_no_other_file(toy_run):
+    folder = toy_run(max_epochs=3)
+    text = (folder / "index.html").read_text()
+    assert "Epoch 3 of 3" in text
+    assert [text.count(f"<strong>Epoch 000{epoch}.") for epoch in (0, 2, 3)] == [1, 1, 1]
+    assert text.count("data:image/png;base64,") == 3 + 1 + 1  # grids, curves of validation and of losses
+    assert "val_error" in text
+    assert '"refresh"' not in text  # the run is over
+    assert not [
+        address for address in re.findall(r'(?:src|href)="([^"]*)', text) if not address.startswith(("data:", "#"))
+    ]
+
+
+def test_the_page_of_a_long_run_keeps_the_first_and_the_last_pictures(toy_run):
+    folder = toy_run(max_epochs=3)
+    first, last = "epoch_0000", "epoch_0099"
+    for epoch in range(4, 100):
+        (folder / f"samples/epoch_{epoch:04d}.png").write_bytes((folder / "samples/epoch_0000.png").read_bytes())
+    text = (toy_run(max_epochs=4) / "index.html").read_text()
+    assert text.count("<strong>Epoch ") == GRIDS
+    assert all(name.replace("_", " ").capitalize() in text for name in (first, last))
