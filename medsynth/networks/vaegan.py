@@ -38,7 +38,7 @@ def channels_per_level(image_size: int, channels: int) -> list[int]:
 
 def linear_size(image_size: int) -> int:
     """Side of the grid that the linear maps work on: the image's own, at most 64."""
-    return min(image_size, 64)
+    return min(int(image_size), 64)  # a tensor while it is traced
 
 
 def self_attention(channels: int) -> SpatialAttentionBlock:
