@@ -48,7 +48,7 @@ class Codebook(nn.Module):
 
     def quantize(self, latents: Tensor) -> Tensor:
         """Latents (N, code_features, ...) -> indices (N, ...) of the nearest codes; the name is MONAI's."""
-        return self._nearest(self._rows(latents)).view(len(latents), *latents.shape[2:])
+        return self._nearest(self._rows(latents)).view(latents.shape[0], *latents.shape[2:])
 
     def embed(self, indices: Tensor) -> Tensor:
         """Indices (N, ...) -> the codes (N, code_features, ...), exactly."""
