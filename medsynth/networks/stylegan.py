@@ -231,11 +231,16 @@ class StyleGan(nn.Module):
         return self.style_means[rows % len(self.style_means)].lerp(style, truncation)
 
     def forward(
-        self, latent: Tensor, label: Tensor | None = None, position: Tensor | None = None, truncation: float = 1.0
+        self,
+        latent: Tensor,
+        label: Tensor | None = None,
+        position: Tensor | None = None,
+        truncation: float = 1.0,
+        noise: str = "random",
     ) -> Tensor:
         """(N, latent_features) from a normal distribution -> images (N, 1, image_size, image_size)."""
         style = self.truncate(self.mapping(latent, label, position), truncation, label)
-        return self.synthesis(self.spread(style))
+        return self.synthesis(self.spread(style), noise)
 
     def draw(
         self,
