@@ -55,6 +55,9 @@ CATALOG = {
     "knn_classes": Entry(
         "near", "", "share whose class its nearest neighbours tell, classes counted equally", None, SHARE
     ),
+    "class_effect": Entry(
+        "near", "", "difference of the classes in dark pixels of the brain (ventricles), over the real one", 1.0, ANY
+    ),
     "utility_tstr": Entry("higher", "", "train on synthetic, test on real images", None, ANY),
     "utility_augmented": Entry("higher", "", "train on real plus synthetic, test on real images", None, ANY),
 }

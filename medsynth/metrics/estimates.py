@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from medsynth.metrics import resampling
 from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.class_effect import Difference, Effect, differences
 from medsynth.metrics.classifier import c2st
 from medsynth.metrics.distribution import frechet_distance, kid, kth_neighbour, squared_distances
 from medsynth.metrics.embedding import separation
@@ -22,6 +24,7 @@ from medsynth.metrics.texture import gradient_ratio, intensity_w1, psd, swd
 from medsynth.metrics.utility import Task, join, train_and_test
 from medsynth.metrics.views import View
 
+LEAST_EFFECT = 0.2  # of real classes, in standard deviations, that synthetic ones can be compared with
 NEIGHBOURS = 5  # that reach to the edge of a ball of precision, recall and coverage
 
 
@@ -48,6 +51,11 @@ class Reference:
         """The likeness of random pairs of all these images."""
         images = np.concatenate([self.train.set.images, self.held_out.set.images])
         return ms_ssim_pairs(images, self.seed)
+
+    @cached_property
+    def all_real(self) -> View:
+        """Training and held-out images, as many as are compared, together."""
+        return View(join(self.train.set, self.held_out.set), self.train.extractors)
 
     @cached_property
     def units(self) -> NDArray[np.int64]:
@@ -245,6 +253,44 @@ def classes(reference: Reference, fake: View) -> Estimates:
     """`silhouette_classes` and `knn_classes`."""
     found = separation(fake.learned, fake.set.labels, fake.set.subjects)
     return {"silhouette_classes": Estimate(found.silhouette), "knn_classes": Estimate(found.knn_accuracy)}
+
+
+def class_effects(real: View, fake: View) -> dict[tuple[str, str], tuple[Effect, Replicates]]:
+    """How each pair of classes that both sets have differs in dark pixels, and the ratio as draws of real units."""
+    units = units_of(real.set.subjects)
+    of_real = differences(real.dark, real.set, units)
+    of_fake = differences(fake.dark, fake.set, np.zeros(len(fake), np.int64))
+    found = {}
+    for pair in of_real.keys() & of_fake.keys():
+        one, other = of_real[pair](np.ones(units.max() + 1)), of_fake[pair](np.ones(1))
+        found[pair] = Effect(pair, one, other), _ratio(of_real[pair], other.effect)
+    return dict(sorted(found.items()))
+
+
+def _ratio(of_real: Callable[[NDArray], Difference], synthetic: float) -> Replicates:
+    return lambda draws: synthetic / of_real(draws).effect
+
+
+def class_effect(reference: Reference, fake: View) -> Estimates:
+    """`class_effect`: of the pair of classes that differs most in all real images."""
+    return _class_effect(reference.all_real, fake)
+
+
+def real_class_effect(reference: Reference, others: View) -> Estimates:
+    """Its floor: training images, as if synthetic, against held-out ones."""
+    return _class_effect(reference.held_out, others)
+
+
+def _class_effect(real: View, fake: View) -> Estimates:
+    found = class_effects(real, fake)
+    if not found:
+        raise CannotMeasure("no two classes with 10 images each, real and synthetic, in the middle of the head")
+    effect, replicates = max(found.values(), key=lambda pair: abs(pair[0].real.effect))
+    if not abs(effect.real.effect) >= LEAST_EFFECT:
+        raise CannotMeasure(f"the real classes differ by {effect.real.effect:.2f} standard deviations: too little")
+    size = f"{effect.synthetic.effect:+.2f} standard deviations, real {effect.real.effect:+.2f}"
+    note = f"{' less '.join(effect.classes)}: {size}"
+    return {"class_effect": Estimate(effect.ratio, replicates, units_of(real.set.subjects).max() + 1, note=note)}
 
 
 def usefulness(reference: Reference, fake: View) -> Estimates:

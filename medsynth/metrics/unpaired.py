@@ -18,6 +18,7 @@ from medsynth.metrics import estimates
 from medsynth.metrics.baseline import pca_gmm
 from medsynth.metrics.catalog import entry
 from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.class_effect import Effect
 from medsynth.metrics.estimates import Estimate, Estimates, Reference
 from medsynth.metrics.intervals import bootstrap_interval
 from medsynth.metrics.privacy import Pair, nearest_pairs
@@ -61,6 +62,7 @@ GROUPS = (
     Group(("closer_to_train", "authenticity", "membership_auc"), estimates.copying, estimates.real_copying),
     Group(("duplicates",), estimates.repetition, estimates.repetition),
     Group(("silhouette_classes", "knn_classes"), estimates.classes, estimates.classes),
+    Group(("class_effect",), estimates.class_effect, estimates.real_class_effect),
     UTILITY,
 )
 
@@ -79,6 +81,7 @@ class UnpairedResult:
         network_digest: of the feature network; None if there is none.
         seed: of all that is random.
         seconds: that each part took.
+        class_effects: of each pair of classes, how they differ in real and in synthetic images.
     """
 
     measures: list[Measure]
@@ -89,6 +92,7 @@ class UnpairedResult:
     network_digest: str | None
     seed: int
     seconds: dict[str, float]
+    class_effects: list[Effect]
 
     def __getitem__(self, name: str) -> Measure:
         """A measure by name."""
@@ -156,6 +160,9 @@ def evaluate_unpaired(
         network_digest=None if isinstance(network, CannotMeasure) else network.digest,
         seed=seed,
         seconds=clock.seconds,
+        class_effects=[
+            effect for effect, _ in estimates.class_effects(reference.all_real, views["synthetic"]).values()
+        ],
     )
 
 

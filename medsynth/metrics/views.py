@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.class_effect import dark_share
 from medsynth.metrics.distribution import PcaFeatures, fit_pca
 from medsynth.metrics.features import SelfFeatures, self_features
 from medsynth.metrics.radiomics import radiomics
@@ -82,10 +83,15 @@ class View:
         mean, deviation = self.extractors.radiomics_scale
         return (radiomics(self.set.images) - mean) / deviation
 
+    @cached_property
+    def dark(self) -> Array:
+        """(N,) shares of dark pixels within the skull."""
+        return dark_share(self.set.images)
+
     def take(self, indices: NDArray[np.int64]) -> View:
         """Some of the images, with the features that are computed already."""
         part = View(self.set.take(indices), self.extractors)
-        for name in ("learned", "pca", "radiomics"):
+        for name in ("learned", "pca", "radiomics", "dark"):
             if name in self.__dict__:
                 part.__dict__[name] = self.__dict__[name][indices]
         return part

@@ -9,6 +9,7 @@ import numpy as np
 
 from medsynth.metrics.catalog import entry
 from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.class_effect import POSITIONS, Effect
 from medsynth.metrics.embedding import separation
 from medsynth.metrics.privacy import nearest
 from medsynth.metrics.result import Measure
@@ -96,7 +97,7 @@ def _times(value: float) -> str:
 
 
 def image_sections(
-    sets: Sets, result: UnpairedResult, latents: Callable[[ImageSet], np.ndarray] | None, seed: int
+    sets: Sets, result: UnpairedResult, latents: Callable[[ImageSet], np.ndarray | None] | None, seed: int
 ) -> list[Section | None]:
     """Worst cases, grids, maps, spectra and the nearest pairs."""
     return [
@@ -177,28 +178,52 @@ def _grids(sets: Sets, seed: int) -> Section:
     return Section("grids", "Real and synthetic images", [text], [Gallery(shown)])
 
 
+def effect_section(effects: Sequence[Effect]) -> Section | None:
+    """How the classes differ in the dark pixels of the brain, real and synthetic; None without two classes."""
+    if not effects:
+        return None
+    columns = [Column("Classes", numeric=False)]
+    for kind in ("Real", "Synthetic"):
+        columns += [Column(f"{kind}, first"), Column(f"{kind}, second"), Column(f"{kind}, effect")]
+    columns.append(Column("Ratio", help="synthetic over real effect: 1 is as in reality, below 0 the wrong way round"))
+    rows = []
+    for effect in effects:
+        cells = [Cell(" less ".join(effect.classes), effect.classes[0])]
+        for found in (effect.real, effect.synthetic):
+            cells += [*(Cell(f"{mean:.1%}", float(mean)) for mean in found.means), numeric(float(found.effect))]
+        rows.append([*cells, numeric(effect.ratio)])
+    caption = (
+        f"Dark pixels within the skull (ventricles and other fluid in T1-weighted slices), in slices at positions "
+        f"{POSITIONS[0]:g} to {POSITIONS[1]:g}, compared position by position. Effect: difference over the pooled "
+        "standard deviation of slices. Real: training and held-out subjects together."
+    )
+    return Section("classes", "Do the classes differ as in reality?", [], [Table(caption, columns, rows)])
+
+
 def _file_name(label: str) -> str:
     return "".join(character if character.isalnum() else "-" for character in label)
 
 
 def _maps(
-    sets: Sets, result: UnpairedResult, latents: Callable[[ImageSet], np.ndarray] | None, seed: int
+    sets: Sets, result: UnpairedResult, latents: Callable[[ImageSet], np.ndarray | None] | None, seed: int
 ) -> Section | None:
     """Where images lie in their features, and in the latent space of the model."""
     places = {name: random_indices(len(result.indices[name]), MOST_POINTS, seed) for name in ("held_out", "synthetic")}
     some = {name: getattr(sets, name).take(result.indices[name][rows]) for name, rows in places.items()}
-    spaces: dict[str, np.ndarray] = {}
+    spaces: dict[str, dict[str, np.ndarray]] = {}
     if (features := _features(result)) is not None:
-        spaces["image features"] = np.concatenate([features[name][rows] for name, rows in places.items()])
+        spaces["image features"] = {name: features[name][rows] for name, rows in places.items()}
     if latents is not None:
-        spaces[f"latents {latents.name}"] = np.concatenate([latents(images) for images in some.values()])
+        vectors = {name: latents(images) for name, images in some.items()}
+        spaces[f"latents {latents.name}"] = {name: found for name, found in vectors.items() if found is not None}
     shown: list[Figure] = []
     rows: list[list[Cell]] = []
-    for space, features in spaces.items():
-        if len(features) < LEAST_POINTS:
+    for space, parts in spaces.items():
+        if sum(map(len, parts.values())) < LEAST_POINTS:
             continue
-        shown += _pictures(space, features, some, seed)
-        rows += _separations(space, features, some)
+        images = {name: some[name] for name in parts}
+        shown += _pictures(space, np.concatenate(list(parts.values())), images, seed)
+        rows += _separations(space, np.concatenate(list(parts.values())), images)
     if not shown:
         return None
     columns = [
@@ -218,18 +243,17 @@ def _maps(
 
 def _pictures(space: str, features: np.ndarray, some: dict[str, ImageSet], seed: int) -> list[Figure]:
     """t-SNE, and UMAP where it is installed."""
-    is_fake = np.repeat([False, True], [len(images) for images in some.values()])
+    is_fake = _is_synthetic(some)
     labels = np.concatenate([images.labels for images in some.values()])
-    panels = {
-        "Real and synthetic": [
-            Group("real, held out", ~is_fake, REAL, "o"),
-            Group("synthetic", is_fake, SYNTHETIC, "x"),
-        ]
-    }
+    both = [Group("real, held out", ~is_fake, REAL, "o"), Group("synthetic", is_fake, SYNTHETIC, "x")]
+    kinds = [group for group in both if group.members.any()]
+    panels = {"Real and synthetic" if len(kinds) > 1 else "All": kinds}
     classes = sorted(set(labels.tolist()) - {""})[: len(CLASS_STYLES)]
     if len(classes) > 1:
-        for title, kind in (("Classes, real", ~is_fake), ("Classes, synthetic", is_fake)):
-            panels[title] = [Group(name, kind & (labels == name), *CLASS_STYLES[i]) for i, name in enumerate(classes)]
+        for kind in kinds:
+            panels[f"Classes, {kind.name.partition(',')[0]}"] = [
+                Group(name, kind.members & (labels == name), *CLASS_STYLES[i]) for i, name in enumerate(classes)
+            ]
     found = []
     for method, embed in (("t-SNE", embedding.tsne), ("UMAP", embedding.umap)):
         if (points := embed(features, seed)) is not None:
@@ -242,15 +266,20 @@ def _pictures(space: str, features: np.ndarray, some: dict[str, ImageSet], seed:
     return found
 
 
+def _is_synthetic(some: dict[str, ImageSet]) -> np.ndarray:
+    """(N,) of all images in turn."""
+    return np.concatenate([np.full(len(images), name == "synthetic") for name, images in some.items()])
+
+
 def _separations(space: str, features: np.ndarray, some: dict[str, ImageSet]) -> list[list[Cell]]:
     """A row for real against synthetic, and one for the classes of each."""
-    is_fake = np.repeat([False, True], [len(images) for images in some.values()])
+    is_fake = _is_synthetic(some)
     subjects = np.concatenate([images.subjects for images in some.values()])
     labels = np.concatenate([images.labels for images in some.values()])
     kinds = np.where(is_fake, "synthetic", "real")
-    asked = [("real and synthetic", np.full(len(features), True), kinds)]
-    asked += [(f"classes of {name} images", kind & (labels != ""), labels)
-              for name, kind in (("real", ~is_fake), ("synthetic", is_fake))]  # fmt: skip
+    present = np.unique(kinds).tolist()
+    asked = [("real and synthetic", np.full(len(features), True), kinds)] if len(present) > 1 else []
+    asked += [(f"classes of {kind} images", (kinds == kind) & (labels != ""), labels) for kind in present]
     rows = []
     for name, members, groups in asked:
         try:

@@ -29,6 +29,7 @@ class Preparation:
 
     Args:
         modality, window, spacing_mm, image_size: as in a train.json.
+        labels: of the real images that are taken; None: of all.
         max_bad_fraction: part of the images of a set that may be unusable.
         cache_dir: where prepared slices are kept; None: as in training.
         num_workers: processes that prepare volumes.
@@ -38,6 +39,7 @@ class Preparation:
     window: str | Sequence[float] | None = None
     spacing_mm: Sequence[float] | None = None
     image_size: int | None = None
+    labels: str | Sequence[str] | None = None
     max_bad_fraction: float = 0.1
     cache_dir: str | None = None
     num_workers: int = 0
@@ -85,7 +87,7 @@ def read_sets(
     Raises:
         MedsynthError: the sets cannot be compared; it says why.
     """
-    data = read_real_datalist(real)
+    data = read_real_datalist(real, preparation.labels)
     files = synthetic.choose(synthetic.find(synthetic_path), num_images, seed)
     preprocessing = _preprocessing(files, preparation, data)
     if synthetic.is_volume(files[0]):
@@ -142,14 +144,18 @@ def _real(
     return train, preparation.slices(others, train.preprocessing, data.classes)
 
 
-def read_real_datalist(real: str | None) -> Datalist:
-    """The real images, split by patient; only a datalist says which of them the generator saw."""
+def read_real_datalist(real: str | None, labels: str | Sequence[str] | None = None) -> Datalist:
+    """The real images, split by patient; only a datalist says which of them the generator saw.
+
+    Args:
+        labels: of the images that are taken; None: of all.
+    """
     if real is not None and Path(real).is_dir():
         raise MedsynthError(
             f"real {real} is a folder, which does not say what the generator was trained on: give its datalist, or "
             f"make one with tools/make_datalist.py {real} data/real.json"
         )
-    return datalist.load(real)
+    return datalist.load(real, labels=labels)
 
 
 def held_out_entries(data: Datalist) -> list[dict[str, Any]]:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from medsynth.data.cache import default_folder
+from medsynth.metrics.checks import CannotMeasure
+from medsynth.metrics.embedding import separation
 from medsynth.metrics.inception import inception_distance
+from medsynth.metrics.result import Measure
 from medsynth.metrics.sets import ImageSet
 from medsynth.metrics.unpaired import UnpairedResult, evaluate_unpaired
 from medsynth.report.folder import ReportFolder, provenance
 from medsynth.report.page import Page
-from medsynth.report.sections import image_sections, measure_section, subject_section
+from medsynth.report.sections import effect_section, image_sections, measure_section, subject_section
 from medsynth.report.sets import Preparation, Sets, read_sets
 from medsynth.report.verdict import Verdict, verdicts
 
 log = logging.getLogger(__name__)
 
-Latents = Callable[[ImageSet], np.ndarray]
-"""Latent vectors (N, D) of images; its `name` says what they are, such as z."""
+Latents = Callable[[ImageSet], np.ndarray | None]
+"""Latent vectors (N, D) of images, None if they have none; its `name` says what they are, such as z."""
 
 
 class UnpairedEvaluation:
@@ -82,6 +86,8 @@ class UnpairedEvaluation:
         if self.inception is not None:
             three = (sets.train, sets.held_out, sets.synthetic)
             result.measures.append(inception_distance(self.inception, *three, self.seed, self.device))
+        if self.latents is not None:
+            result.measures.append(latent_classes(self.latents, sets.synthetic))
         found = verdicts(result.measures)
         facts = sets.facts | {
             "seed": self.seed,
@@ -99,6 +105,19 @@ class UnpairedEvaluation:
         return found
 
 
+def latent_classes(latents: Latents, images: ImageSet) -> Measure:
+    """How well classes are told apart in a latent space, `knn_classes_w`, say: by the nearest of the other images."""
+    name, vectors = f"knn_classes_{latents.name}", latents(images)
+    measure = partial(Measure, name, unit="", direction="near", n=len(images))
+    if vectors is None:
+        return measure(value=None, note="no latent vectors stand beside the images")
+    try:
+        found = separation(vectors, images.labels, images.subjects)
+    except CannotMeasure as reason:
+        return measure(value=None, note=str(reason))
+    return measure(value=found.knn_accuracy, note=f"of synthetic images, in {latents.name}; chance {found.chance:.2f}")
+
+
 def make_page(
     sets: Sets, result: UnpairedResult, found: list[Verdict], facts: dict[str, Any], latents: Latents | None, seed: int
 ) -> Page:
@@ -111,6 +130,7 @@ def make_page(
     )
     sections = [
         measure_section(result.measures, facts),
+        effect_section(result.class_effects),
         *image_sections(sets, result, latents, seed),
         subject_section(
             result.subjects, "Real held-out subjects: the share of their images that synthetic ones recall and cover."

@@ -39,7 +39,8 @@ def test_one_image_again_and_again_is_caught(evaluate, make_slices):
 
 
 def test_every_measure_has_its_floor_baseline_and_interval(evaluate, make_slices):
-    found = evaluate(make_slices(13, seed=3))
+    synthetic, *real = (make_slices(count, seed=seed, ventricles=True) for seed, count in ((3, 13), (1, 16), (2, 14)))
+    found = evaluate(synthetic, *real)
     names = {measure.name for measure in found.measures}
     assert {name for group in GROUPS for name in group.names} <= names <= {*CATALOG, "swd_32", "swd_16"}
     for measure in found.measures:
@@ -50,6 +51,7 @@ def test_every_measure_has_its_floor_baseline_and_interval(evaluate, make_slices
         assert measure.baseline is not None, measure
         if measure.interval:
             assert measure.interval[0] <= measure.value <= measure.interval[1], measure
+    assert found["class_effect"].value == pytest.approx(1, abs=0.3)
     assert found["swd"].value == pytest.approx((found["swd_32"].value + found["swd_16"].value) / 2)
     assert {row["subject"] for row in found.subjects} == {f"2-{number}" for number in range(14)}
     assert found.features["self"]["synthetic"].shape == (156, 128)
