@@ -8,7 +8,6 @@ python tools/benchmark.py superres
 python tools/benchmark.py stylegan
 python tools/benchmark.py vqvae
 python tools/benchmark.py priors
-python tools/benchmark.py priors
 """
 
 from __future__ import annotations

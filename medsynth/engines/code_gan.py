@@ -19,6 +19,8 @@ from medsynth.losses.regularization import gradient_penalty
 from medsynth.losses.similarity import feature_distance, sliced_patch_distance
 from medsynth.networks.code_gan import MOST_TO_FIT, CodeDiscriminator, CodeGan
 
+CODE_PATCH = 3  # places a side of the patches of code maps
+
 
 @dataclass(frozen=True)
 class CodeGanWeights:
@@ -125,7 +127,8 @@ class CodeGanTrainer(AdversarialTrainer):
                 "reconstruction": network.head.error(proposal[:half], indices[:half], network.codes),
                 "adversarial": generator_hinge(self.scores(features, fake_label, fake_position, shown)),
                 "sketch": network.components.missed(fake_images, latent[shown]),
-                "patch": sliced_patch_distance(fake, real) + sliced_patch_distance(fake_images, real_images),
+                "patch": sliced_patch_distance(fake, real, patch=CODE_PATCH)
+                + sliced_patch_distance(fake_images, real_images),
             }
             if weights.commitment:
                 terms["commitment"] = network.head.error(proposal, chosen, network.codes)

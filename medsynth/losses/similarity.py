@@ -96,38 +96,39 @@ def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Te
     return torch.stack(layers).mean()
 
 
-def sliced_patch_distance(fake: Tensor, real: Tensor, projections: int = 16) -> Tensor:
+def sliced_patch_distance(fake: Tensor, real: Tensor, projections: int = 16, patch: int = PATCH) -> Tensor:
     """Sliced Wasserstein distance between the patches of two sets of images, in standard deviations; 0: alike.
 
-    At each scale of a Laplacian pyramid, 7 x 7 patches are projected onto random directions, and the sorted values of
+    At each scale of a Laplacian pyramid, patches are projected onto random directions, and the sorted values of
     both sets are compared. A critic's gradient turns as the critic learns; this one always points to the same texture.
     The finest detail, what a 3 x 3 mean takes away, counts as a scale of its own: it is faint beside the rest.
 
     Args:
         fake, real: (N, C, H, W), equally many; which is with which does not matter.
         projections: random directions a scale.
+        patch: pixels a side of a patch.
 
     Reference: Rabin et al., Wasserstein barycenter and its application to texture mixing, SSVM 2011; the pyramid of
     Karras et al., arXiv:1710.10196, section 5; as a loss, Elnekave & Weiss, arXiv:2203.11862.
     """
     fake, real = fake.float(), real.float()
     detail = [images - F.avg_pool2d(images, 3, 1, padding=1, count_include_pad=False) for images in (fake, real)]
-    scales = [_sliced_distance(*detail, projections)]
+    scales = [_sliced_distance(*detail, projections, patch)]
     while fake.shape[-1] >= 2 * SMALLEST_SCALE:
         coarser = [F.avg_pool2d(images, 2) for images in (fake, real)]
         bands = [
             images - F.interpolate(coarse, scale_factor=2, mode="bilinear")
             for images, coarse in zip((fake, real), coarser, strict=True)
         ]
-        scales.append(_sliced_distance(*bands, projections))
+        scales.append(_sliced_distance(*bands, projections, patch))
         fake, real = coarser
-    scales.append(_sliced_distance(fake, real, projections))
+    scales.append(_sliced_distance(fake, real, projections, patch))
     return torch.stack(scales).mean()
 
 
-def _sliced_distance(fake: Tensor, real: Tensor, projections: int) -> Tensor:
+def _sliced_distance(fake: Tensor, real: Tensor, projections: int, patch: int) -> Tensor:
     """Of one scale, relative to the standard deviation of the real images' projections."""
-    directions = torch.randn(projections, real.shape[1], PATCH, PATCH, device=real.device)
+    directions = torch.randn(projections, real.shape[1], patch, patch, device=real.device)
     directions = directions / directions.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
     stride = max(1, real.shape[-1] // PLACES)
     start = int(torch.randint(stride, ()))

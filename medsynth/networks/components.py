@@ -9,6 +9,17 @@ from torch import Tensor, nn
 SMALLEST_COMPONENT = 1e-3  # of the largest; whitening a smaller one would blow up its rounding errors
 
 
+def principal_components(rows: Tensor, features: int) -> tuple[Tensor, Tensor]:
+    """The leading components of (M, values) rows.
+
+    Returns: their directions (values, K) and the standard deviation along each (K,); K is `features`, or fewer where
+    the rows don't differ in more.
+    """
+    _, singular, axes = torch.pca_lowrank(rows, q=min(features + 16, *rows.shape), center=True, niter=4)
+    used = int((singular[:features] > SMALLEST_COMPONENT * singular[0]).sum())
+    return axes[:, :used], singular[:used] / len(rows) ** 0.5
+
+
 class PrincipalComponents(nn.Module):
     """Images to vectors of uncorrelated coordinates of variance 1, and back to what those say of the images.
 
@@ -31,14 +42,12 @@ class PrincipalComponents(nn.Module):
     def fit(self, images: Tensor) -> None:
         """Take the components of images (M, 1, H, W)."""
         rows = self._rows(images)
-        features = len(self.scale)
-        _, singular, axes = torch.pca_lowrank(rows, q=min(features + 16, *rows.shape), center=True, niter=4)
-        used = int((singular[:features] > SMALLEST_COMPONENT * singular[0]).sum())
+        axes, scale = principal_components(rows, len(self.scale))
         self.mean.copy_(rows.mean(dim=0))
         self.axes.zero_()
         self.scale.zero_()
-        self.axes[:, :used] = axes[:, :used]
-        self.scale[:used] = singular[:used] / len(rows) ** 0.5
+        self.axes[:, : len(scale)] = axes
+        self.scale[: len(scale)] = scale
 
     def scores(self, images: Tensor) -> Tensor:
         """(N, 1, H, W) -> (N, features), white; 0 where a component is not used."""

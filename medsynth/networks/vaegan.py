@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError
 from medsynth.networks.attention import ChannelSpatialAttention
-from medsynth.networks.blocks import MinibatchDeviation, ResidualDown, StyledNorm, image_levels
+from medsynth.networks.blocks import ResidualDown, StyledNorm, image_levels
+from medsynth.networks.components import principal_components
 from medsynth.networks.conditioning import Conditioning
 from medsynth.networks.density import GaussianMixtureDensity
-
-CONDITION_FEATURES = 32
-SMALLEST_COMPONENT = 1e-3  # of the largest; whitening a smaller one would blow up its rounding errors
+from medsynth.networks.map_critic import CONDITION_FEATURES, MapCritic
 
 
 def channels_per_level(image_size: int, channels: int) -> list[int]:
@@ -221,10 +220,8 @@ class VaeGan(nn.Module):
         """
         small = F.adaptive_avg_pool2d(images, linear_size(images.shape[-1])).flatten(1).float()
         centre = small.mean(dim=0)
-        features = self.encoder.linear.out_features
-        _, singular, components = torch.pca_lowrank(small, q=min(features + 16, *small.shape), center=True, niter=4)
-        used = int((singular[:features] > SMALLEST_COMPONENT * singular[0]).sum())
-        scale, components = singular[:used] / len(small) ** 0.5, components[:, :used]
+        components, scale = principal_components(small, self.encoder.linear.out_features)
+        used = len(scale)
         for linear in (self.encoder.linear, self.decoder.linear):  # what few images cannot say stays 0
             linear.weight.zero_()
             linear.bias.zero_()
@@ -276,14 +273,12 @@ class VaeGan(nn.Module):
         return images.clamp(-1, 1), labels, positions
 
 
-class VaeGanCritic(nn.Module):
+class VaeGanCritic(MapCritic):
     """Scores how real images look: one score an image from the whole, and a map of scores from local texture.
 
     Args:
         image_size, image_channels, num_classes, use_position: as the generator's.
         channels: features at half resolution.
-
-    Reference: Miyato & Koyama, projection discriminator, arXiv:1802.05637, for class and position.
     """
 
     def __init__(
@@ -294,31 +289,9 @@ class VaeGanCritic(nn.Module):
         num_classes: int = 0,
         use_position: bool = True,
     ) -> None:
-        super().__init__()
         widths = channels_per_level(image_size, channels)
-        self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
-        self.stem = nn.Conv2d(4 * image_channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(ResidualDown(a, b, normalize=False) for a, b in zip(widths, widths[1:], strict=False))
-        self.local = nn.Conv2d(widths[1], 1, 1)
-        self.deviation = MinibatchDeviation()
-        self.whole = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
-        self.score = nn.Linear(16 * widths[-1], 1)
-        self.project = nn.Linear(CONDITION_FEATURES, 16 * widths[-1], bias=False)
+        super().__init__(4 * image_channels, image_size // 2, widths, num_classes, use_position)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The activations after each halving, finest first: what the feature reconstruction loss compares."""
-        features = [self.stem(F.pixel_unshuffle(image, 2))]
-        for down in self.down:
-            features.append(down(features[-1]))
-        return features
-
-    def scores(self, features: list[Tensor], label: Tensor | None, position: Tensor | None) -> Tensor:
-        """Scores (N,) of images whose `features` are given; higher looks more real."""
-        local = self.local(F.leaky_relu(features[1], 0.2)).mean(dim=(1, 2, 3))
-        last = F.leaky_relu(self.whole(self.deviation(F.leaky_relu(features[-1], 0.2))), 0.2).flatten(1)
-        matched = (self.project(self.condition(label, position, last)) * last).mean(dim=1)
-        return (self.score(last).squeeze(1) + matched + local).float()
-
-    def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
-        """(N, C, size, size) in [-1, 1] -> scores (N,)."""
-        return self.scores(self.features(image), label, position)
+        """The activations after each halving of (N, C, size, size), finest first: what the feature loss compares."""
+        return super().features(F.pixel_unshuffle(image, 2))
