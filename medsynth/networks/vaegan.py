@@ -114,7 +114,7 @@ class StyledUp(nn.Module):
         """(N, channels_in, H, W) and the sketch of the image -> (N, channels_out, 2 H, 2 W)."""
         hidden = self.conv1(F.leaky_relu(self.norm1(features, style), 0.2))
         hidden = F.interpolate(hidden, scale_factor=2, mode="nearest")
-        size = 2 * hidden.shape[-1]
+        size = 2 * int(hidden.shape[-1])
         hidden = hidden + self.sketch(F.pixel_unshuffle(F.adaptive_avg_pool2d(sketch, size), 2))
         hidden = self.noise(hidden) if noise else hidden
         hidden = self.conv2(F.leaky_relu(self.norm2(hidden, style), 0.2))
