@@ -94,7 +94,7 @@ class SynthesisBlock(nn.Module):
     def forward(self, features: Tensor | None, styles: Tensor, noise: str) -> Tensor:
         """(N, channels_in, H / 2, W / 2), styles (N, 2, style_features) -> (N, channels_out, H, W)."""
         if self.is_first:
-            features = self.constant.expand(len(styles), -1, -1, -1)
+            features = self.constant.expand(styles.shape[0], -1, -1, -1)
         else:
             features = F.interpolate(self.conv1(features), scale_factor=2, mode="nearest")
         features = self.layer1(features, styles[:, 0], noise)
@@ -227,7 +227,7 @@ class StyleGan(nn.Module):
 
         Reference: arXiv:1812.04948, appendix B.
         """
-        rows = torch.full((len(style),), UNKNOWN_CLASS, device=style.device) if label is None else label
+        rows = torch.full((style.shape[0],), UNKNOWN_CLASS, device=style.device) if label is None else label
         return self.style_means[rows % len(self.style_means)].lerp(style, truncation)
 
     def forward(
