@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import torch
 from ignite.engine import Events
@@ -12,6 +13,7 @@ from monai.engines import Trainer
 from torch import Tensor, nn
 
 from medsynth.distributed import average_gradients
+from medsynth.errors import MedsynthError
 
 
 def use_bfloat16(device: torch.device, amp: bool) -> bool:
@@ -30,6 +32,17 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def check_weights(weights: object) -> None:
+    """Refuse weights of loss terms, fields of a dataclass, that are no finite numbers from 0 on.
+
+    Raises:
+        MedsynthError: with the key of the configuration.
+    """
+    for name, weight in asdict(weights).items():
+        if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+            raise MedsynthError(f"weights#{name} is {weight!r}: give 0 for none, or a positive number")
 
 
 def losses(**values: Tensor) -> dict[str, dict[str, Tensor]]:

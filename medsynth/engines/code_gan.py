@@ -12,8 +12,9 @@ from ignite.handlers import EMAHandler
 from torch import Tensor
 
 from medsynth.distributed import same_everywhere
-from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
+from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
 from medsynth.engines.code_maps import CodeMaps
+from medsynth.errors import MedsynthError
 from medsynth.losses.adversarial import discriminator_hinge, generator_hinge
 from medsynth.losses.regularization import gradient_penalty
 from medsynth.losses.similarity import feature_distance, sliced_patch_distance
@@ -44,6 +45,9 @@ class CodeGanWeights:
     sketch: float
     penalty: float
 
+    def __post_init__(self) -> None:
+        check_weights(self)
+
 
 @dataclass(frozen=True)
 class Cooling:
@@ -57,6 +61,13 @@ class Cooling:
     start: float
     end: float
     iterations: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.end <= self.start and self.iterations >= 1):
+            raise MedsynthError(
+                f"temperature falls from {self.start} to {self.end} in {self.iterations} iterations: give an end above "
+                "0, a start that is not lower, and 1 or more iterations"
+            )
 
     def __call__(self, iteration: int) -> float:
         """The temperature at an iteration."""
@@ -74,6 +85,8 @@ class CodeGanTrainer(AdversarialTrainer):
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms.
         temperature: of the Gumbel-softmax, by iteration.
+        softening: normal noise on the codes that the critic sees, real and generated alike, in deviations of the codes
+            times the temperature.
         decoded_images: of a step's maps, decoded for the critic of images.
         penalty_images: maps a step that the critics' penalty is taken at.
         flip: learn from mirrored slices as well.
@@ -88,6 +101,7 @@ class CodeGanTrainer(AdversarialTrainer):
         ema: EMAHandler,
         weights: CodeGanWeights,
         temperature: Cooling,
+        softening: float,
         decoded_images: int,
         penalty_images: int,
         flip: bool,
@@ -96,7 +110,7 @@ class CodeGanTrainer(AdversarialTrainer):
         super().__init__(**trainer_args)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        self.weights, self.temperature = weights, temperature
+        self.weights, self.temperature, self.softening = weights, temperature, softening
         self.decoded_images, self.penalty_images, self.flip = decoded_images, penalty_images, flip
         self.average(ema)
 
@@ -114,15 +128,15 @@ class CodeGanTrainer(AdversarialTrainer):
             torch.cat([known[:half], new]) for known, new in zip((latent, label, position), drawn, strict=True)
         )
         shown = torch.linspace(0, len(label) - 1, min(self.decoded_images, len(label))).long()
-        real = network.stage_one.embed(indices)
+        real, temperature = network.stage_one.embed(indices), self.temperature(engine.state.iteration)
         with self.autocast(), torch.no_grad():
             real_images = network.stage_one.decode(real[shown])
 
         with self.autocast(), frozen(self.discriminator):
             proposal = network(latent, fake_label, fake_position)
-            fake, chosen = network.choose(proposal, self.temperature(engine.state.iteration))
+            fake, chosen = network.choose(proposal, temperature)
             fake_images = network.stage_one.decode(fake[shown])
-            features = self.discriminator.features(fake, fake_images)
+            features = self.discriminator.features(self.softened(fake, temperature), fake_images)
             terms = {
                 "reconstruction": network.head.error(proposal[:half], indices[:half], network.codes),
                 "adversarial": generator_hinge(self.scores(features, fake_label, fake_position, shown)),
@@ -134,7 +148,7 @@ class CodeGanTrainer(AdversarialTrainer):
                 terms["commitment"] = network.head.error(proposal, chosen, network.codes)
             if weights.feature:
                 with torch.no_grad():
-                    target = self.discriminator.features(real, real_images)
+                    target = self.discriminator.features(self.softened(real, temperature), real_images)
                 terms["feature"] = sum(
                     feature_distance(_means(mine), _means(theirs))
                     for mine, theirs in zip(features, target, strict=True)
@@ -144,14 +158,22 @@ class CodeGanTrainer(AdversarialTrainer):
 
         fake, fake_images = fake.detach(), fake_images.detach()
         with self.autocast():
-            real_scores = self.scores(self.discriminator.features(real, real_images), label, position, shown)
-            fake_scores = self.scores(self.discriminator.features(fake, fake_images), fake_label, fake_position, shown)
+            features = self.discriminator.features(self.softened(real, temperature), real_images)
+            real_scores = self.scores(features, label, position, shown)
+            features = self.discriminator.features(self.softened(fake, temperature), fake_images)
+            fake_scores = self.scores(features, fake_label, fake_position, shown)
         critic = discriminator_hinge(real_scores, fake_scores)
         penalty = self.penalty(real, real_images, label, position, shown)
         self.update(self.discriminator_optimizer, critic + weights.penalty * penalty)
         return losses(total=total, **terms, critic=critic, penalty=penalty)
 
-    def scores(self, features: tuple[list[Tensor], list[Tensor]], label: Tensor, position: Tensor, shown: Tensor):
+    def softened(self, codes: Tensor, temperature: float) -> Tensor:
+        """Codes (N, features, h, w) with noise, so that the critic cannot go by how exactly they are codes."""
+        return codes + self.softening * temperature * self.discriminator.deviation * torch.randn_like(codes)
+
+    def scores(
+        self, features: tuple[list[Tensor], list[Tensor]], label: Tensor, position: Tensor, shown: Tensor
+    ) -> list[Tensor]:
         """What the critics think of maps (N,) and of the images (M,) that those `shown` decode to."""
         of_codes, of_images = features
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from medsynth.data.degradation import Degradation
 from medsynth.data.patches import random_patches, random_symmetry
 from medsynth.data.slices import SliceDataset
 from medsynth.distributed import same_everywhere
-from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses, use_bfloat16
+from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses, use_bfloat16
 from medsynth.errors import MedsynthError
 from medsynth.handlers.schedule import TwoStages
 from medsynth.losses.relativistic import relativistic
@@ -42,9 +42,7 @@ class SuperResolutionWeights:
     feature: float
 
     def __post_init__(self) -> None:
-        for name, weight in asdict(self).items():
-            if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-                raise MedsynthError(f"weights#{name} is {weight!r}: give 0 for none, or a positive number")
+        check_weights(self)
 
 
 @dataclass(frozen=True)

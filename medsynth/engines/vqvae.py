@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from ignite.handlers import EMAHandler
 from torch import Tensor
 
 from medsynth.distributed import same_everywhere
-from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
+from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
 from medsynth.errors import MedsynthError
 from medsynth.handlers.schedule import TwoStages
 from medsynth.losses.adversarial import discriminator_hinge, generator_hinge
@@ -45,9 +45,7 @@ class VqVaeWeights:
     feature: float
 
     def __post_init__(self) -> None:
-        for name, weight in asdict(self).items():
-            if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-                raise MedsynthError(f"weights#{name} is {weight!r}: give 0 for none, or a positive number")
+        check_weights(self)
         if not self.l1 and not self.ssim:
             raise MedsynthError(
                 "weights#l1 and weights#ssim are both 0, and nothing is left to learn: give one of them"

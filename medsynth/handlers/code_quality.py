@@ -111,7 +111,7 @@ class Surprise(Metric):
         return torch.cat(self._values).mean().item()
 
 
-class CodeGrid(SampleGrid):
+class PriorGrid(SampleGrid):
     """Draws samples as `SampleGrid` does, and beside them what the same codes decode to in random places."""
 
     def pictures(self, engine: Engine) -> tuple[Tensor, int]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medsynth.data.loader import SliceLoader
 from medsynth.engines.code_gan import CodeGanTrainer, CodeGanWeights, Cooling
+from medsynth.errors import MedsynthError
 from medsynth.networks.code_gan import CodeDiscriminator, CodeGan
 
 TERMS = [field.name for field in fields(CodeGanWeights)]
@@ -54,6 +55,7 @@ def build() -> Callable[..., CodeGanTrainer]:
             EMAHandler(network),
             CodeGanWeights(**(dict.fromkeys(TERMS, 0.0) | weights)),
             Cooling(1.0, 0.5, 10),
+            softening=0.1,
             decoded_images=4,
             penalty_images=2,
             flip=False,
@@ -119,6 +121,19 @@ def test_the_penalty_is_the_slope_of_both_critics_at_real_maps(build):
 def test_the_temperature_falls_by_the_iterations_alone():
     cooling = Cooling(1.0, 0.25, 100)
     assert [cooling(i) for i in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.5, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("values", [(1.0, 2.0, 10), (1.0, 0.0, 10), (1.0, 0.5, 0)])
+def test_a_temperature_that_does_not_fall_is_refused(values):
+    with pytest.raises(MedsynthError, match="temperature falls from"):
+        Cooling(*values)
+
+
+def test_real_and_generated_codes_are_softened_alike_and_less_as_it_cools(build):
+    trainer = build()
+    codes = trainer.network.codes[torch.randint(12, (50, 4, 4))].movedim(-1, 1)
+    noise = (trainer.softened(codes, 0.5) - codes) / trainer.discriminator.deviation
+    assert noise.std().item() == pytest.approx(0.1 * 0.5, rel=0.1)
 
 
 def test_it_begins_with_density_and_maps_of_the_training_set(build):
