@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data import datalist
+from medsynth.errors import MedsynthError
 from medsynth.inference.code_maps import bits_per_pixel, entropy_per_pixel
 from medsynth.inference.reconstruct import read_stacks
 from medsynth.inference.vqvae import is_prior
@@ -98,11 +99,14 @@ class ReconstructionEvaluation:
 
     def run(self) -> list[Verdict]:
         """Read, encode, decode, measure, write, and say the verdicts in the log."""
+        network = self.model.network
+        if not isinstance(network, SliceVqVae):
+            raise MedsynthError(f"the checkpoint holds a {type(network).__name__}: give the model.pt of a VQ-VAE")
         data = read_real_datalist(self.real)
         stacks = read_stacks(held_out_entries(data), self.model)
-        cases = [measured(entry["subject"], stack.slices, self.model.network) for _, entry, stack in stacks]
+        cases = [measured(entry["subject"], stack.slices, network) for _, entry, stack in stacks]
         usage = torch.stack([case.usage for case in cases]).sum(dim=0)
-        measures = summarized(cases, usage, self.model.network, self.seed)
+        measures = summarized(cases, usage, network, self.seed)
         found = verdicts(measures)
         facts = {
             "real": str(self.real or datalist.PHANTOM_FOLDER),

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from medsynth.errors import MedsynthError
 from medsynth.metrics.image import psnr
 from medsynth.networks.vqvae import SliceVqVae
-from medsynth.report.reconstruction import BASELINE, evaluation_of, measured, sections, summarized, verdicts
+from medsynth.report.reconstruction import (
+    BASELINE,
+    ReconstructionEvaluation,
+    evaluation_of,
+    measured,
+    sections,
+    summarized,
+    verdicts,
+)
 
 
 @pytest.fixture
@@ -67,9 +78,12 @@ def test_the_page_shows_the_worst_subject_first(network, cases):
     assert BASELINE in cases[0].images
 
 
-def test_a_prior_or_given_images_are_judged_as_images(network):
-    from types import SimpleNamespace
+def test_the_model_of_another_system_is_refused():
+    with pytest.raises(MedsynthError, match="holds a Linear: give the model.pt of a VQ-VAE"):
+        ReconstructionEvaluation(SimpleNamespace(network=torch.nn.Linear(1, 1)), None, None).run()
 
+
+def test_a_prior_or_given_images_are_judged_as_images(network):
     stage_one, prior = SimpleNamespace(network=network), SimpleNamespace(network=SimpleNamespace(stage_one=network))
     assert evaluation_of(stage_one, None, "images", "codes") == "codes"
     assert evaluation_of(prior, None, "images", "codes") == "images"
