@@ -44,6 +44,7 @@ class Run:
 
     Attributes:
         start_iteration: where this process went on; 0 in a new run.
+        saved_iteration: of the last checkpoint.
         images: training images seen, over all resumes.
         stateful: state of handlers that a checkpoint keeps, by name.
     """
@@ -62,7 +63,7 @@ class Run:
         self.model = self.folder / "model.pt"
         self.seed = seed
         self.resume = resume
-        self.start_iteration = 0
+        self.start_iteration = self.saved_iteration = 0
         self.images = 0
         self.stateful: dict[str, Stateful] = {}
         self._started = time.monotonic()

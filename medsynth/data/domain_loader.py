@@ -23,8 +23,8 @@ class DomainLoader(SliceLoader):
     partner, those of the smaller domain repeatedly. Batches of both kinds come in random order, an endless stream in
     which number i depends on (seed, i) only.
 
-    A batch is a dictionary: `source`, `target` (N, C, H, W); `source_position`, `target_position` (N,); `paired`, a
-    bool.
+    A batch is a dictionary: `source`, `target` (N, C, H, W); `source_position`, `target_position`, `source_index`,
+    `target_index` (N,); `paired`, a bool.
 
     Args:
         dataset: of both domains.
@@ -103,7 +103,10 @@ class DomainLoader(SliceLoader):
         for name, chosen in zip(PAIR, (sources, targets), strict=True):
             mine = np.array_split(chosen, idist.get_world_size())[idist.get_rank()]
             batch[name] = self._images(self.dataset.views[name][mine])
-            batch[f"{name}_position"] = self.dataset.facts(mine)["position"].to(self.device, non_blocking=True)
+            facts = self.dataset.facts(mine)
+            batch |= {
+                f"{name}_{fact}": facts[fact].to(self.device, non_blocking=True) for fact in ("position", "index")
+            }
         return batch | {"paired": paired}
 
 

@@ -43,7 +43,6 @@ class Checkpoint:
         self.validator = validator
         self.minutes = minutes
         self._stop = StopRequests()
-        self._saved_iteration = 0
         self._saved_time = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -57,7 +56,7 @@ class Checkpoint:
     def _start(self, engine: Engine) -> None:
         if self.run.resume and self.run.has_checkpoint():
             self._restore(engine)
-        self.run.start_iteration = self._saved_iteration = engine.state.iteration
+        self.run.start_iteration = self.run.saved_iteration = engine.state.iteration
         self._saved_time = time.monotonic()
         self.run.keep_config()
         self._stop.__enter__()
@@ -68,7 +67,7 @@ class Checkpoint:
     def _between_iterations(self, engine: Engine) -> None:
         iteration = engine.state.iteration
         stop_signal = idist.all_reduce(int(self._stop.received or 0), "MAX")  # all processes stop at the same iteration
-        if iteration > self._saved_iteration:
+        if iteration > self.run.saved_iteration:
             epoch_is_over = iteration % engine.state.epoch_length == 0
             overdue = time.monotonic() - self._saved_time > 60 * self.minutes
             if epoch_is_over or overdue or stop_signal:
@@ -78,7 +77,7 @@ class Checkpoint:
             sys.exit(128 + stop_signal)  # what a shell expects of a process that a signal stopped
 
     def _complete(self, engine: Engine) -> None:
-        if engine.state.iteration > self._saved_iteration:
+        if engine.state.iteration > self.run.saved_iteration:
             self._save(engine)
         self._stop.__exit__(None, None, None)
 
@@ -87,7 +86,7 @@ class Checkpoint:
         raise error
 
     def _save(self, engine: Engine) -> None:
-        self._saved_iteration = engine.state.iteration
+        self.run.saved_iteration = engine.state.iteration
         self._saved_time = time.monotonic()
         if not self.run.is_main:
             return

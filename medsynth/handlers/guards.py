@@ -19,18 +19,21 @@ logger = logging.getLogger(__name__)
 
 
 class FiniteLosses:
-    """Stops a run whose losses are no longer finite, and names the iteration and the loss.
+    """Stops a run whose losses are no longer finite or have exploded: names the iteration, the loss and the patients.
 
     Looks at the losses of several iterations at once, and at an epoch's end, because each look waits for the device. A
     checkpoint in between is safe: `Checkpoint` looks at the weights.
 
     Args:
         interval: iterations between two looks.
+        largest: of any loss, in magnitude; images are in [-1, 1], and no term of theirs comes near it.
     """
 
-    def __init__(self, interval: int = 10) -> None:
+    def __init__(self, run: Run, interval: int = 10, largest: float = 1e6) -> None:
+        self.run = run
         self.interval = interval
-        self._seen: list[tuple[int, dict[str, Tensor]]] = []
+        self.largest = largest
+        self._seen: list[tuple[int, dict[str, Tensor], list[Tensor]]] = []
 
     def attach(self, engine: Engine) -> None:
         """Watch the losses of `engine`."""
@@ -38,18 +41,27 @@ class FiniteLosses:
 
     def _add(self, engine: Engine) -> None:
         state = engine.state
-        self._seen.append((state.iteration, state.output["losses"]))
+        indices = [values for name, values in state.batch.items() if name.endswith("index")]
+        self._seen.append((state.iteration, state.output["losses"], indices))
         if len(self._seen) < self.interval and state.iteration % state.epoch_length:
             return
-        finite = torch.isfinite(torch.stack([torch.stack(list(losses.values())).sum() for _, losses in self._seen]))
-        if not finite.all():
-            iteration, losses = self._seen[int(finite.int().argmin())]
-            bad = ", ".join(f"{name} is {value.item()}" for name, value in losses.items() if not value.isfinite())
-            raise MedsynthError(
-                f"iteration {iteration}: {bad or 'the losses overflow'}; the last checkpoint is kept: "
-                "lower the learning rate and give the same command again"
-            )
+        magnitudes = torch.stack([torch.stack(list(losses.values())).abs().max() for _, losses, _ in self._seen])
+        good = magnitudes < self.largest  # false for NaN too
+        if not good.all():
+            raise MedsynthError(self._line(engine, *self._seen[int(good.int().argmin())]))
         self._seen = []
+
+    def _line(self, engine: Engine, iteration: int, losses: dict[str, Tensor], indices: list[Tensor]) -> str:
+        bad = ", ".join(f"{name} is {value:.3g}" for name, value in losses.items() if not abs(value) < self.largest)
+        dataset = getattr(engine.data_loader, "dataset", None)
+        subjects = sorted({dataset.subjects[i] for chosen in indices for i in chosen.tolist()}) if indices else []
+        of_whom = f" on a batch of {', '.join(subjects)}" if subjects else ""
+        kept = (
+            f"{self.run.checkpoint}, of iteration {self.run.saved_iteration}, is the last good checkpoint"
+            if self.run.has_checkpoint()
+            else "there is no checkpoint yet"
+        )
+        return f"iteration {iteration}: {bad}{of_whom}; {kept}: lower the learning rate and give the same command again"
 
 
 class TimeLimit:

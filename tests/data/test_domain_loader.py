@@ -34,7 +34,7 @@ class Places:
         return torch.from_numpy(values.astype(np.float32))[:, :, None, None].expand(*rows.shape, 4, 4).clone()
 
     def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        return {"position": torch.from_numpy(indices / 100).float()}
+        return {"position": torch.from_numpy(indices / 100).float(), "index": torch.from_numpy(indices)}
 
 
 BOTH, SOURCE, TARGET = (True, True), (True, False), (False, True)
