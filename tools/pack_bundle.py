@@ -1,0 +1,30 @@
+"""Pack a trained system as a bundle of its own, as MONAI's model zoo has them: a folder and a zip.
+
+python tools/pack_bundle.py bundles/vaegan --checkpoint runs/vaegan/model.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medsynth.bundle.deploy import FORMS
+from medsynth.bundle.packing import pack_bundle
+from medsynth.errors import run_tool
+
+
+def main() -> None:
+    """Pack, and say where it is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path, help="folder of the system, such as bundles/vaegan")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="model.pt of a run")
+    parser.add_argument("--output", type=Path, help="folder to write to (default: pack/ beside the checkpoint)")
+    parser.add_argument("--evaluation", type=Path, help="metrics.json of this checkpoint's evaluation, for the card")
+    parser.add_argument("--export", choices=FORMS, help="write the network alone in this form as well")
+    options = parser.parse_args()
+    folder = pack_bundle(options.bundle, options.checkpoint, options.output, options.evaluation, options.export)
+    print(f"written to {folder} and {folder.with_name(folder.name + '.zip')}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
