@@ -164,7 +164,7 @@ class StyleGanTrainer(AdversarialTrainer):
         lazy = self.growing.steps
 
         with self.autocast(), frozen(self.discriminator):
-            fake = self.network.synthesis.draw(self.styles(label, position))
+            fake = self.network.synthesis.draw(self.styles(label, position)).clamp(-1, 1)  # as users get them
             generator = raise_scores(self.discriminator(self.augmentation(fake), label, position))
         found, total = {"generator": generator}, generator
         if self.loss.patch and real.shape[-1] >= SMALLEST_SCALE:
