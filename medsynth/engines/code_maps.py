@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from medsynth.data.slices import SliceDataset
 from medsynth.handlers.code_usage import warn_of_collapse
@@ -14,6 +15,7 @@ from medsynth.networks.codebook import perplexity
 from medsynth.networks.vqvae import SliceVqVae
 
 CHUNK = 64  # slices encoded at a time
+SHOWN_FROM = 8  # chunks; fewer are encoded before anyone wonders
 
 
 class CodeMaps:
@@ -37,7 +39,8 @@ class CodeMaps:
         self.dataset, self.copies = dataset, 1 + flip
         indices, described = [], []
         for mirrored in range(self.copies):
-            for chunk in torch.arange(len(dataset)).split(CHUNK):
+            chunks = torch.arange(len(dataset)).split(CHUNK)
+            for chunk in tqdm(chunks, desc="encoding", leave=False, disable=len(chunks) < SHOWN_FROM):
                 images = dataset.read(chunk.numpy())[:, None].float().to(stage_one.codebook.codes.device)
                 images = images.flip(-1) if mirrored else images
                 indices.append(stage_one.encode_indices(images).to(torch.int32))
