@@ -105,7 +105,7 @@ class StyleGanInference:
         log.info("the latent vectors of %d images are in %s", self.request.num_images, self.output.folder / LATENTS)
 
     def interpolate(self) -> None:
-        """Strips of images, and an animation of them side by side, there and back."""
+        """Strips from one sample to another of its class, and an animation of them side by side, there and back."""
         count = -(-self.request.num_images // STEPS)
         strips = [self._strip(number) for number in range(count)]
         drawn = (image for strip in strips for image in strip.images(STEPS))
@@ -115,10 +115,11 @@ class StyleGanInference:
 
     def mix(self) -> None:
         """A table: source A above, source B on the left, and between them A with some styles of B."""
-        columns, rows = GRID_COLUMNS - 1, sum(STYLE_GROUPS.values())
-        styles, label, positions = self._draw(0, columns + rows)
-        images, facts = mixing_table(self.network, styles, label, positions)
-        write_images(iter(images), len(images), self.request, self.model, self.output, GRID_COLUMNS, facts)
+        styles, label, positions = self._draw(0, GRID_COLUMNS - 1 + sum(STYLE_GROUPS.values()), one_position=True)
+        images, names = mixing_table(self.network, styles, self._mean(label))
+        drawn = ((image, label, positions[0].item()) for image in images)
+        facts = [{"Styles": name} for name in names]
+        write_images(drawn, len(images), self.request, self.model, self.output, GRID_COLUMNS, facts)
 
     def project(self) -> None:
         """The images nearest to the inputs that the network can draw, and where these are in its space."""
@@ -152,12 +153,15 @@ class StyleGanInference:
         return styles, label, positions
 
     def _strip(self, number: int) -> Strip:
-        """From one sample to another of its class and position."""
-        styles, label, positions = self._draw(number, 2, one_position=True)
-        centre = self.network.truncate(styles[:1], 0.0, torch.full((1,), label, device=styles.device))
-        return Strip(
-            self.network, *styles.split(1), centre if self.path == "spherical" else None, label, positions[0].item()
-        )
+        """From one sample to another of its class."""
+        styles, label, positions = self._draw(number, 2)
+        centre = self._mean(label) if self.path == "spherical" else None
+        return Strip(self.network, *styles.split(1), centre, label, *positions.tolist())
+
+    def _mean(self, label: int) -> Tensor:
+        """(1, features), the mean style of a class."""
+        means = self.network.style_means
+        return self.network.truncate(means[:1], 0.0, torch.full((1,), label, device=means.device))
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ class Strip:
     Args:
         start, end: (1, features).
         centre: (1, features), of the circle that it is a part of; None: it is straight.
-        label, position: of all its images.
+        label: of all its images.
+        first, last: positions of the two ends. What lies between has one only where they are the same.
     """
 
     network: StyleGan
@@ -175,7 +180,8 @@ class Strip:
     end: Tensor
     centre: Tensor | None
     label: int
-    position: float
+    first: float
+    last: float
 
     def styles(self, steps: int) -> Tensor:
         """(steps, features), the two ends among them."""
@@ -187,8 +193,10 @@ class Strip:
 
     def images(self, steps: int) -> Iterator[Drawn]:
         """With the same noise in all of them."""
-        for image in drawn_with_fixed_noise(self.network, self.network.spread(self.styles(steps))):
-            yield image, self.label, self.position
+        between = self.first if self.first == self.last else math.nan
+        positions = [self.first, *[between] * (steps - 2), self.last]
+        images = drawn_with_fixed_noise(self.network, self.network.spread(self.styles(steps)))
+        yield from ((image, self.label, position) for image, position in zip(images, positions, strict=True))
 
 
 @torch.inference_mode()
@@ -197,37 +205,23 @@ def drawn_with_fixed_noise(network: StyleGan, styles: Tensor) -> Tensor:
     return torch.cat([network.synthesis(part, noise="fixed").clamp(-1, 1).cpu() for part in styles.split(BLOCK)])
 
 
-def mixing_table(
-    network: StyleGan, styles: Tensor, label: int, positions: Tensor
-) -> tuple[list[Drawn], list[dict[str, Any]]]:
+def mixing_table(network: StyleGan, styles: Tensor, mean: Tensor) -> tuple[Tensor, list[str]]:
     """Images row by row, and what each is: first the mean and the sources A, then rows of a source B and its mixtures.
 
     Args:
-        styles: (8 + rows, features), sources A and B.
-        label: their class.
-        positions: (8 + rows,), NaN where unknown. A mixture has none unless it is the same for all.
+        styles: (16, features), 8 sources A and as many B.
+        mean: (1, features).
 
     Reference: Karras et al., StyleGAN, arXiv:1812.04948, fig. 3.
     """
     count = GRID_COLUMNS - 1
-    places, shared = positions.tolist(), positions[0].item() if (positions == positions[0]).all() else math.nan
-    mean = network.truncate(styles[:1], 0.0, torch.full((1,), label, device=styles.device))
-    all_styles = network.spread(torch.cat([mean, styles]))
-    first, second = all_styles[1 : count + 1], all_styles[count + 1 :]
-    wanted, facts, at = (
-        [all_styles[: count + 1]],
-        ["mean", *(f"A{i + 1}" for i in range(count))],
-        [shared, *places[:count]],
-    )
+    first, second = network.spread(styles[:count]), network.spread(styles[count:])
+    wanted, names = [network.spread(mean), first], ["mean", *(f"A{i + 1}" for i in range(count))]
     groups = [name for name, rows in STYLE_GROUPS.items() for _ in range(rows)]
     for row, (source, group) in enumerate(zip(second, groups, strict=True)):
         wanted += [source[None], mixed(first, source.expand_as(first), group)]
-        facts += [f"B{row + 1}", *(f"A{i + 1} with {group} of B{row + 1}" for i in range(count))]
-        at += [places[count + row], *[shared] * count]
-    images = drawn_with_fixed_noise(network, torch.cat(wanted))
-    return [(image, label, place) for image, place in zip(images, at, strict=True)], [
-        {"Styles": name} for name in facts
-    ]
+        names += [f"B{row + 1}", *(f"A{i + 1} with {group} of B{row + 1}" for i in range(count))]
+    return drawn_with_fixed_noise(network, torch.cat(wanted)), names
 
 
 def mixed(first: Tensor, second: Tensor, group: str) -> Tensor:
