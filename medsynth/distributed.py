@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TypeVar
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from medsynth.errors import MedsynthError
+
+Number = TypeVar("Number", float, Tensor)
 
 
 def start() -> None:
@@ -25,6 +31,21 @@ def start() -> None:
     idist.get_world_size()
 
 
+def all_reduce(value: Number, op: str = "SUM") -> Number:
+    """The sum (or `MAX`, `MIN`) of all processes' values, as ignite's.
+
+    Raises:
+        MedsynthError: one of the others has ended.
+    """
+    try:
+        return idist.all_reduce(value, op)
+    except RuntimeError as error:  # what every backend raises
+        raise MedsynthError(
+            "another process of this run has ended, and its own last lines tell why; the same command goes on from the "
+            "last checkpoint"
+        ) from error
+
+
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by its mean over all processes; nothing to do for one process.
 
@@ -33,7 +54,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if idist.get_world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = idist.all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients])) / idist.get_world_size()
+    flat = all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients])) / idist.get_world_size()
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view(gradient.shape))
 
@@ -43,3 +64,34 @@ def same_everywhere(network: nn.Module) -> None:
     if idist.get_world_size() > 1:
         for tensor in network.state_dict().values():
             dist.broadcast(tensor, src=0)
+
+
+def require_alike(network: nn.Module, name: str) -> None:
+    """Make sure that all processes have the same parameters; nothing to do for one process.
+
+    Raises:
+        MedsynthError: they have drifted apart.
+    """
+    if idist.get_world_size() == 1 or next(network.parameters(), None) is None:
+        return
+    sums = torch.stack([parameter.detach().double().sum() for parameter in network.parameters()])
+    if not torch.equal(all_reduce(sums.clone(), "MIN"), all_reduce(sums.clone(), "MAX")):
+        raise MedsynthError(
+            f"'{name}' is no longer the same on all processes: the last checkpoint is kept; give the same command "
+            "again, with one process if it happens again"
+        )
+
+
+def share_of_draws(seed: int, iteration: int, count: int, columns: int) -> Tensor:
+    """Random numbers for the images of this process: all processes get what one would with all their images.
+
+    Args:
+        seed, iteration: which numbers.
+        count: images of this process.
+        columns: numbers an image.
+
+    Returns: (count, columns) float64, evenly from [0, 1), on the CPU.
+    """
+    first = count * idist.get_rank()
+    drawn = np.random.default_rng([seed, iteration]).random((count * idist.get_world_size(), columns))
+    return torch.from_numpy(drawn[first : first + count])

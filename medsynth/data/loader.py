@@ -19,9 +19,10 @@ class SliceLoader:
     """Serve a set of slices in batches: dictionaries of its items.
 
     Shuffled, it is an endless stream: batch number i depends on (seed, i) only, each pass over the set has an order and
-    flips of its own, and every iterator goes on from `iteration`. Otherwise it is one pass in order.
+    flips of its own, and every iterator goes on from `iteration`. With several processes, each takes its share of a
+    batch of `batch_size` times their number. Otherwise it is one pass in order, for each process the whole: measures of
+    a validation need all images.
     On a GPU, the slices live there where they fit; on the CPU they are read from the file cache.
-    With several processes, each takes its share of a batch of `batch_size` times their number.
 
     Args:
         dataset: a `SliceDataset` or `PairDataset`.
@@ -85,13 +86,15 @@ class SliceLoader:
         self.iteration = int(state["iteration"])
 
     def _global_size(self) -> int:
-        return self.batch_size * idist.get_world_size()
+        return self.batch_size * (idist.get_world_size() if self.shuffle else 1)
 
     def _batch(self, order: np.ndarray, coins: np.ndarray | None, number: int) -> dict[str, torch.Tensor]:
         size = self._global_size()
         chosen = order[number * size : (number + 1) * size]
-        share = np.array_split(chosen, idist.get_world_size())[idist.get_rank()]
-        indices = share if len(share) else chosen[-1:]  # a process without a share would leave the others waiting
+        indices = chosen
+        if self.shuffle:
+            share = np.array_split(chosen, idist.get_world_size())[idist.get_rank()]
+            indices = share if len(share) else chosen[-1:]  # a process without one would leave the others waiting
         batch = self.dataset.facts(indices)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         views = {name: self._images(rows[indices]) for name, rows in self.dataset.views.items()}

@@ -8,29 +8,37 @@ import torch
 from torch import Tensor
 
 
-def random_symmetry(images: Tensor) -> Tensor:
-    """Turn and mirror each of (N, C, side, side) images by one of the eight symmetries of a square."""
-    drawn = torch.randint(8, (len(images),))
+def random_symmetry(images: Tensor, draws: Tensor) -> Tensor:
+    """Turn and mirror images by the eight symmetries of a square.
+
+    Args:
+        images: (N, C, side, side).
+        draws: (N,) evenly from [0, 1), which choose.
+
+    Returns: the same shape.
+    """
     turned = torch.empty_like(images)
     for number in range(8):
-        some = (drawn == number).nonzero().squeeze(1).to(images.device)
+        some = ((8 * draws).long() == number).nonzero().squeeze(1).to(images.device)
         part = torch.rot90(images[some], number % 4, (2, 3))
         turned[some] = part.flip(-1) if number >= 4 else part
     return turned
 
 
-def random_patches(views: Sequence[Tensor], side: int, likely: Tensor) -> list[Tensor]:
+def random_patches(views: Sequence[Tensor], side: int, likely: Tensor, draws: Tensor) -> list[Tensor]:
     """Cut one square patch out of each image, at the same place of all views.
 
     Args:
         views: (N, C, s * H, s * W) each, over one field of view, on grids finer than `likely` by whole factors s.
         side: of a patch, in pixels of `likely`.
         likely: (N, 1, H, W), where patches are centred in proportion to these weights, as far as the edges allow.
+        draws: (N,) evenly from [0, 1), which choose among them.
 
     Returns: (N, C, s * side, s * side) of each view.
     """
     rows, columns = likely.shape[-2:]
-    centres = torch.multinomial(likely.flatten(1).float() + 1e-6, 1).squeeze(1).cpu()
+    shares = (likely.flatten(1).double() + 1e-9).cumsum(dim=1).cpu()
+    centres = torch.searchsorted(shares, draws[:, None] * shares[:, -1:], right=True).squeeze(1)
     tops = (centres // columns - side // 2).clamp(0, rows - side).tolist()
     lefts = (centres % columns - side // 2).clamp(0, columns - side).tolist()
     patches = []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medsynth.data.degradation import Degradation
 from medsynth.data.patches import random_patches, random_symmetry
 from medsynth.data.slices import SliceDataset
-from medsynth.distributed import same_everywhere
+from medsynth.distributed import same_everywhere, share_of_draws
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses, use_bfloat16
 from medsynth.errors import MedsynthError
 from medsynth.handlers.schedule import TwoStages
@@ -129,8 +129,9 @@ class SuperResolutionTrainer(AdversarialTrainer):
         self.average(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        slices = {"image": random_symmetry(batch["image"])}
-        low, base, high = self.patches(*self.prepare(slices, engine.state.device))
+        draws = share_of_draws(self.data_loader.seed, engine.state.iteration, len(batch["image"]), 2)
+        slices = {"image": random_symmetry(batch["image"], draws[:, 0])}
+        low, base, high = self.patches(*self.prepare(slices, engine.state.device), draws[:, 1])
         second = self.schedule.second_stage(engine)
 
         with self.autocast(), frozen(self.discriminator):
@@ -151,15 +152,15 @@ class SuperResolutionTrainer(AdversarialTrainer):
         return losses(total=total, **terms, discriminator=critic)
 
     @torch.no_grad()
-    def patches(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coarse, interpolated and fine patches of the head, at the same places.
+    def patches(self, coarse: Tensor, fine: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Coarse, interpolated and fine patches of the head, at the same places, which (N,) draws choose.
 
         The images are made coarse as a whole: k-space is not local.
         """
         views = (coarse, self.network.base(coarse), fine)
         if self.patch == coarse.shape[-1]:
             return views
-        return tuple(random_patches(views, self.patch, average(foreground(fine), self.network.scale)))
+        return tuple(random_patches(views, self.patch, average(foreground(fine), self.network.scale), draws))
 
     def begin(self) -> None:
         """Start from the same weights everywhere."""

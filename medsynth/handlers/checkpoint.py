@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from medsynth import distributed
 from medsynth.errors import MedsynthError
 from medsynth.handlers import random_state
 from medsynth.handlers.signals import StopRequests
@@ -66,7 +67,9 @@ class Checkpoint:
 
     def _between_iterations(self, engine: Engine) -> None:
         iteration = engine.state.iteration
-        stop_signal = idist.all_reduce(int(self._stop.received or 0), "MAX")  # all processes stop at the same iteration
+        stop_signal = distributed.all_reduce(
+            int(self._stop.received or 0), "MAX"
+        )  # all processes stop at the same iteration
         if iteration > self.run.saved_iteration:
             epoch_is_over = iteration % engine.state.epoch_length == 0
             overdue = time.monotonic() - self._saved_time > 60 * self.minutes
@@ -88,9 +91,12 @@ class Checkpoint:
     def _save(self, engine: Engine) -> None:
         self.run.saved_iteration = engine.state.iteration
         self._saved_time = time.monotonic()
+        stateful = engine.stateful()
+        for name, item in stateful.items():
+            if isinstance(item, nn.Module):
+                distributed.require_alike(item, name)
         if not self.run.is_main:
             return
-        stateful = engine.stateful()
         _require_finite(stateful, engine.state.iteration)
         content = {
             "format": _FORMAT,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from medsynth import distributed
 from medsynth.errors import MedsynthError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class TimeLimit:
 
     def _check(self, engine: Engine) -> None:
         is_over = self.run.session_seconds > 60 * self.max_minutes
-        if idist.all_reduce(int(is_over), "MAX"):  # all processes stop at the same iteration
+        if distributed.all_reduce(int(is_over), "MAX"):  # all processes stop at the same iteration
             logger.info(
                 "max_minutes (%g) is over at iteration %d; the same command goes on from there",
                 self.max_minutes,

@@ -7,12 +7,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import is_scalar
 from torch import Tensor
 from tqdm import tqdm
 
+from medsynth import distributed
 from medsynth.handlers.curves import curves
 from medsynth.handlers.table import Table
 from medsynth.storage import write_bytes
@@ -41,11 +43,14 @@ class Means:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.float().clone()
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def read(self) -> dict[str, float]:
-        """The means so far."""
-        names = list(self.sums)
-        sums = torch.stack([self.sums[name] for name in names]).tolist() if names else []
-        return {name: total / self.counts[name] for name, total in zip(names, sums, strict=True)}
+    def take(self) -> dict[str, float]:
+        """The means so far, over all processes, which ask at once; and begin anew."""
+        sums, counts = self.sums, self.counts
+        self.sums, self.counts = {}, {}
+        if not sums:
+            return {}
+        totals = distributed.all_reduce(torch.stack(list(sums.values()))) / idist.get_world_size()
+        return {name: total / counts[name] for name, total in zip(sums, totals.tolist(), strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": {name: value.cpu() for name, value in self.sums.items()}, "counts": dict(self.counts)}
@@ -80,16 +85,15 @@ class Logbook:
         run.stateful["logbook"] = self
 
     def attach(self, engine: Engine) -> None:
-        """Watch `engine`, on the main process alone."""
+        """Watch `engine`; the main process writes down the means over all processes."""
         self._device = engine.state.device
-        if not self.run.is_main:
-            return
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        if self.run.is_main:
+            engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+            engine.add_event_handler(Events.COMPLETED, self._complete)
+            if self.validator is not None:
+                self.validator.add_event_handler(Events.COMPLETED, self._write_metrics, engine)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
-        engine.add_event_handler(Events.COMPLETED, self._complete)
-        if self.validator is not None:
-            self.validator.add_event_handler(Events.COMPLETED, self._write_metrics, engine)
 
     def state_dict(self) -> dict[str, Any]:
         return {"row": self._row.state_dict(), "epoch": self._epoch.state_dict()}
@@ -118,28 +122,30 @@ class Logbook:
         losses = {name: value.detach() for name, value in state.output["losses"].items()}
         self._row.add(losses)
         self._epoch.add(losses)
-        self._bar.update()
         epoch_is_over = state.iteration % state.epoch_length == 0
-        if epoch_is_over or state.iteration % self.interval == 0:
-            self._write_row(engine)
+        means = self._row.take() if epoch_is_over or state.iteration % self.interval == 0 else None
+        if not self.run.is_main:
+            return
+        self._bar.update()
+        if means is not None:
+            self._write_row(engine, means)
         if epoch_is_over:
             self._bar.close()
 
-    def _write_row(self, engine: Engine) -> None:
+    def _write_row(self, engine: Engine, means: dict[str, float]) -> None:
         state = engine.state
-        means = self._row.read()
-        self._row = Means()
         progress = {"iteration": state.iteration, "epoch": state.epoch, "seconds": round(self.run.seconds, 1)}
         self.losses.append(progress | {"images": self.run.images} | means)
         self._scalars("train", means, state.iteration)
         self._bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
 
     def _end_epoch(self, engine: Engine) -> None:
-        state = engine.state
+        state, means = engine.state, self._epoch.take()
+        if not self.run.is_main:
+            return
         seconds = time.monotonic() - self._epoch_started
-        text = "  ".join(f"{name} {value:.4g}" for name, value in self._epoch.read().items())
+        text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
         logger.info("Epoch %d/%d  %s  (%.1f s)", state.epoch, state.max_epochs, text, seconds)
-        self._epoch = Means()
         if state.epoch % self.plot_epochs == 0:
             self._draw()
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
+from medsynth import distributed
 from medsynth.errors import MedsynthError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Schedule:
             return by_iterations
         before = self.run.start_iteration / whole
         by_clock = before + (1 - before) * self.run.session_seconds / (60 * self.max_minutes)
-        return min(1.0, max(by_iterations, idist.all_reduce(by_clock, "MAX")))
+        return min(1.0, max(by_iterations, distributed.all_reduce(by_clock, "MAX")))
 
     def factor(self, share: float) -> float:
         """Part of the full rate, when `share` of the run is over."""

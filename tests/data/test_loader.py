@@ -99,8 +99,15 @@ def test_no_process_is_left_waiting_at_the_end_of_a_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
     for rank in range(2):
         monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
-        batches = list(SliceLoader(rest_of_one, 2, shuffle=False))
-        assert [batch["index"].tolist() for batch in batches] == [[2 * rank, 2 * rank + 1], [4]]
+        loader = SliceLoader(rest_of_one, 2, drop_last=False)
+        assert [len(batch["index"]) for batch in islice(loader, len(loader))] == [2, 1]
+
+
+def test_every_process_gets_the_whole_pass_in_order(dataset, monkeypatch):
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(idist, "get_rank", lambda: 1)
+    indices = torch.cat([batch["index"] for batch in SliceLoader(dataset, 7, shuffle=False)])
+    assert indices.tolist() == list(range(len(dataset)))
 
 
 def test_a_set_that_fills_no_batch_is_refused(dataset):

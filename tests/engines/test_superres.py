@@ -96,12 +96,13 @@ def test_terms_of_the_second_stage_move_the_network_by_their_weights(trainer, na
 def test_patches_are_parts_of_slices_that_were_made_coarse_as_a_whole(trainer, slices):
     one = trainer(patch_size=None)
     images = torch.stack([slices[i]["image"] for i in range(3)])
-    low, base, high = one.patches(*one.prepare({"image": images}, torch.device("cpu")))
+    low, base, high = one.patches(*one.prepare({"image": images}, torch.device("cpu")), torch.rand(3).double())
     assert torch.equal(low, average(images, 2))
     assert torch.equal(high, images[:, 1:2])
     assert torch.allclose(average(base, 2), low[:, 1:2], atol=1e-5)
     assert (base - spline(low[:, 1:2], 2)).abs().mean() < 0.05
-    low, base, high = trainer(patch_size=24).patches(*one.prepare({"image": images}, torch.device("cpu")))
+    cut = trainer(patch_size=24)
+    low, base, high = cut.patches(*one.prepare({"image": images}, torch.device("cpu")), torch.rand(3).double())
     assert low.shape == (3, 3, 12, 12)
     assert torch.allclose(average(high, 2), low[:, 1:2], atol=1e-5)  # the same place on both grids
     assert torch.allclose(average(base, 2), low[:, 1:2], atol=1e-5)

@@ -16,7 +16,7 @@ def test_a_mean_is_over_the_iterations_that_reported_the_loss():
     means = Means()
     means.add({"a": torch.tensor(1.0), "b": torch.tensor(5.0)})
     means.add({"a": torch.tensor(2.0)})
-    assert means.read() == {"a": 1.5, "b": 5.0}
+    assert means.take() == {"a": 1.5, "b": 5.0}
 
 
 def test_half_finished_means_survive_a_stop():
@@ -24,14 +24,14 @@ def test_half_finished_means_survive_a_stop():
     means.add({"a": torch.tensor(1.0)})
     resumed.load_state_dict(means.state_dict(), torch.device("cpu"))
     resumed.add({"a": torch.tensor(4.0)})
-    assert resumed.read() == {"a": 2.5}
+    assert resumed.take() == {"a": 2.5}
 
 
 def test_means_do_not_share_memory_with_what_was_added():
     means, loss = Means(), torch.tensor(1.0)
     means.add({"a": loss})
     loss.fill_(7)
-    assert means.read() == {"a": 1.0}
+    assert means.take() == {"a": 1.0}
 
 
 def test_a_table_is_cut_after_an_iteration_and_loses_a_half_written_row(tmp_path):
