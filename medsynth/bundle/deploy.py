@@ -51,7 +51,7 @@ def describe_formats(formats: dict[str, Any], model: LoadedModel) -> dict[str, A
     A size that the bundle leaves open (`"*"`) stays open.
     """
     formats = copy.deepcopy(formats)
-    for name, tensor in (formats["inputs"] | formats["outputs"]).items():
+    for name, tensor in [*formats["inputs"].items(), *formats["outputs"].items()]:
         recipe = model.preprocessing.get(name, model.preprocessing)
         if tensor["type"] == "image":
             tensor["modality"] = MODALITIES.get(recipe.get("modality"), tensor["modality"])

@@ -14,6 +14,7 @@ from monai.utils import set_determinism
 from medsynth import distributed
 from medsynth.bundle import checks
 from medsynth.bundle.log import log_to
+from medsynth.bundle.tracking import prepare_tracking
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_text
 
@@ -54,6 +55,7 @@ class Run:
         self._parser, config_files = checks.find_config()
         if self._parser is not None and config_files:
             checks.check_overrides(self._parser, config_files)
+            prepare_tracking(self._parser)
             resume = checks.json_word(resume)
         distributed.start()
         self.is_main = idist.get_rank() == 0

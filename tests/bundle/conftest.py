@@ -18,7 +18,6 @@ SMALL = {
     "stylegan": {"image_size": 32, "channels": 8, "latent_features": 16, "style_features": 16, "mapping_layers": 2},
     "vqvae": {"image_size": 32, "channels": [8, 16], "num_codes": 16},
 }
-STEMS = sorted(path.parent.name for path in (ROOT / "bundles").glob("*/train.json"))
 
 
 @pytest.fixture(scope="session")

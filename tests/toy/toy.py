@@ -91,7 +91,7 @@ class ToyTrainer(Trainer):
 class ToyEvaluator(Evaluator):
     """Mean error on the loader's first batches, lower is better; draws random numbers of its own."""
 
-    def __init__(self, network: nn.Module, loader: ToyLoader) -> None:
+    def __init__(self, network: nn.Module, loader: ToyLoader, val_handlers: Sequence[Any] = ()) -> None:
         batches = [{"image": images} for images in loader.images.split(loader.batch_size)[:2]]
         super().__init__(
             "cpu",
@@ -99,6 +99,7 @@ class ToyEvaluator(Evaluator):
             key_val_metric={"val_error": Average(output_transform=lambda output: output["error"])},
             metric_cmp_fn=lambda now, before: now < before,
             decollate=False,
+            val_handlers=val_handlers,
         )
         self.network = network
 
