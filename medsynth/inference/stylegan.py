@@ -56,7 +56,7 @@ class StyleGanInference:
         request: what to draw.
         truncation: 1 for the full variety, towards 0 for images nearer to the mean.
         path: `linear`, or `spherical`: a circle round the mean of W.
-        projection: how inputs are sought in W.
+        projection: how inputs are sought in W, for `project`.
         inputs: what to project, from `find_inputs`.
         batch_size: slices projected at a time.
     """
@@ -69,7 +69,7 @@ class StyleGanInference:
         request: Request,
         truncation: float,
         path: str,
-        projection: Projection,
+        projection: Projection | None,
         inputs: Sequence[dict[str, Any]],
         batch_size: int,
     ) -> None:

@@ -160,9 +160,7 @@ def evaluate_unpaired(
         network_digest=None if isinstance(network, CannotMeasure) else network.digest,
         seed=seed,
         seconds=clock.seconds,
-        class_effects=[
-            effect for effect, _ in estimates.class_effects(reference.all_real, views["synthetic"]).values()
-        ],
+        class_effects=_class_effects(reference, views["synthetic"]),
     )
 
 
@@ -268,6 +266,11 @@ def _nearest_pairs(reference: Reference, fake: View) -> list[Pair]:
     train = reference.all_train
     found = _attempt(lambda: nearest_pairs(fake.pca, train.pca, train.set.subjects))
     return [] if isinstance(found, CannotMeasure) else found
+
+
+def _class_effects(reference: Reference, fake: View) -> list[Effect]:
+    found = _attempt(lambda: estimates.class_effects(reference.all_real, fake))
+    return [] if isinstance(found, CannotMeasure) else [effect for effect, _ in found.values()]
 
 
 def _features(views: dict[str, View]) -> dict[str, dict[str, NDArray[np.float64]]]:
