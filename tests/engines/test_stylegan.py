@@ -172,6 +172,19 @@ def test_the_generator_s_update_leaves_the_discriminator_as_it_is_and_the_revers
     assert seen == [[True, False], [False, True]]
 
 
+def test_the_discriminator_sees_images_as_users_get_them(build, monkeypatch):
+    trainer, seen = build(), []
+    trainer.begin()
+    with torch.no_grad():
+        trainer.network.synthesis.to_image[0].conv.bias.fill_(9.0)
+    monkeypatch.setattr(trainer.augmentation, "forward", lambda images: seen.append(images) or images)
+    iterate(trainer)
+    assert seen[0].shape == (16, 1, 8, 8)
+    assert (seen[0] == 1).all()
+    assert seen[1][:16].abs().max() < 1  # real ones
+    assert (seen[1][16:] == 1).all()
+
+
 def test_two_styles_cross_at_a_layer_that_is_in_use(build):
     trainer = build(style_mixing=1.0)
     label, position = torch.zeros(200, dtype=torch.long), torch.zeros(200)
