@@ -12,7 +12,7 @@ from ignite.handlers import EMAHandler
 from monai.engines import Trainer
 from torch import Tensor, nn
 
-from medsynth.distributed import average_gradients
+from medsynth.distributed import average_gradients, same_everywhere
 from medsynth.errors import MedsynthError
 
 
@@ -119,10 +119,13 @@ class AdversarialTrainer(Trainer):
 
     def _begin_if_new(self) -> None:
         if self.state.iteration == 0:  # a run that was stopped in its first epoch starts that epoch again, later in it
+            for item in self.stateful().values():
+                if isinstance(item, nn.Module):
+                    same_everywhere(item)
             self.begin()
 
     def begin(self) -> None:
-        """What a run does once before its first step; a resumed run does not do it again."""
+        """What a run does once before its first step, from the same weights everywhere; a resumed run does not."""
 
     def stateful(self) -> dict[str, object]:
         """Everything that going on with the run needs: name -> object with `state_dict` and `load_state_dict`."""

@@ -9,7 +9,6 @@ from ignite.engine import Engine
 from ignite.handlers import EMAHandler
 from torch import Tensor
 
-from medsynth.distributed import same_everywhere
 from medsynth.engines.adversarial import AdversarialTrainer, losses
 from medsynth.engines.code_maps import CodeMaps
 from medsynth.handlers.schedule import Schedule
@@ -57,9 +56,8 @@ class CodeTransformerTrainer(AdversarialTrainer):
         return losses(surprise=surprise)
 
     def begin(self) -> None:
-        """Start from the same weights everywhere, and from the training set's classes and positions."""
+        """Learn the training set's classes and positions."""
         self.network.conditions.fit(*self.maps.all()[2:])
-        same_everywhere(self.network)
         self.generator.load_state_dict(self.network.state_dict())
 
     def stateful(self) -> dict[str, object]:

@@ -14,7 +14,6 @@ from ignite.engine import Engine
 from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
-from medsynth.distributed import same_everywhere
 from medsynth.engines.adaptive_augmentation import AdaptiveAugmentation
 from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
 from medsynth.engines.growing import GrowingSchedule, Phase, check_batch
@@ -214,15 +213,13 @@ class StyleGanTrainer(AdversarialTrainer):
         return (lengths - self.path_length_mean.follow(lengths.mean())).square().mean()
 
     def begin(self) -> None:
-        """Fit the schedule to the run, learn classes and positions, and start from the same weights everywhere."""
+        """Fit the schedule to the run, and learn classes and positions."""
         state, loader = self.state, self.data_loader
         per_iteration = loader.batch_size * idist.get_world_size()
         self.growing.fit(state.max_epochs * state.epoch_length * per_iteration)
         self.grow_to(self.growing.now())
         dataset = loader.dataset
         self.network.conditions.fit(torch.as_tensor(dataset.labels), torch.as_tensor(dataset.positions))
-        same_everywhere(self.network)
-        same_everywhere(self.discriminator)
         self.generator.load_state_dict(self.network.state_dict())
 
     def stateful(self) -> dict[str, object]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medsynth.data.degradation import Degradation
 from medsynth.data.patches import random_patches, random_symmetry
 from medsynth.data.slices import SliceDataset
-from medsynth.distributed import same_everywhere, share_of_draws
+from medsynth.distributed import share_of_draws
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses, use_bfloat16
 from medsynth.errors import MedsynthError
 from medsynth.handlers.schedule import TwoStages
@@ -161,12 +161,6 @@ class SuperResolutionTrainer(AdversarialTrainer):
         if self.patch == coarse.shape[-1]:
             return views
         return tuple(random_patches(views, self.patch, average(foreground(fine), self.network.scale), draws))
-
-    def begin(self) -> None:
-        """Start from the same weights everywhere."""
-        same_everywhere(self.network)
-        same_everywhere(self.discriminator)
-        self.generator.load_state_dict(self.network.state_dict())
 
     @torch.no_grad()
     def sample(self, count: int, seed: int) -> Tensor:

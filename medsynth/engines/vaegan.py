@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -136,7 +137,7 @@ class VaeGanTrainer(AdversarialTrainer):
         warmth = min(1.0, engine.state.iteration / self.warmup)
         total = sum(getattr(weights, name) * term * (warmth if name in RISING else 1) for name, term in terms.items())
         self.update(self.network_optimizer, total, longest=1.0)
-        self.bank.keep(batch["index"], posterior)
+        self.bank.keep(idist.all_gather(batch["index"]), idist.all_gather(posterior.detach()))
 
         fake = fake.detach()
         with self.autocast():

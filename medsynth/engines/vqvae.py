@@ -11,7 +11,6 @@ from ignite.engine import Engine
 from ignite.handlers import EMAHandler
 from torch import Tensor
 
-from medsynth.distributed import same_everywhere
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
 from medsynth.errors import MedsynthError
 from medsynth.handlers.schedule import TwoStages
@@ -180,9 +179,3 @@ class VqVaeTrainer(AdversarialTrainer):
             latents = torch.cat([self.network.encode(part) for part in images.split(64)])
         self.network.codebook.start(latents, seed=0)
         self.generator.codebook.load_state_dict(self.network.codebook.state_dict())
-
-    def begin(self) -> None:
-        """Start from the same weights everywhere."""
-        same_everywhere(self.network)
-        same_everywhere(self.discriminator)
-        self.generator.load_state_dict(self.network.state_dict())

@@ -41,6 +41,25 @@ def run_bundle() -> Iterator[Callable[..., None]]:
     sys.excepthook, logging.root.handlers, logging.root.level = hook, handlers, level
 
 
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., subprocess.Popen]:
+    """Start two processes of a run as a user does; options of `torchrun` come first."""
+
+    def start(*options: str, workflow: str, config: str, **overrides: object) -> subprocess.Popen:
+        arguments = [item for key, value in overrides.items() for item in (f"--{key.replace('__', '#')}", str(value))]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *options]
+        return subprocess.Popen(
+            [*launcher, "-m", "monai.bundle", "run", workflow, "--config_file", f"bundles/{config}", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
 @pytest.fixture
 def refused(tmp_path: Path) -> Callable[..., str]:
     """The one line on stderr of a command that must fail with status 1, as a user types it."""

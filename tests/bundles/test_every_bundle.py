@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +37,7 @@ def data(heads, tmp_path_factory) -> Callable[[str], dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def on_two_ranks(data, cache_dir, tmp_path_factory) -> Callable[[str, str], Path]:
+def on_two_ranks(torchrun, data, cache_dir, tmp_path_factory) -> Callable[[str, str], Path]:
     """The folder of a run of two iterations on two processes; made once. A later stage takes the first one's model."""
     folders: dict[tuple[str, str], Path] = {}
 
@@ -48,17 +45,9 @@ def on_two_ranks(data, cache_dir, tmp_path_factory) -> Callable[[str, str], Path
         if (stem, name) not in folders:
             folders[stem, name] = folder = tmp_path_factory.mktemp(stem) / name.removesuffix(".json")
             options = settings(stem, name) | {"max_epochs": 1, "output_dir": str(folder)}
-            command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
-            arguments = ["training", "--config_file", f"bundles/{stem}/{name}"]
-            arguments += [item for key, value in options.items() for item in (f"--{key}", str(value))]
-            process = subprocess.run(
-                [sys.executable, *command, *arguments],
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-            )
-            assert process.returncode == 0, process.stderr[-3000:]
+            process = torchrun(workflow="training", config=f"{stem}/{name}", **options)
+            messages = process.communicate()[1]
+            assert process.returncode == 0, messages[-3000:]
         return folders[stem, name]
 
     def settings(stem: str, name: str) -> dict[str, object]:
