@@ -8,6 +8,7 @@ import inspect
 import io
 import logging
 import operator
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def export_network(form: str, model: LoadedModel, metadata: dict[str, Any], fold
             for inputs in (examples, [torch.cat([example, example[:1]]) for example in examples]):
                 _require_same(network(*inputs), restored(*inputs), path)
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = re.sub(r"\x1b\[\d*m", "", str(error)).strip().partition("\n")[0].partition(". ")[0]
             name = type(model.network).__name__
             raise MedsynthError(f"{name} cannot be exported as {form} ({reason}): leave --export out") from error
     return path
@@ -162,7 +163,7 @@ def _write_onnx(network: Forward, examples: list[Tensor], metadata: dict[str, An
     batch = tuple({0: torch.export.Dim("batch")} for _ in examples)
     program = torch.export.export(network, tuple(examples), dynamic_shapes=(batch,), strict=False)
     model = torch.onnx.export(
-        _folded(program.module()),
+        _folded(program.run_decompositions({}).module()),
         tuple(examples),
         input_names=network.names,
         output_names=[f"{name}_out" if name in network.names else name for name in formats["outputs"]],
@@ -178,7 +179,7 @@ def _write_onnx(network: Forward, examples: list[Tensor], metadata: dict[str, An
 
 
 def _folded(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Compute now whatever hangs on weights alone, such as a linear system; ONNX has no solver."""
+    """Compute now whatever hangs on weights alone, and solve linear systems by the inverse: ONNX has no solver."""
     known: dict[torch.fx.Node, Any] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -186,16 +187,25 @@ def _folded(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
         elif node.op == "call_function" and all(source in known for source in node.all_input_nodes):
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
-            users = [user for user in node.users if not all(source in known for source in user.all_input_nodes)]
-            if users and isinstance(known[node], Tensor):
-                module.register_buffer(f"folded_{node.name}", known[node].detach())
-                with module.graph.inserting_before(node):
-                    constant = module.graph.get_attr(f"folded_{node.name}")
+            if isinstance(known[node], Tensor):
+                constant = _constant(module, node, known[node])
                 node.replace_all_uses_with(constant)
                 known[constant] = known[node]
+        elif node.target is torch.ops.aten.linalg_solve.default and node.args[0] in known:
+            matrix, right = node.args
+            inverse = _constant(module, node, torch.linalg.inv(known[matrix].double()).float())
+            with module.graph.inserting_after(node):
+                node.replace_all_uses_with(module.graph.call_function(torch.ops.aten.matmul.default, (inverse, right)))
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _constant(module: torch.fx.GraphModule, node: torch.fx.Node, value: Tensor) -> torch.fx.Node:
+    """A node for `value`, before `node`."""
+    module.register_buffer(f"folded_{node.name}", value.detach())
+    with module.graph.inserting_before(node):
+        return module.graph.get_attr(f"folded_{node.name}")
 
 
 def _read_onnx(path: Path) -> Callable[..., Any]:
