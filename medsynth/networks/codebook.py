@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from medsynth.distributed import same_everywhere
+from medsynth.distributed import all_reduce, same_everywhere
 
 SMOOTHING = 1e-5  # added to each code's count, so that none is divided by 0
 MOST_TO_START_FROM = 32_768  # latent vectors that the first codes are the centres of
@@ -97,7 +96,7 @@ class Codebook(nn.Module):
         rows, chosen = self._rows(latents), indices.flatten()
         counts = chosen.bincount(minlength=self.num_codes).to(rows.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, chosen, rows)
-        counts, sums = idist.all_reduce(torch.cat([counts[:, None], sums], dim=1)).tensor_split([1], dim=1)
+        counts, sums = all_reduce(torch.cat([counts[:, None], sums], dim=1)).tensor_split([1], dim=1)
         counts = counts.squeeze(1)
         self.usage += counts
         self.counts.lerp_(counts, 1 - decay)

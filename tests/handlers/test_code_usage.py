@@ -47,7 +47,7 @@ def test_a_collapsed_codebook_is_warned_of_with_what_to_change(network, caplog):
     with caplog.at_level(logging.WARNING):
         validate(network)
     (record,) = caplog.records
-    assert "its 32 codes are used like 1 (perplexity). Halve learning_rate" in record.message
+    assert "its 32 codes are used like 1 (perplexity). In stage one, halve learning_rate" in record.message
 
 
 def test_pictures_show_slices_above_their_code_maps_above_what_these_decode_to(network):
