@@ -26,6 +26,7 @@ from medsynth.networks.resampling import average, repeat
 from medsynth.networks.rrdb import RRDBNet
 
 SMALL_ERROR = 0.1  # of intensities in [-1, 1]; below it the loss is squared, which starts sooner than L1 alone
+USUAL_PATCH = 44  # coarse pixels a side: at the edges of smaller ones, a network of 20 layers sees too little
 ERRORS_SHOWN = 4.0  # times their size, in pictures
 
 
@@ -98,7 +99,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         degradation: makes fine slices coarse.
         weights: of the second stage.
         schedule: of the learning rate; tells when the second stage begins.
-        patch_size: fine pixels a side that a step sees of a slice; None: whole slices.
+        patch_size: fine pixels a side, at most, that a step sees of a slice; None: `USUAL_PATCH` coarse ones.
         examples: slices that pictures are made of.
 
     Reference: Wang et al., ESRGAN, arXiv:1809.00219, sections 3.2 and 3.3.
@@ -181,17 +182,15 @@ class SuperResolutionTrainer(AdversarialTrainer):
 
 
 def _checked_patch(patch_size: int | None, side: int, scale: int) -> int:
-    """Fine pixels a side."""
+    """Fine pixels a side, no more than the slices have."""
     if patch_size is None:
-        return side
+        patch_size = USUAL_PATCH * scale
     if not isinstance(patch_size, int) or isinstance(patch_size, bool) or patch_size < 8 * scale or patch_size % scale:
         raise MedsynthError(
-            f"patch_size is {patch_size!r}: give null for whole slices, or a multiple of scale {scale} from "
-            f"{8 * scale} to {side}"
+            f"patch_size is {patch_size!r}: give null for the usual size, or a multiple of scale {scale} from "
+            f"{8 * scale} on"
         )
-    if patch_size > side:
-        raise MedsynthError(f"patch_size {patch_size}: the slices are {side} x {side}: give null, or {side} or less")
-    return patch_size
+    return min(patch_size, side)
 
 
 def _scores(scales: list[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:

@@ -15,6 +15,7 @@ BASES = {"kspace": zero_fill, "area": spline}
 """What each kind of coarse image is made finer by without learning."""
 INVERSES = {"kspace": (truncate, partial(zero_fill, outermost=0.0)), "area": (average, repeat)}
 """How each kind gets coarse, and the smallest change of a fine image that makes a given change of its coarse one."""
+TRUNKS = ("dense", "residual")
 UPSAMPLINGS = ("subpixel", "nearest")
 FIRST_WEIGHTS = 0.2  # of the usual size: large features make the first steps of the last layer wild
 
@@ -58,6 +59,22 @@ class ResidualInResidual(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape."""
         return features + self.residual_scale * self.blocks(features)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with a ReLU between; their result is added back, scaled. Starts close to the identity.
+
+    Reference: Lim et al., EDSR, arXiv:1707.02921, fig. 2c.
+    """
+
+    def __init__(self, channels: int, residual_scale: float) -> None:
+        super().__init__()
+        self.residual_scale = residual_scale
+        self.widen, self.fuse = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        return features + self.residual_scale * self.fuse(F.relu(self.widen(features)))
 
 
 class NearestUpsampling(nn.Module):
@@ -108,6 +125,8 @@ class RRDBNet(nn.Module):
         degradation: what made the images coarse, `kspace` (truncation) or `area` (averaging), see
             `medsynth.data.degradation`. It decides what the detail is added to: zero filling or cubic splines.
         channels: of the features.
+        trunk: of `dense` blocks, residual in residual, as the original, or of `residual` ones, of two convolutions each,
+            which learn more in few minutes.
         blocks: in the trunk. The original has 23, of 64 channels and growth 32.
         growth: channels that each convolution of a dense block adds.
         residual_scale: weight of each residual; 0.2 in the original, of which few blocks learn slowly.
@@ -124,6 +143,7 @@ class RRDBNet(nn.Module):
         scale: int = 2,
         degradation: str = "kspace",
         channels: int = 64,
+        trunk: str = "dense",
         blocks: int = 23,
         growth: int = 32,
         residual_scale: float = 0.2,
@@ -135,6 +155,7 @@ class RRDBNet(nn.Module):
         for name, value, choices in (
             ("scale", scale, (2, 4)),
             ("degradation", degradation, tuple(BASES)),
+            ("trunk", trunk, TRUNKS),
             ("upsampling", upsampling, UPSAMPLINGS),
         ):
             if value not in choices:
@@ -144,7 +165,9 @@ class RRDBNet(nn.Module):
                 raise MedsynthError(f"{name} is {value!r}: give a whole number, 1 or more")
         self.scale, self.degradation, self.neighbours, self.consistent = scale, degradation, neighbours, consistent
         self.first = nn.Conv2d(1 + 2 * neighbours, channels, 3, padding=1)
-        self.trunk = nn.Sequential(*(ResidualInResidual(channels, growth, residual_scale) for _ in range(blocks)))
+        of_trunk = (channels, growth, residual_scale) if trunk == "dense" else (channels, residual_scale)
+        block = {"dense": ResidualInResidual, "residual": ResidualBlock}[trunk]
+        self.trunk = nn.Sequential(*(block(*of_trunk) for _ in range(blocks)))
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
         upsample = {"subpixel": SubpixelUpsampling, "nearest": NearestUpsampling}[upsampling]
         self.upsample = upsample(channels, scale)
@@ -152,7 +175,8 @@ class RRDBNet(nn.Module):
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_normal_(conv.weight, a=0.2)
                 nn.init.zeros_(conv.bias)
-        self.first.weight.data.mul_(FIRST_WEIGHTS)
+        for module in (self.first, *(block.fuse for block in self.trunk if trunk == "residual")):
+            module.weight.data.mul_(FIRST_WEIGHTS)
         nn.init.zeros_(self.upsample.last.weight)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -138,7 +138,6 @@ def test_monai_finds_every_property_of_a_training_bundle(tmp_path, heads, cache_
         ({"scale": 8}, "scale is 8: choose"),
         ({"degradation": "blur"}, "degradation is 'blur': choose one of"),
         ({"patch_size": 25}, "patch_size is 25"),
-        ({"patch_size": 512}, "patch_size 512: the slices are"),
         ({"image_size": 33}, "image_size 33 is no multiple of scale 2"),
         ({"noise": [0.1, 0.0]}, "noise is [0.1, 0.0]"),
         ({"adversarial_epochs": 5, "max_epochs": 5}, "adversarial_epochs is 5, of 5 max_epochs"),

@@ -117,11 +117,14 @@ def test_pictures_show_coarse_interpolated_found_true_and_error_in_a_row(trainer
     assert torch.allclose(error, (4 * (found - truth).abs() - 1).clamp(max=1), atol=1e-5)
 
 
+def test_a_patch_larger_than_the_slices_is_the_whole_slice(trainer):
+    assert trainer(patch_size=64).patch == trainer(patch_size=None).patch == 48 // 2
+
+
 @pytest.mark.parametrize(
     ("patch_size", "told"),
     [
-        (64, "patch_size 64: the slices are 48 x 48: give null, or 48 or less"),
-        (25, "patch_size is 25: give null for whole slices, or a multiple of scale 2 from 16 to 48"),
+        (25, "patch_size is 25: give null for the usual size, or a multiple of scale 2 from 16 on"),
         (8, "patch_size is 8"),
         ("half", "patch_size is 'half'"),
     ],

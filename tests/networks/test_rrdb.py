@@ -5,7 +5,7 @@ import torch
 
 from medsynth.errors import MedsynthError
 from medsynth.networks.resampling import average, spline, truncate, zero_fill
-from medsynth.networks.rrdb import RRDBNet
+from medsynth.networks.rrdb import ResidualBlock, RRDBNet
 
 
 def small(**options) -> RRDBNet:
@@ -37,6 +37,16 @@ def test_the_original_has_the_parameters_of_the_paper():
     assert sum(p.numel() for p in network.parameters()) + first_and_last_in_colour == 16_697_987
 
 
+def test_a_residual_block_adds_back_what_two_convolutions_make_by_hand():
+    block = ResidualBlock(1, residual_scale=0.5)
+    for conv, weight in ((block.widen, 2.0), (block.fuse, 3.0)):
+        torch.nn.init.zeros_(conv.weight)
+        torch.nn.init.zeros_(conv.bias)
+        conv.weight.data[0, 0, 1, 1] = weight
+    features = torch.tensor([[[[1.0, -1.0]]]])
+    assert block(features).flatten().tolist() == [1 + 0.5 * 6, -1]
+
+
 @pytest.mark.parametrize(("degradation", "down"), [("kspace", truncate), ("area", average)])
 def test_the_result_agrees_with_what_was_measured(degradation, down):
     coarse = torch.rand(2, 1, 15, 21) * 2 - 1
@@ -58,10 +68,11 @@ def test_agreement_never_raises_the_error(degradation, down, scale):
     assert (errors[1] < errors[0]).all()
 
 
-def test_detail_is_local_so_that_tiles_can_be_put_together():
-    network = shaken()
+@pytest.mark.parametrize(("trunk", "layers"), [("dense", 15), ("residual", 2)])
+def test_detail_is_local_so_that_tiles_can_be_put_together(trunk, layers):
+    network = shaken(trunk=trunk)
     coarse = torch.rand(1, 1, 48, 40)
-    reach = 1 + 15 + 2  # pixels that the first layer, three dense blocks and the last two layers see
+    reach = 1 + layers + 2  # pixels that the first layer, the trunk's and the last two layers see
     part = network.detail(coarse[..., :32, :])
     assert torch.allclose(
         network.detail(coarse)[..., : 2 * (32 - reach), :], part[..., : 2 * (32 - reach), :], atol=1e-6

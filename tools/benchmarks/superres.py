@@ -15,8 +15,8 @@ from medsynth.engines.superres import MixedPrecisionInferer
 from medsynth.networks.rrdb import RRDBNet
 
 ORIGINAL = {"scale": 4, "channels": 64, "blocks": 23, "growth": 32, "upsampling": "nearest"}
-SMALL = {"scale": 2, "channels": 64, "blocks": 1, "growth": 32, "residual_scale": 0.4}
-TRAINED = (4, 32)  # images, and coarse pixels a side, of a training step
+SMALL = {"scale": 2, "channels": 64, "trunk": "residual", "blocks": 10, "residual_scale": 1.0}
+TRAINED = (2, 44)  # images, and coarse pixels a side, of a training step
 
 
 def add_options(parsers: argparse._SubParsersAction) -> None:
