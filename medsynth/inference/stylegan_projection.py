@@ -13,13 +13,14 @@ from medsynth.errors import MedsynthError
 from medsynth.networks.stylegan import StyleGan
 
 SPACES = ("w", "w+")
-SAMPLES = 1024  # that tell how far W extends
+SAMPLES = 256  # that tell where W is and how far it extends
+LEAK = 0.05  # part of what is beyond [-1, 1] that counts
 RISE, FALL = 0.05, 0.25  # parts of the steps in which the learning rate rises and falls
 SCALES = 4  # at which image and target are compared, each half as fine as the one before
 
 
 class Projection:
-    """Finds styles by gradient descent from the mean style of the image's class, and draws what they give.
+    """Finds styles by gradient descent from the mean style of the image's class and position, and draws what they give.
 
     The error is the mean square of pixels at several scales: the coarse ones lead the way, and no pretrained network
     is needed. Noise is left out, since it is not of the image.
@@ -76,16 +77,23 @@ class Projection:
 
 @torch.no_grad()
 def _start(network: StyleGan, labels: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean style of each image's class (N, features), and the standard deviation of all styles (features,)."""
+    """The mean style of each image's class and position (N, features), and how far all styles spread (features,)."""
     random = torch.Generator().manual_seed(0)
-    drawn = network.draw(SAMPLES, generator=random)[0]
-    means = network.truncate(drawn[:1].expand(len(labels), -1), 0.0, labels)
-    return means, drawn.std(dim=0)
+    means = [
+        network.draw(
+            SAMPLES, None if label < 0 else label, None if math.isnan(position) else position, generator=random
+        )[0].mean(dim=0)
+        for label, position in zip(labels.tolist(), positions.tolist(), strict=True)
+    ]
+    return torch.stack(means), network.draw(SAMPLES, generator=random)[0].std(dim=0)
 
 
 def _error(drawn: Tensor, images: Tensor) -> Tensor:
-    """Sum over images of their mean squared differences at `SCALES` scales."""
-    difference, total = drawn - images, 0.0
+    """Sum over images of their mean squared differences at `SCALES` scales.
+
+    What is drawn beyond [-1, 1] is as black or white as it can be, and counts little.
+    """
+    difference, total = drawn.clamp(-1, 1).lerp(drawn, LEAK) - images, 0.0
     for _ in range(SCALES):
         total = total + difference.square().mean(dim=(1, 2, 3)).sum()
         difference = F.avg_pool2d(difference, 2)
