@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -19,15 +19,11 @@ ROOT = Path(__file__).parents[2]
         ("tune.py bundles/vaegan --output {tmp} -- --learning_rate 1", "error: --learning_rate is part of the search"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, command, message):
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, command, message):
     tool, *arguments = command.replace("{tmp}", str(tmp_path)).split()
-    process = subprocess.run(
-        [sys.executable, ROOT / "tools" / tool, *arguments],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 1
-    assert process.stderr.splitlines()[-1].startswith(message)
-    assert "Traceback" not in process.stderr
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [tool, *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
