@@ -125,8 +125,8 @@ class RRDBNet(nn.Module):
         degradation: what made the images coarse, `kspace` (truncation) or `area` (averaging), see
             `medsynth.data.degradation`. It decides what the detail is added to: zero filling or cubic splines.
         channels: of the features.
-        trunk: of `dense` blocks, residual in residual, as the original, or of `residual` ones, of two convolutions each,
-            which learn more in few minutes.
+        trunk: `dense`, of residual-in-residual dense blocks as the original, or `residual`, of plain residual blocks,
+            which learn more within minutes.
         blocks: in the trunk. The original has 23, of 64 channels and growth 32.
         growth: channels that each convolution of a dense block adds.
         residual_scale: weight of each residual; 0.2 in the original, of which few blocks learn slowly.

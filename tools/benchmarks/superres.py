@@ -16,7 +16,7 @@ from medsynth.networks.rrdb import RRDBNet
 
 ORIGINAL = {"scale": 4, "channels": 64, "blocks": 23, "growth": 32, "upsampling": "nearest"}
 SMALL = {"scale": 2, "channels": 64, "trunk": "residual", "blocks": 10, "residual_scale": 1.0}
-TRAINED = (2, 44)  # images, and coarse pixels a side, of a training step
+TRAINED = (4, 44)  # images, and coarse pixels a side, of a training step
 
 
 def add_options(parsers: argparse._SubParsersAction) -> None:
