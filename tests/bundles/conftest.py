@@ -23,6 +23,14 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datalist of a small phantom of T1w and CT."""
+    folder = tmp_path_factory.mktemp("pairs") / "phantom"
+    phantom.write_dataset(folder, subjects=8, spacing_mm=8.0, modalities=("T1w", "CT"))
+    return folder / "pairs.json"
+
+
+@pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 

@@ -11,7 +11,6 @@ import torch
 from monai.bundle import load_bundle_config
 
 from medsynth.bundle.packing import pack_bundle
-from medsynth.data import phantom
 
 ROOT = Path(__file__).parents[2]
 STAGES = [(path.parent.name, path.name) for path in sorted(ROOT.glob("bundles/*/train*.json"))]
@@ -24,14 +23,12 @@ def config(stem: str, name: str) -> dict:
 
 
 @pytest.fixture(scope="session")
-def data(heads, tmp_path_factory) -> Callable[[str], dict[str, str]]:
+def data(heads, pairs) -> Callable[[str], dict[str, str]]:
     """What a config's data keys get: one image set, or pairs where it has two domains."""
-    folder = tmp_path_factory.mktemp("pairs") / "phantom"
-    phantom.write_dataset(folder, subjects=8, spacing_mm=8.0, modalities=("T1w", "CT"))
 
     def of(stem: str) -> dict[str, str]:
         two = "target_modality" in config(stem, "train.json")
-        return {"datalist": str(folder / "pairs.json"), "target_modality": "ct"} if two else {"datalist": str(heads)}
+        return {"datalist": str(pairs), "target_modality": "ct"} if two else {"datalist": str(heads)}
 
     return of
 

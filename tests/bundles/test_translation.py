@@ -12,7 +12,6 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
 from medsynth.bundle.recipe import load_model
-from medsynth.data import phantom
 from medsynth.errors import as_line
 from medsynth.handlers.guards import TimeLimit
 
@@ -32,14 +31,6 @@ SMALL = {
     "train__handlers__3__interval": 4,
     "train__handlers__5__rows": 2,
 }
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The datalist of a small phantom of T1w and CT."""
-    folder = tmp_path_factory.mktemp("pairs") / "phantom"
-    phantom.write_dataset(folder, subjects=8, spacing_mm=8.0, modalities=("T1w", "CT"))
-    return folder / "pairs.json"
 
 
 @pytest.fixture(scope="session")
