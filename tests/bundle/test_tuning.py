@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -147,7 +148,15 @@ def test_three_equal_failures_in_a_row_end_the_study_with_their_reason(plan):
         study(plan("--mood", "wrong"), 10)
 
 
-def test_a_trial_interrupted_goes_on_where_it_was_when_the_study_does(plan):
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard even where the tests were started in the background, which is deaf to it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def test_a_trial_interrupted_goes_on_where_it_was_when_the_study_does(plan, interruptible):
     plan = plan("--mood", "slow")
     threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):

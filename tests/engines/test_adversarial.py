@@ -86,6 +86,9 @@ def test_only_a_new_run_begins_even_if_it_was_stopped_in_its_first_epoch(iterati
         def begin(self):
             begun.append(True)
 
+        def stateful(self):
+            return {}
+
     trainer = Counting(device="cpu", max_epochs=1, train_data_loader=list(range(10)))
     trainer.state.iteration, trainer.state.epoch = iteration, 0
     trainer.fire_event(Events.EPOCH_STARTED)
