@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -136,15 +135,13 @@ class StyleGanTrainer(AdversarialTrainer):
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         found: dict[str, list[Tensor]] = {}
-        order = neighbours_in_height(batch["position"], self.discriminator.deviation.group)
-        images, label, position = (batch[name][order] for name in ("image", "label", "position"))
-        start = 0
+        images, start = batch["image"], 0
         while start < len(images):
             phase = self.growing.now()
             part = slice(start, start + phase.batch_size)
             self.grow_to(phase)
             real = at_resolution(images[part], phase.resolution, phase.alpha)
-            for name, value in self.step(real, label[part], position[part]).items():
+            for name, value in self.step(real, batch["label"][part], batch["position"][part]).items():
                 found.setdefault(name, []).append(value)
             self.growing.step(len(real) * idist.get_world_size())
             start += phase.batch_size
@@ -256,19 +253,3 @@ def check_classes(labels: Sequence[int], classes: Sequence[str]) -> None:
                 f"class {name!r} has {count} training slices, and {FEWEST_OF_A_CLASS} or more are needed to learn it: "
                 "add images, or take the label away from these"
             )
-
-
-def neighbours_in_height(position: Tensor, group: int) -> Tensor:
-    """An order in which `group` images after the other are of about one height, and the groups at random.
-
-    The discriminator compares the images of a group: how much heads of one height differ is what it has to see, not how
-    much a slice of the crown differs from one of the eyes.
-
-    Args:
-        position: (N,) from 0 to 1, NaN where unknown.
-        group: images compared with each other.
-
-    Returns: (N,) indices.
-    """
-    groups = position.argsort().unflatten(0, (-1, math.gcd(len(position), group)))
-    return groups[torch.randperm(len(groups), device=position.device)].flatten()

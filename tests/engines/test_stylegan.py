@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medsynth.data.loader import SliceLoader
 from medsynth.engines.adaptive_augmentation import AdaptiveAugmentation
 from medsynth.engines.growing import GrowingSchedule
-from medsynth.engines.stylegan import StyleGanLoss, StyleGanTrainer, at_resolution, check_classes, neighbours_in_height
+from medsynth.engines.stylegan import StyleGanLoss, StyleGanTrainer, at_resolution, check_classes
 from medsynth.errors import MedsynthError
 from medsynth.networks.stylegan import StyleGan
 from medsynth.networks.stylegan_discriminator import StyleGanDiscriminator
@@ -237,16 +237,3 @@ def test_a_class_with_few_slices_is_refused_by_name():
 def test_a_game_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(MedsynthError, match="loss#game is 'hinge': choose one of logistic, wasserstein"):
         StyleGanLoss(**(LOSS | {"game": "hinge"}))
-
-
-def test_images_that_are_compared_are_of_one_height_and_groups_come_at_random():
-    torch.manual_seed(0)
-    position = torch.rand(64)
-    order = neighbours_in_height(position, 4)
-    assert sorted(order.tolist()) == list(range(64))
-    groups = position[order].view(16, 4)
-    ranks = position.argsort().argsort()[order].view(16, 4)
-    assert (ranks.amax(1) - ranks.amin(1) == 3).all()
-    assert not torch.equal(groups.mean(1), groups.mean(1).sort().values)
-    unknown = torch.full((6,), torch.nan)
-    assert sorted(neighbours_in_height(unknown, 4).tolist()) == list(range(6))
