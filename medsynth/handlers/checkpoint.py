@@ -67,9 +67,8 @@ class Checkpoint:
 
     def _between_iterations(self, engine: Engine) -> None:
         iteration = engine.state.iteration
-        stop_signal = distributed.all_reduce(
-            int(self._stop.received or 0), "MAX"
-        )  # all processes stop at the same iteration
+        received = int(self._stop.received or 0)
+        stop_signal = distributed.all_reduce(received, "MAX")  # all processes stop at the same iteration
         if iteration > self.run.saved_iteration:
             epoch_is_over = iteration % engine.state.epoch_length == 0
             overdue = time.monotonic() - self._saved_time > 60 * self.minutes
