@@ -22,12 +22,19 @@ def start() -> None:
 
     All ranks ask for the world size here: ignite's first look at the group is a collective, and handlers that work on
     rank 0 alone would wait for the others in it for ever.
+
+    `torchrun` keeps one store of addresses for all its restarts, so that processes would look for those that died
+    (PyTorch issue 135712). On one machine each restart has its own names there; several machines count their restarts
+    apart, and need `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, with which `torchrun` makes a new store each time.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if cuda else "gloo")
+        store, rank, world_size = next(dist.rendezvous("env://"))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(world_size):
+            store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world_size)
     idist.get_world_size()
 
 

@@ -60,7 +60,6 @@ def killed(torchrun, settings, tmp_path) -> Callable[..., tuple[int, str]]:
     return start
 
 
-@pytest.mark.xfail(reason="gloo: after a restart, rank 0 may be refused by rank 1 on two free cores; cause not found")
 def test_a_process_that_dies_is_replaced_and_the_run_goes_on_from_its_checkpoint(killed, tmp_path):
     status, messages = killed("--max-restarts=1", epochs=40)
     assert status == 0, messages[-3000:]
