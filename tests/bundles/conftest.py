@@ -50,6 +50,21 @@ def run_bundle() -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture(scope="session")
+def trains(run_bundle, cache_dir) -> Callable[..., Callable[..., Path]]:
+    """What trains with these settings, and others a call, in a folder, which it returns."""
+
+    def of(config: str, datalist: Path, **settings: object) -> Callable[..., Path]:
+        def start(folder: Path, **overrides: object) -> Path:
+            options = {"datalist": str(datalist), "cache_dir": str(cache_dir)} | settings | overrides
+            run_bundle("training", config, output_dir=str(folder), **options)
+            return folder
+
+        return start
+
+    return of
+
+
+@pytest.fixture(scope="session")
 def torchrun() -> Callable[..., subprocess.Popen]:
     """Start two processes of a run as a user does; options of `torchrun` come first."""
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from tables import losses, rows
 
 from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
@@ -74,19 +74,9 @@ def trained(request, train, tmp_path_factory) -> tuple[str, Path]:
     return request.param, train(request.param, tmp_path_factory.mktemp("prior") / "run", max_epochs=3)
 
 
-def rows(path: Path) -> list[dict[str, float]]:
-    with path.open() as file:
-        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def losses(folder: Path) -> list[dict[str, float]]:
-    """What is in losses.csv, the clock left out."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder / "losses.csv")]
-
-
 def test_training_makes_codes_better_known(trained):
     config, folder = trained
-    start, *_, end = losses(folder)
+    start, *_, end = rows(folder / "losses.csv")
     first, *_, last = rows(folder / "metrics.csv")
     if config == GAN:
         assert end["sketch"] < start["sketch"]  # decoded images come closer to what their latent vectors stand for
@@ -170,7 +160,7 @@ def test_embeddings_can_be_snapped_to_codes_instead(train, tmp_path):
     weights = dict.fromkeys(["weights__adversarial", "weights__feature", "weights__patch", "weights__sketch"], 0.0)
     weights |= {"weights__commitment": 0.25, "weights__reconstruction": 1.0}
     folder = train(GAN, tmp_path / "snap", max_epochs=1, assignment="snap", train__handlers__2__interval=3, **weights)
-    start, *_, end = losses(folder)
+    start, *_, end = rows(folder / "losses.csv")
     assert end["reconstruction"] < start["reconstruction"]
     assert 0 < end["commitment"] < 1
     assert load_model(folder / "model.pt").network.sample(2, 0)[0].shape == (2, 1, 32, 32)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from tables import losses, rows
 
 from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
@@ -34,32 +34,14 @@ SMALL = {
 
 
 @pytest.fixture(scope="session")
-def train(run_bundle, heads, cache_dir) -> Callable[..., Path]:
-    """Train in a folder, which is returned."""
-
-    def start(folder: Path, **overrides: object) -> Path:
-        options = SMALL | {"datalist": str(heads), "cache_dir": str(cache_dir)} | overrides
-        run_bundle("training", "superres/train.json", output_dir=str(folder), **options)
-        return folder
-
-    return start
+def train(trains, heads) -> Callable[..., Path]:
+    return trains("superres/train.json", heads, **SMALL)
 
 
 @pytest.fixture(scope="session")
 def trained(train, tmp_path_factory) -> Path:
     """The folder of a run of three short epochs, the last of the second stage."""
     return train(tmp_path_factory.mktemp("superres") / "run", max_epochs=3, adversarial_epochs=1)
-
-
-def rows(path: Path) -> list[dict[str, float]]:
-    with path.open() as file:
-        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def losses(folder: Path) -> list[dict[str, str]]:
-    """What is in losses.csv, the clock left out."""
-    with (folder / "losses.csv").open() as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
 def test_the_network_comes_to_beat_interpolation_on_held_out_subjects(trained):

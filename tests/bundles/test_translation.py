@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
+from tables import losses, rows
 
 from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
@@ -46,15 +46,8 @@ def unpaired(pairs) -> Path:
 
 
 @pytest.fixture(scope="session")
-def train(run_bundle, pairs, cache_dir) -> Callable[..., Path]:
-    """Train in a folder, which is returned."""
-
-    def start(folder: Path, **overrides: object) -> Path:
-        options = SMALL | {"datalist": str(pairs), "cache_dir": str(cache_dir)} | overrides
-        run_bundle("training", "translation/train.json", output_dir=str(folder), **options)
-        return folder
-
-    return start
+def train(trains, pairs) -> Callable[..., Path]:
+    return trains("translation/train.json", pairs, **SMALL)
 
 
 @pytest.fixture(scope="session")
@@ -63,23 +56,13 @@ def trained(train, tmp_path_factory) -> Path:
     return train(tmp_path_factory.mktemp("translation") / "run", max_epochs=3)
 
 
-def rows(path: Path) -> list[dict[str, float]]:
-    with path.open() as file:
-        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def losses(folder: Path) -> list[dict[str, float]]:
-    """What is in losses.csv, the clock left out."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder / "losses.csv")]
-
-
 def test_training_on_pairs_brings_translations_closer_to_the_truth(trained):
     first, *_, last = rows(trained / "metrics.csv")
     assert last["mae_target"] < first["mae_target"] - 20  # HU
     assert last["psnr_target"] > first["psnr_target"]
-    start, *_, end = losses(trained)
+    start, *_, end = rows(trained / "losses.csv")
     assert end["l1"] < start["l1"]
-    assert set(start) == {"iteration", "epoch", "images", "total", "l1", "ssim", "kl"}
+    assert set(start) == {"iteration", "epoch", "seconds", "images", "total", "l1", "ssim", "kl"}
 
 
 def test_a_run_folder_holds_what_users_rely_on(trained):
@@ -123,11 +106,10 @@ def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp
 
 def test_images_without_partner_train_the_cycle_and_both_discriminators(train, unpaired, tmp_path):
     folder = train(tmp_path / "run", datalist=str(unpaired), max_epochs=2)
-    start, *_, end = losses(folder)
+    start, *_, end = rows(folder / "losses.csv")
     assert end["cycle"] < start["cycle"] + end["adversarial"]
-    assert set(start) == {
-        *("iteration", "epoch", "images", "total", "adversarial", "cycle", "identity", "kl", "discriminator")
-    }
+    terms = {"adversarial", "cycle", "identity", "kl"}
+    assert set(start) == {"iteration", "epoch", "seconds", "images", "total", "discriminator"} | terms
     assert set(rows(folder / "metrics.csv")[0]) >= {"error", "swd_source", "swd_target"}
 
 
@@ -136,7 +118,7 @@ def test_a_mixed_list_trains_all_terms(train, pairs, unpaired, tmp_path):
     del content["training"][0]["target"]
     mixed = pairs.with_name("mixed.json")
     mixed.write_text(json.dumps(content))
-    last = losses(train(tmp_path / "run", datalist=str(mixed), max_epochs=1))[-1]
+    last = rows(train(tmp_path / "run", datalist=str(mixed), max_epochs=1) / "losses.csv")[-1]
     assert {"l1", "ssim", "adversarial", "cycle", "identity", "kl", "discriminator"} <= set(last)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from tables import losses, texts
 
 from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
@@ -34,15 +34,8 @@ SMALL = {
 
 
 @pytest.fixture(scope="session")
-def train(run_bundle, heads, cache_dir) -> Callable[..., Path]:
-    """Train in a folder, which is returned."""
-
-    def start(folder: Path, **overrides: object) -> Path:
-        options = SMALL | {"datalist": str(heads), "cache_dir": str(cache_dir)} | overrides
-        run_bundle("training", "vqvae/train.json", output_dir=str(folder), **options)
-        return folder
-
-    return start
+def train(trains, heads) -> Callable[..., Path]:
+    return trains("vqvae/train.json", heads, **SMALL)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +51,7 @@ def infer(run_bundle, trained) -> Callable[..., list[dict[str, str]]]:
     def start(folder: Path, **overrides: object) -> list[dict[str, str]]:
         options = {"checkpoint": str(trained / "model.pt"), "device": "cpu", "output_dir": str(folder)} | overrides
         run_bundle("inference", "vqvae/inference.json", **options)
-        return rows(folder / "images.csv")
+        return texts(folder / "images.csv")
 
     return start
 
@@ -77,18 +70,8 @@ def encoded(infer, head, tmp_path_factory) -> Path:
     return folder / row["file"]
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def losses(folder: Path) -> list[dict[str, str]]:
-    """What is in losses.csv, the clock left out."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(folder / "losses.csv")]
-
-
 def test_reconstructions_of_held_out_subjects_get_closer_and_the_codebook_stays_in_use(trained):
-    first, *_, last = rows(trained / "metrics.csv")
+    first, *_, last = texts(trained / "metrics.csv")
     assert float(last["psnr"]) > float(first["psnr"]) + 1
     assert float(last["ssim"]) > float(first["ssim"])
     assert float(last["codes_used"]) > 0.9
@@ -123,7 +106,7 @@ def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp
         train(folder, max_epochs=3, adversarial_epochs=1)
     train(folder, max_epochs=3, adversarial_epochs=1)
     assert losses(folder) == losses(trained)
-    assert rows(folder / "metrics.csv") == rows(trained / "metrics.csv")
+    assert texts(folder / "metrics.csv") == texts(trained / "metrics.csv")
 
 
 @pytest.mark.usefixtures("run_bundle")
@@ -186,7 +169,7 @@ def test_a_code_map_lies_over_its_image(encoded, infer, head, tmp_path):
 
 
 def test_bits_a_pixel_are_told_with_each_code_map(encoded):
-    (row,) = rows(encoded.parents[1] / "images.csv")
+    (row,) = texts(encoded.parents[1] / "images.csv")
     assert float(row["bits_per_pixel"]) == pytest.approx(6 / 16, abs=1e-4)
     values = nib.load(encoded).get_fdata()
     _, counts = np.unique(values[values < 64], return_counts=True)
@@ -253,7 +236,7 @@ def test_what_stage_one_cannot_do_is_told_in_one_line(infer, tmp_path, overrides
 def test_the_evaluation_of_stage_one_measures_each_held_out_subject(run_bundle, trained, heads, tmp_path):
     options = {"checkpoint": str(trained / "model.pt"), "real": str(heads), "device": "cpu"}
     run_bundle("evaluation", "vqvae/evaluate.json", output_dir=str(tmp_path), **options)
-    subjects = rows(tmp_path / "metrics.csv")
+    subjects = texts(tmp_path / "metrics.csv")
     listed = json.loads(heads.read_text())
     assert [row["subject"] for row in subjects] == [e["subject"] for s in ("validation", "test") for e in listed[s]]
     measures = json.loads((tmp_path / "metrics.json").read_text())
