@@ -25,7 +25,7 @@ from medsynth.losses.adversarial import (
     generator_wasserstein,
 )
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, path_lengths
-from medsynth.losses.similarity import SMALLEST_SCALE, sliced_patch_distance
+from medsynth.losses.similarity import SMALLEST_SCALE, energy_score, sliced_patch_distance
 from medsynth.networks.stylegan import StyleGan
 from medsynth.networks.stylegan_discriminator import StyleGanDiscriminator
 
@@ -52,6 +52,8 @@ class StyleGanLoss:
         r1_interval: steps from one R1 to the next, which counts for all of them.
         gradient_penalty: weight of the penalty of WGAN-GP, taken in every step.
         patch: weight of the sliced Wasserstein distance between the patches of generated and real images.
+        energy: weight of the energy score, which wants images of one class and height as varied as real ones; it
+            draws a second image for each.
         path_length: weight of the path-length penalty of the generator; 0 leaves it out.
         path_length_interval: steps from one to the next, which counts for all of them.
 
@@ -64,6 +66,7 @@ class StyleGanLoss:
     r1_interval: int
     gradient_penalty: float
     patch: float
+    energy: float
     path_length: float
     path_length_interval: int
 
@@ -169,6 +172,11 @@ class StyleGanTrainer(AdversarialTrainer):
         if self.loss.patch and real.shape[-1] >= SMALLEST_SCALE:
             found["patch"] = sliced_patch_distance(fake, real, PROJECTIONS)
             total = total + self.loss.patch * found["patch"]
+        if self.loss.energy:
+            with self.autocast():
+                other = self.network.synthesis.draw(self.styles(label, position)).clamp(-1, 1)
+            found["energy"] = energy_score(fake, other, real)
+            total = total + self.loss.energy * found["energy"]
         if self.loss.path_length and lazy % self.loss.path_length_interval == 0:
             found["path_length"] = self.path_length_penalty(label, position)
             total = total + self.loss.path_length * self.loss.path_length_interval * found["path_length"]

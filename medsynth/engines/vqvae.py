@@ -15,7 +15,7 @@ from medsynth.engines.adversarial import AdversarialTrainer, check_weights, froz
 from medsynth.errors import MedsynthError
 from medsynth.handlers.schedule import TwoStages
 from medsynth.losses.adversarial import discriminator_hinge, generator_hinge
-from medsynth.losses.similarity import feature_distance, structural_dissimilarity
+from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
 from medsynth.networks.patch_discriminator import MultiScalePatchDiscriminator
 from medsynth.networks.vqvae import SliceVqVae
 
@@ -31,6 +31,7 @@ class VqVaeWeights:
     Args:
         l1: mean absolute difference of image and reconstruction, in [-1, 1].
         ssim: 1 - SSIM of image and reconstruction.
+        patch: sliced Wasserstein distance between the patches of reconstructions and of images, which sees blur.
         commitment: mean square distance of latents from their codes, which the encoder is to reduce.
         adversarial: in the second stage, how real the discriminator finds the reconstruction; times the adaptive weight
             that makes its gradient as long as that of `l1` and `ssim`.
@@ -39,6 +40,7 @@ class VqVaeWeights:
 
     l1: float
     ssim: float
+    patch: float
     commitment: float
     adversarial: float
     feature: float
@@ -128,6 +130,8 @@ class VqVaeTrainer(AdversarialTrainer):
             terms = {"l1": F.l1_loss(fake, real)}
             if weights.ssim:
                 terms["ssim"] = structural_dissimilarity(fake, real)
+            if weights.patch:
+                terms["patch"] = sliced_patch_distance(fake, real)
             if has_codes:
                 terms["commitment"] = commitment
             if second:

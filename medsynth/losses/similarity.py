@@ -16,6 +16,7 @@ WINDOW = 7  # pixels a side, of SSIM
 LUMINANCE, CONTRAST = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # that keep SSIM's terms finite; Wang et al. 2004, with range 2
 PATCH = 7
 SMALLEST_SCALE = 16  # pixels; patches of a coarser one would show whole heads
+COARSEST = 8  # pixels, of what the energy score compares
 PLACES = 16  # a side, at most, that patches are taken at: more sharpen the estimate less than they cost
 
 
@@ -94,6 +95,32 @@ def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Te
         for mine, theirs in zip(features, target, strict=True)
     ]
     return torch.stack(layers).mean()
+
+
+def energy_score(one: Tensor, other: Tensor, real: Tensor) -> Tensor:
+    """How well random images of one condition foretell the real image; lowest in the mean for those distributed alike.
+
+    What is near the real image is rewarded, and so is what is far from its like: a sample as varied as reality wins.
+    Distances are root mean squares of differences, of whole images and of their coarse forms.
+
+    Args:
+        one, other, real: (N, C, H, W) in [-1, 1]; each row of `one` and `other` is drawn for the row of `real`.
+
+    Reference: Gneiting & Raftery, Strictly proper scoring rules, JASA 102 (2007), eq. 22.
+    """
+    one, other, real = one.float(), other.float(), real.float()
+    scores = []
+    while True:
+        near = (_distance(one, real) + _distance(other, real)) / 2
+        scores.append((near - _distance(one, other) / 2).mean())
+        if one.shape[-1] <= COARSEST:
+            return torch.stack(scores).mean()
+        one, other, real = (F.avg_pool2d(images, 2) for images in (one, other, real))
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    """(N,)."""
+    return ((one - other).square().flatten(1).mean(dim=1) + 1e-8).sqrt()
 
 
 def sliced_patch_distance(fake: Tensor, real: Tensor, projections: int = 16, patch: int = PATCH) -> Tensor:

@@ -25,6 +25,7 @@ LOSS = {
     "r1_interval": 4,
     "gradient_penalty": 10.0,
     "patch": 0.0,
+    "energy": 0.0,
     "path_length": 0.0,
     "path_length_interval": 2,
 }
@@ -143,7 +144,7 @@ def test_r1_weighs_as_much_whatever_its_interval(build, monkeypatch, interval):
     assert seen[1] == pytest.approx(row["discriminator"] + 0.5 * 64 / 16 / 2 * interval * row["penalty"], rel=1e-4)
 
 
-@pytest.mark.parametrize("loss", [{}, {"game": "wasserstein"}, {"patch": 1.0}, {"path_length": 2.0}])
+@pytest.mark.parametrize("loss", [{}, {"game": "wasserstein"}, {"patch": 1.0}, {"energy": 5.0}, {"path_length": 2.0}])
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_every_part_in_use_trains_with_every_loss(build, loss, bfloat16):
     trainer = build(stable_kimg=0, fade_kimg=0, style_mixing=1.0, **loss)

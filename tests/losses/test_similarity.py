@@ -8,6 +8,7 @@ from skimage.metrics import structural_similarity
 from torch.nn.functional import unfold
 
 from medsynth.losses.similarity import (
+    energy_score,
     feature_distance,
     foreground,
     masked_dissimilarity,
@@ -94,6 +95,24 @@ def test_descending_the_patch_distance_makes_images_as_rough_as_the_real_ones():
         sliced_patch_distance(images, texture(1)).backward()
         optimizer.step()
     assert images.std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_the_energy_score_rewards_nearness_to_the_real_image_and_distance_from_its_like():
+    one, other, real = (torch.full((1, 1, 16, 16), value) for value in (0.0, 0.5, 1.0))
+    assert energy_score(one, other, real).item() == pytest.approx((1.0 + 0.5) / 2 - 0.5 / 2, abs=1e-4)
+    checkers = torch.ones(16, 16).cumsum(0).add(torch.arange(16)).remainder(2)[None, None] * 2 - 1
+    unlike = energy_score(checkers, checkers, -checkers).item()
+    assert unlike == pytest.approx((2 + 0) / 2, abs=1e-3)  # 2 apart in fine detail, alike at half the resolution
+
+
+def test_the_energy_score_is_lowest_for_samples_as_varied_as_reality():
+    def score(spread: float) -> float:
+        torch.manual_seed(0)
+        one, other, real = torch.randn(3, 4000, 1, 1, 1).expand(-1, -1, 1, 8, 8)
+        return energy_score(spread * one, spread * other, real).item()
+
+    assert score(1.0) == pytest.approx((2**0.5 - 0.5**0.5) * (2 / torch.pi) ** 0.5, abs=0.02)  # of normal distributions
+    assert score(1.0) < min(score(0.5), score(1.5)) - 0.01
 
 
 def test_the_foreground_is_what_either_image_shows_gaps_and_all():
