@@ -123,7 +123,7 @@ class CodeGanTrainer(AdversarialTrainer):
         network, weights, label, position = self.network, self.weights, batch["label"], batch["position"]
         indices, latent = self.maps.of(batch["index"])
         half = len(label) // 2  # the critics see maps of training slices' latent vectors and of new ones
-        drawn = network.density.sample(len(label) - half)
+        drawn = network.latents(len(label) - half)
         latent, fake_label, fake_position = (
             torch.cat([known[:half], new]) for known, new in zip((latent, label, position), drawn, strict=True)
         )
@@ -157,6 +157,7 @@ class CodeGanTrainer(AdversarialTrainer):
         self.update(self.network_optimizer, total, longest=1.0)
 
         fake, fake_images = fake.detach(), fake_images.detach()
+        network.follow(fake_images[shown >= half], real_images)
         with self.autocast():
             features = self.discriminator.features(self.softened(real, temperature), real_images)
             real_scores = self.scores(features, label, position, shown)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsynth.distributed import all_reduce
 from medsynth.errors import MedsynthError
 from medsynth.networks.blocks import StyledNorm
 from medsynth.networks.code_prior import TOGETHER, CodePrior
@@ -29,6 +31,9 @@ SMALLEST_GRID = 4
 FINEST_SKETCH = 64  # pixels a side; principal components of more would not be worth their cost
 SMALLEST_ERROR = 0.01  # of the codes' variance: what nothing is surer than
 MOST_TO_FIT = 4096  # slices that linear maps are fitted to
+SPREAD_MOMENTUM = 0.02  # of the moving mean squares that tell how varied images are
+GAIN_RATE = 0.01  # of what is missing, made up in a step
+LARGEST_GAIN = 1.5
 
 
 class StyledResidual(nn.Module):
@@ -199,6 +204,8 @@ class CodeGan(CodePrior):
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
         self.density = GaussianMixtureDensity(mixture_components, latent_features, num_classes)
         self.components = PrincipalComponents(min(size, FINEST_SKETCH), latent_features)
+        self.register_buffer("gain", torch.ones(latent_features))
+        self.register_buffer("spread", torch.zeros(2, latent_features))
         self.register_buffer("mean_codes", torch.zeros(features * self.grid**2))
         self.register_buffer("slopes", torch.zeros(features * self.grid**2, latent_features))
         self.unfold = max(1, self.components.side // self.grid)
@@ -212,7 +219,29 @@ class CodeGan(CodePrior):
         device = self.codes.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            return self.head.mean(self(*self.density.sample(count)), self.codes)
+            return self.head.mean(self(*self.latents(count)), self.codes)
+
+    def latents(
+        self, count: int, label: int | None = None, position: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """New latent vectors (count, latent_features), their labels and positions, by torch's own random state."""
+        latent, *conditions = self.density.sample(count, label, position)
+        return latent * self.gain, *conditions
+
+    @torch.no_grad()
+    def follow(self, fake: Tensor, real: Tensor) -> None:
+        """Draw latent vectors wider along components in which new images are less varied than real ones.
+
+        Codes cannot say all of a latent vector, and what they miss would be missed in the images' variety.
+
+        Args:
+            fake, real: (N, 1, H, W) each, decoded from new maps and from those of training slices.
+        """
+        squares = torch.stack([self.components.scores(images).square().mean(dim=0) for images in (fake, real)])
+        squares = all_reduce(squares) / idist.get_world_size()
+        self.spread.lerp_(squares, SPREAD_MOMENTUM)
+        of_fake, of_real = self.spread.clamp_min(1e-6)
+        self.gain.mul_((of_real / of_fake) ** GAIN_RATE).clamp_(1.0, LARGEST_GAIN)
 
     @property
     def codes(self) -> Tensor:
@@ -252,7 +281,7 @@ class CodeGan(CodePrior):
 
     def draw(self, count: int, label: int | None, position: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """Code maps (count, h, w), their labels and positions, by torch's own random state."""
-        drawn = self.density.sample(count, label, position)
+        drawn = self.latents(count, label, position)
         parts = zip(*(part.split(TOGETHER) for part in drawn), strict=True)
         return torch.cat([self.choose(self(*part))[1] for part in parts]), *drawn[1:]
 

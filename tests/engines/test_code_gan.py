@@ -102,7 +102,7 @@ def test_every_term_trains_a_generator_that_snaps(build, term):
 
 def test_without_weights_only_the_critics_learn(build):
     trainer = build()
-    assert not moved(trainer.network, lambda: step(trainer))
+    assert moved(trainer.network, lambda: step(trainer)) <= {"gain", "spread"}  # which no loss moves
     trainer = build()
     changed = moved(trainer.discriminator, lambda: step(trainer))
     assert {"codes.score.weight", "images.score.weight"} <= changed

@@ -73,6 +73,19 @@ def test_snapping_takes_the_nearest_code(build):
     assert torch.equal(indices, torch.cdist(aims.movedim(1, -1).flatten(0, 2), network.codes).argmin(1).view(2, 8, 8))
 
 
+def test_latent_vectors_are_drawn_wider_where_new_images_are_less_varied_than_real_ones(build):
+    network = build()
+    scores = torch.randn(64, FEATURES)
+    shortened = scores * torch.tensor([0.5, *[1.0] * (FEATURES - 1)])
+    for _ in range(20):
+        network.follow(network.components.images(shortened), network.components.images(scores))
+    torch.testing.assert_close(network.gain, torch.tensor([4**0.2, *[1.0] * (FEATURES - 1)]), rtol=1e-3, atol=1e-3)
+    torch.manual_seed(0)
+    wide = network.latents(200)[0]
+    torch.manual_seed(0)
+    torch.testing.assert_close(wide, network.density.sample(200)[0] * network.gain)
+
+
 def test_before_training_the_likeliest_codes_are_near_those_of_the_image():
     torch.manual_seed(0)
     network = CodeGan(STAGE_ONE, 16, 12)
