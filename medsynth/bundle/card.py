@@ -72,21 +72,23 @@ def model_card(
     training: dict[str, Any],
     evaluation: Evaluation | None,
     limits: str,
+    example: str,
 ) -> str:
     """The card, in Markdown.
 
     Args:
         name: of the bundle's folder.
         metadata: of the bundle.
-        training: provenance.json of the run; empty if unknown.
+        training: provenance.json of the run, and whether its data was `made_up`; empty if unknown.
         limits: of the system, as its page has them; empty if it has none.
+        example: arguments of inference that work with this model.
     """
     use = metadata.get("intended_use", "Research only; not for diagnosis")
     parts = [
         f"# {metadata['name']}\n\n{metadata['description']}.",
         f"**{use}.** Not a medical device. Its images are synthetic: they show what is usual in the training data, not "
         "what is true of a patient.",
-        f"## Use\n\n{_use(name, metadata)}",
+        f"## Use\n\n{_use(name, metadata, example)}",
         f"## Intended use\n\n{use}. {metadata['task']}.",
         f"## Data\n\n{_bullets(_data(model, training))}",
         f"## Training\n\n{_bullets(_training(model, training))}",
@@ -99,12 +101,12 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _use(name: str, metadata: dict[str, Any]) -> str:
+def _use(name: str, metadata: dict[str, Any], example: str) -> str:
     packages = " ".join(sorted(metadata["required_packages_version"]))
     return (
         "A configuration of MONAI is a program: run it only if you trust where it comes from.\n\n"
         "```sh\npip install medsynth\npython -m monai.bundle run inference --config_file "
-        f"{name}/configs/inference.json --output_dir generated\n```\n\n"
+        f"{name}/configs/inference.json {example}\n```\n\n"
         "The keys at the top of each file in `configs/` can be overridden in this way. In Python, the network with its "
         "weights is\n\n"
         f'```python\nmonai.bundle.load("{name}", bundle_dir=".", workflow_type="inference", key_in_ckpt="weights")\n'
@@ -124,7 +126,7 @@ def _data(model: LoadedModel, training: dict[str, Any]) -> dict[str, Any]:
         if field in recipe
     }
     return {
-        "Which scans": "not part of this bundle",
+        "Which scans": "none: made-up heads" if training.get("made_up") else "not part of this bundle",
         **told,
         "classes": ", ".join(model.classes) or "none",
         "SHA-256 of the datalist": training.get("datalist_sha256", "unknown"),

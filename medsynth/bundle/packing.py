@@ -67,9 +67,11 @@ def pack_bundle(
     judged = None if evaluation is None else read_evaluation(evaluation, model)
     run = read_facts(checkpoint.with_name("config.json"))
     metadata = packed_metadata(metadata, model)
-    card = model_card(
-        name, metadata, model, read_facts(checkpoint.with_name("provenance.json")), judged, _limits(bundle)
-    )
+    training = read_facts(checkpoint.with_name("provenance.json")) | {
+        "made_up": "datalist" in run and not run["datalist"]
+    }
+    example = _example(configs["inference.json"], model)
+    card = model_card(name, metadata, model, training, judged, _limits(bundle), example)
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=output) as scratch:
@@ -197,11 +199,20 @@ def _place(output_dir: Any) -> str:
     return "/".join(PurePosixPath(str(output_dir)).parts[2:]) or "run"
 
 
+def _example(inference: dict[str, Any], model: LoadedModel) -> str:
+    """Arguments of inference that need nothing but the model, or else some scans."""
+    if hasattr(model.network, "sample"):
+        return "--output_dir generated"
+    mode = "--mode reconstruct " if "mode" in inference else ""
+    return f"{mode}--input scans/ --output_dir results"
+
+
 def _limits(bundle: Path) -> str:
-    """The section of that name on the bundle's page."""
+    """The sections on the bundle's page whose headings begin so."""
     page = bundle / "README.md"
-    found = re.search(r"^## Limits\n+(.*?)(?=^## |\Z)", page.read_text() if page.exists() else "", re.DOTALL | re.M)
-    return found.group(1).strip() if found else ""
+    text = page.read_text() if page.exists() else ""
+    found = re.findall(r"^## Limits[^\n]*\n+(.*?)(?=^## |\Z)", text, re.DOTALL | re.M)
+    return "\n".join(section.strip() for section in found)
 
 
 def _release(number: str) -> str:

@@ -84,6 +84,8 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
         MedsynthError: no such file, not a whole model.pt, one that names foreign code, weights of another network, or
             no such device.
     """
+    if (Path(path) / "model.pt").is_file():
+        raise MedsynthError(f"{path} is a folder: give the model in it, {Path(path) / 'model.pt'}")
     if not Path(path).is_file():
         raise MedsynthError(f"there is no model {path}: train one, or give the model.pt of a run as checkpoint")
     content = load_plain(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -73,11 +74,26 @@ class Run:
         self._writer: SummaryWriter | None = None
         if not resume and self.has_checkpoint():
             raise MedsynthError(f"{self.folder} holds a run already: give another output_dir, or --resume true")
+        self._refuse_other_system()
         if self.is_main:
             self._open_folder()
         else:
             logging.getLogger().setLevel(logging.WARNING)
         set_determinism(seed + idist.get_rank())
+
+    def _refuse_other_system(self) -> None:
+        """Do not go on with a run of another network."""
+        snapshot = self.folder / "config.json"
+        if self._parser is None or not self.has_checkpoint() or not snapshot.exists():
+            return
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged config.json says nothing
+            before = json.loads(snapshot.read_text())["network_def"]["_target_"]
+            now = self._parser.config["network_def"]["_target_"]
+            if before != now:
+                raise MedsynthError(
+                    f"{self.folder} holds a run of {before.rpartition('.')[2]}, and this one trains "
+                    f"{now.rpartition('.')[2]}: give another output_dir"
+                )
 
     def has_checkpoint(self) -> bool:
         """Is there a run to go on with?"""

@@ -10,13 +10,14 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from medsynth.bundle.tuning import Tuning
+from medsynth.bundle.tuning import INTERRUPTED, Tuning
 from medsynth.report.folder import as_csv
 from medsynth.storage import write_bytes, write_text
 
 SHOWN = 10  # rows of the printed table
+FAILURES_SHOWN = 5  # different reasons
 
 
 def write_report(tuning: Tuning) -> list[Path]:
@@ -44,7 +45,7 @@ def trial_rows(tuning: Tuning) -> list[dict[str, Any]]:
     return [
         {
             "trial": trial.number,
-            "state": trial.state.name.lower(),
+            "state": _state(trial),
             **dict(zip(tuning.plan.objectives, trial.values or [], strict=False)),
             "epochs": trial.user_attrs.get("epochs", ""),
             "minutes": trial.user_attrs.get("minutes", ""),
@@ -63,8 +64,14 @@ def printed_table(tuning: Tuning) -> str:
     cells = [columns, *([_shown(row.get(name, "")) for name in columns] for row in rows[:SHOWN])]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    reasons = dict.fromkeys(row["reason"] for row in rows if row["state"] == "fail")
+    failed = [f"failed: {reason}" for reason in list(reasons)[:FAILURES_SHOWN]]
     left_out = f"... and {len(rows) - SHOWN} more in trials.csv" if len(rows) > SHOWN else ""
-    return "\n".join([*lines, left_out]).rstrip()
+    return "\n".join([*lines, left_out, *failed]).rstrip()
+
+
+def _state(trial: FrozenTrial) -> str:
+    return INTERRUPTED if trial.user_attrs.get("reason") == INTERRUPTED else trial.state.name.lower()
 
 
 def _shown(value: Any) -> str:

@@ -93,13 +93,13 @@ class Tuning:
             raise MedsynthError(f"storage {storage} cannot be used ({reason}): give another --storage") from error
         self._require_same_question(storage)
         self._requeue_abandoned()
-        self.study.enqueue_trial(plan.space.first_trial(), skip_if_exists=True)
+        self.study.enqueue_trial(plan.space.first_trial(), skip_if_exists=self._has_run())
 
     def run(self, trials: int) -> None:
         """Run trials until the study has that many, by all its workers together.
 
         Raises:
-            MedsynthError: several trials in a row failed for the same reason.
+            MedsynthError: the first trial failed, or several in a row for the same reason.
             KeyboardInterrupt: the trial of that moment goes on when the study does.
         """
         failures: list[str] = []
@@ -109,6 +109,8 @@ class Tuning:
                 bar.update()
                 failures = [*failures, outcome.reason] if outcome.state == "failed" else []
                 self.write_best()
+                if failures and not self._has_run():
+                    raise MedsynthError(f"the first trial, which has the bundle's own settings, failed: {failures[-1]}")
                 if len(failures) >= ALIKE and len(set(failures[-ALIKE:])) == 1:
                     raise MedsynthError(f"{ALIKE} trials in a row failed alike: {failures[-1]}")
 
@@ -190,6 +192,10 @@ class Tuning:
         best = (min if direction == "minimize" else max)(known, key=lambda row: row[first])
         return [best[name] for name in self.plan.objectives]
 
+    def _has_run(self) -> bool:
+        """Whether any trial got anywhere, or is about to."""
+        return any(trial.state != TrialState.FAIL for trial in self.study.get_trials(deepcopy=False))
+
     def _begun(self) -> int:
         """Trials that count: all but those that wait or were interrupted."""
         return sum(
@@ -216,7 +222,7 @@ class Tuning:
         question = {"objectives": self.plan.objectives, "overrides": list(self.plan.overrides)}
         known = self.study.user_attrs.get("question", question)
         for name, value in question.items():
-            if known[name] != value:
+            if known[name] != value and self._has_run():
                 raise MedsynthError(
                     f"{storage} holds a study with {name} {_words(known[name])}, and now they are {_words(value)}: the "
                     "trials cannot be compared; use those of before, or another --output"

@@ -17,7 +17,7 @@ from medsynth.data import dicom
 from medsynth.data.datalist import IMAGE, PAIR, SPLITS, UNKNOWN_LABELS, files_of
 from medsynth.data.header import Header
 from medsynth.data.listing import SPLIT_NAMES, is_listing, read_listing
-from medsynth.data.sources import Source, find_images, is_dicom, is_picture, read_header
+from medsynth.data.sources import FORMATS, Source, find_images, is_dicom, is_picture, read_header
 from medsynth.errors import MedsynthError
 
 STUDY_IDS = re.compile(
@@ -171,10 +171,9 @@ def _found(
             notes.append(f"{len(paths) - len(raw)} images in {', '.join(NOT_RAW)} are no raw data: left out")
         paths = raw
     if not paths:
-        raise MedsynthError(
-            f"{folder} holds no image named {pattern}: NIfTI, Analyze, NRRD, MetaImage, DICOM, PNG, JPEG or TIFF files "
-            "are needed"
-        )
+        if not folder.exists():
+            raise MedsynthError(f"there is no folder {folder}: give the one with the scans")
+        raise MedsynthError(f"{folder} holds no image named {pattern}: {FORMATS} files are needed")
     layout = _layout(folder, list(paths.values()))
     guesses = _dicom_subjects({path: part for path, part in paths.items() if is_dicom(path)}, notes)
     entries = []

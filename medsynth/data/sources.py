@@ -23,6 +23,7 @@ from medsynth.data import dicom, itk, nifti
 from medsynth.data.header import MOST_PIXELS, Header, unreadable
 from medsynth.errors import MedsynthError
 
+FORMATS = "NIfTI, Analyze, NRRD, MetaImage, DICOM, PNG, JPEG or TIFF"
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")

@@ -76,6 +76,8 @@ class AdversarialTrainer(Trainer):
         train_handlers=None,
         amp: bool = True,
     ) -> None:
+        if not isinstance(max_epochs, int) or max_epochs < 1:
+            raise MedsynthError(f"max_epochs is {max_epochs!r}: give 1 or more")
         super().__init__(
             device=device,
             max_epochs=max_epochs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from medsynth.storage import write_text
 
 if TYPE_CHECKING:
     from medsynth.bundle.run import Run
+
+logger = logging.getLogger(__name__)
 
 GRIDS = 8  # pictures of samples in the page: the first, the last, and some between
 WIDTH = 640  # pixels of each, at most
@@ -56,6 +59,8 @@ class ProgressPage:
     def _complete(self, engine: Engine) -> None:
         if engine.state.iteration > self.run.start_iteration:
             self._write(engine, None)
+            folder = self.run.folder
+            logger.info("The best model is %s; %s shows what it learned", self.run.model, folder / "index.html")
 
     def _write(self, engine: Engine, reload_seconds: int | None) -> None:
         state, folder = engine.state, self.run.folder

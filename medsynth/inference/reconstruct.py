@@ -40,7 +40,7 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
     if Path(path).is_dir():
         images = sources.find_images(path)
         if not images:
-            raise MedsynthError(f"input {path} holds no image: .nii, .nii.gz, .png, .jpg or .tif files are needed")
+            raise MedsynthError(f"input {path} holds no image: {sources.FORMATS} files are needed")
         return [{"image": str(image), "label": None} for image in images]
     if Path(path).suffix.lower() == ".json":
         splits = datalist.read(path).splits
@@ -48,7 +48,7 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
     if not Path(path).is_file():
         raise MedsynthError(f"input {path} does not exist: give an image, a folder of images or a datalist")
     if not sources.is_image(path):
-        raise MedsynthError(f"input {path} is no image: .nii, .nii.gz, .png, .jpg or .tif is needed, or a datalist")
+        raise MedsynthError(f"input {path} is no image: {sources.FORMATS} is needed, or a datalist")
     return [{"image": str(path), "label": None}]
 
 

@@ -30,6 +30,7 @@ from medsynth.data.sources import Source
 from medsynth.data.transforms import CheckFinite, with_neighbours
 from medsynth.engines.adversarial import use_bfloat16
 from medsynth.errors import MedsynthError
+from medsynth.inference.volumes import refuse_ct
 from medsynth.networks.resampling import repeat
 from medsynth.networks.rrdb import RRDBNet
 
@@ -82,6 +83,8 @@ def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
     # the bounds of a CT need no head, and its background stays what it is
     steps = find(preprocessing) if preprocessing.modality == "mri" else [CheckFinite()]
     located = Compose([*steps, volume_bounds(preprocessing)])({Keys.IMAGE: volume})
+    if preprocessing.modality == "mri":
+        refuse_ct(located["air"])
     upright: MetaTensor = Orientation(axcodes=PLANES[preprocessing.plane], labels=None)(located[Keys.IMAGE])
     values = convert_to_tensor(upright, track_meta=False)[0].permute(2, 0, 1).contiguous()
     return Upright(values, upright.affine.numpy(), volume.affine.numpy(), located["bounds"])

@@ -100,11 +100,17 @@ def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
     steps = Compose(locate(preprocessing))
     located = steps({"source": source})
     upright, air = located[Keys.IMAGE], located["air"]
-    if preprocessing.modality == "mri" and air < NO_AIR_HU:
-        raise MedsynthError(f"has air of {air:.0f}, as CT has, and MRI is needed: give MRI, or the other direction")
+    if preprocessing.modality == "mri":
+        refuse_ct(air)
     data = ScaleToUnit()(volume_bounds(preprocessing)(located))
     image = MetaTensor(data[Keys.IMAGE], meta=upright.meta, applied_operations=upright.applied_operations)
     return ReadyVolume(image, data["head"], outline(data["head"]), data["air"], data["bounds"], steps)
+
+
+def refuse_ct(air: float) -> None:
+    """Refuse a volume whose air has the value that it has in CT, where MRI is needed."""
+    if air < NO_AIR_HU:
+        raise MedsynthError(f"has air of {air:.0f}, as CT has, and this model's input is MRI: give MRI, or a CT model")
 
 
 def outline(head: Head) -> np.ndarray:

@@ -122,6 +122,11 @@ def test_a_checkpoint_in_place_of_a_model_is_refused(path):
         load_model(path)
 
 
+def test_a_run_folder_in_place_of_its_model_is_told_apart(path):
+    with pytest.raises(MedsynthError, match="is a folder: give the model in it, .*model.pt"):
+        load_model(path.parent)
+
+
 def test_the_former_model_stays_when_saving_fails(path):
     before = path.read_bytes()
     with pytest.raises(TypeError, match="only tensors and plain values"):

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from medsynth.bundle import trials
 from medsynth.bundle.search_space import SearchSpace, read_search_space
-from medsynth.bundle.study_report import trial_rows, write_report
+from medsynth.bundle.study_report import printed_table, trial_rows, write_report
 from medsynth.bundle.tuning import Plan, Tuning
 from medsynth.errors import MedsynthError
 
@@ -51,7 +51,7 @@ for epoch in range(max(done, 0) + 1, 4):
         sys.exit(1)
     if mood == "memory" and x < 0:
         raise MemoryError
-    if mood == "wrong":
+    if mood == "wrong" and (x != 0.9 or "--first" in options):
         sys.exit("error: 'max_epoch': no such key")
     if mood == "killed" and x < 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -146,6 +146,15 @@ def test_a_trial_worse_than_the_median_is_stopped_after_it_has_saved(plan, monke
 def test_three_equal_failures_in_a_row_end_the_study_with_their_reason(plan):
     with pytest.raises(MedsynthError, match="3 trials in a row failed alike: 'max_epoch': no such key"):
         study(plan("--mood", "wrong"), 10)
+
+
+def test_a_first_trial_that_fails_ends_the_study_which_then_takes_corrected_overrides(plan):
+    with pytest.raises(MedsynthError, match="bundle's own settings, failed: 'max_epoch': no such key"):
+        study(plan("--mood", "wrong", "--first", "too"), 10)
+    tuning = study(plan(), 2)
+    assert states(tuning) == [TrialState.FAIL, TrialState.COMPLETE]
+    assert tuning.best().user_attrs["overlay"] == {"x": 0.9, "sub#n": 2, "list": [3]}
+    assert "failed: 'max_epoch': no such key" in printed_table(tuning)
 
 
 @pytest.fixture

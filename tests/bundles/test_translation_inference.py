@@ -130,7 +130,7 @@ def test_of_a_datalist_the_images_that_the_direction_starts_from_are_translated(
         ({"num_samples": 0}, "num_samples is 0: give 1 or more"),
         ({"planes": ["oblique"]}, "give a list with some of axial"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"input": "2_target.nii.gz"}, "has air of -1000, as CT has, and MRI is needed"),
+        ({"input": "2_target.nii.gz"}, "has air of -1000, as CT has, and this model's input is MRI"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(translate, pairs, overrides, told, monkeypatch, tmp_path):

@@ -83,6 +83,11 @@ def test_latents_pass_as_they_are_until_the_codes_are_taken_from_them(trainer):
     assert (codebook.embed(codebook.quantize(latents)) - latents).square().mean() < latents.var()
 
 
+def test_a_run_without_an_epoch_is_refused(trainer):
+    with pytest.raises(MedsynthError, match="max_epochs is -1: give 1 or more"):
+        trainer(max_epochs=-1)
+
+
 def test_a_warm_up_ends_in_the_first_half_of_the_first_epoch(trainer):
     assert trainer(learning={"warmup": 1000}).warmup == 3
     one = trainer(learning={"warmup": 1000}, epoch_length=1)

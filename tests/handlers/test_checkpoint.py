@@ -216,6 +216,15 @@ def test_a_run_of_other_settings_is_refused_and_left_alone(toy_run, change, told
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
+def test_a_run_of_another_network_is_refused(toy_run):
+    folder = toy_run(max_epochs=1)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("FullyConnectedNet", "StyleGan"))
+    with pytest.raises(RuntimeError) as refused:
+        toy_run()
+    assert "holds a run of StyleGan, and this one trains FullyConnectedNet: give another" in one_line(refused)
+
+
 def test_nan_stops_the_run_with_its_iteration_and_keeps_the_good_checkpoint(toy_run, tmp_path):
     whole = toy_run(tmp_path / "whole", max_epochs=2)
     with pytest.raises(RuntimeError) as stopped:

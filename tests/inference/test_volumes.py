@@ -260,5 +260,5 @@ def test_planes_that_do_not_exist_are_refused(planes):
 
 
 def test_ct_for_a_network_that_takes_mri_is_refused(saved):
-    with pytest.raises(MedsynthError, match="has air of -1000, as CT has, and MRI is needed"):
+    with pytest.raises(MedsynthError, match="has air of -1000, as CT has, and this model's input is MRI"):
         read_ready(Source(str(saved())), Preprocessing("mri", None, None, 32))
