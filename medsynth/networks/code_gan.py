@@ -235,8 +235,11 @@ class CodeGan(CodePrior):
         Codes cannot say all of a latent vector, and what they miss would be missed in the images' variety.
 
         Args:
-            fake, real: (N, 1, H, W) each, decoded from new maps and from those of training slices.
+            fake, real: (N, 1, H, W) and (M, 1, H, W), decoded from new maps and from those of training slices; without
+                any of the former, nothing changes.
         """
+        if not len(fake):
+            return
         squares = torch.stack([self.components.scores(images).square().mean(dim=0) for images in (fake, real)])
         squares = all_reduce(squares) / idist.get_world_size()
         self.spread.lerp_(squares, SPREAD_MOMENTUM)

@@ -80,6 +80,9 @@ def test_latent_vectors_are_drawn_wider_where_new_images_are_less_varied_than_re
     for _ in range(20):
         network.follow(network.components.images(shortened), network.components.images(scores))
     torch.testing.assert_close(network.gain, torch.tensor([4**0.2, *[1.0] * (FEATURES - 1)]), rtol=1e-3, atol=1e-3)
+    before = network.gain.clone()
+    network.follow(torch.empty(0, 1, 32, 32), network.components.images(scores))
+    assert torch.equal(network.gain, before)
     torch.manual_seed(0)
     wide = network.latents(200)[0]
     torch.manual_seed(0)
