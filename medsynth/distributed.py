@@ -53,6 +53,15 @@ def all_reduce(value: Number, op: str = "SUM") -> Number:
         ) from error
 
 
+def mean_of_all(value: Tensor) -> Tensor:
+    """The mean of all processes' tensors, element by element.
+
+    Raises:
+        MedsynthError: one of the others has ended.
+    """
+    return all_reduce(value) / idist.get_world_size()
+
+
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by its mean over all processes; nothing to do for one process.
 
@@ -61,7 +70,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     if idist.get_world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients])) / idist.get_world_size()
+    flat = mean_of_all(torch.cat([gradient.reshape(-1) for gradient in gradients]))
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view(gradient.shape))
 

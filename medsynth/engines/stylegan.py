@@ -14,6 +14,7 @@ from ignite.engine import Engine
 from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
+from medsynth.distributed import mean_of_all
 from medsynth.engines.adaptive_augmentation import AdaptiveAugmentation
 from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
 from medsynth.engines.growing import GrowingSchedule, Phase, check_batch
@@ -89,7 +90,7 @@ class MovingMean(nn.Module):
 
     def follow(self, value: Tensor) -> Tensor:
         """The mean with `value` taken in."""
-        return self.value.lerp_(idist.all_reduce(value.detach()) / idist.get_world_size(), self.momentum)
+        return self.value.lerp_(mean_of_all(value.detach()), self.momentum)
 
 
 class StyleGanTrainer(AdversarialTrainer):

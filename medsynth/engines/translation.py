@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from ignite.engine import Engine
@@ -12,7 +12,7 @@ from torch import Tensor
 from medsynth.data.augmentation import Augmentation
 from medsynth.data.datalist import PAIR
 from medsynth.data.domain_loader import DomainLoader
-from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
+from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
 from medsynth.engines.image_pool import ImagePool
 from medsynth.errors import MedsynthError
 from medsynth.losses.adversarial import (
@@ -55,9 +55,7 @@ class TranslationWeights:
     kl: float
 
     def __post_init__(self) -> None:
-        for name, weight in asdict(self).items():
-            if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-                raise MedsynthError(f"weights#{name} is {weight!r}: give 0 for none, or a positive number")
+        check_weights(self)
 
 
 class TranslationTrainer(AdversarialTrainer):

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import is_scalar
@@ -49,7 +48,7 @@ class Means:
         self.sums, self.counts = {}, {}
         if not sums:
             return {}
-        totals = distributed.all_reduce(torch.stack(list(sums.values()))) / idist.get_world_size()
+        totals = distributed.mean_of_all(torch.stack(list(sums.values())))
         return {name: total / counts[name] for name, total in zip(sums, totals.tolist(), strict=True)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth.distributed import all_reduce
+from medsynth.distributed import mean_of_all
 from medsynth.errors import MedsynthError
 from medsynth.networks.blocks import StyledNorm
 from medsynth.networks.code_prior import TOGETHER, CodePrior
@@ -241,8 +240,7 @@ class CodeGan(CodePrior):
         if not len(fake):
             return
         squares = torch.stack([self.components.scores(images).square().mean(dim=0) for images in (fake, real)])
-        squares = all_reduce(squares) / idist.get_world_size()
-        self.spread.lerp_(squares, SPREAD_MOMENTUM)
+        self.spread.lerp_(mean_of_all(squares), SPREAD_MOMENTUM)
         of_fake, of_real = self.spread.clamp_min(1e-6)
         self.gain.mul_((of_real / of_fake) ** GAIN_RATE).clamp_(1.0, LARGEST_GAIN)
 

@@ -76,8 +76,10 @@ def trained(request, train, tmp_path_factory) -> tuple[str, Path]:
 
 def test_training_makes_codes_better_known(trained):
     config, folder = trained
+    start, *_, end = rows(folder / "losses.csv")
     first, *_, last = rows(folder / "metrics.csv")
     if config == GAN:
+        assert end["sketch"] < start["sketch"]  # decoded images come closer to what their latent vectors stand for
         assert last["swd_over_floor"] < first["swd_over_floor"]
         assert last["psd_db"] < first["psd_db"]
     else:
