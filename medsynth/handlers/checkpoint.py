@@ -67,11 +67,11 @@ class Checkpoint:
 
     def _between_iterations(self, engine: Engine) -> None:
         iteration = engine.state.iteration
-        received = int(self._stop.received or 0)
-        stop_signal = distributed.all_reduce(received, "MAX")  # all processes stop at the same iteration
+        overdue = time.monotonic() - self._saved_time > 60 * self.minutes
+        asked = 2 * int(self._stop.received or 0) + int(overdue)  # in one number: all processes save and stop at once
+        stop_signal, overdue = divmod(distributed.all_reduce(asked, "MAX"), 2)
         if iteration > self.run.saved_iteration:
             epoch_is_over = iteration % engine.state.epoch_length == 0
-            overdue = time.monotonic() - self._saved_time > 60 * self.minutes
             if epoch_is_over or overdue or stop_signal:
                 self._save(engine)
         if stop_signal:

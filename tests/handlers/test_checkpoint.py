@@ -233,6 +233,16 @@ def test_nan_stops_the_run_with_its_iteration_and_keeps_the_good_checkpoint(toy_
     assert_same_run(whole, toy_run(tmp_path / "nan", max_epochs=2))
 
 
+def test_all_processes_save_when_one_is_overdue(toy_run, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("medsynth.handlers.checkpoint.save_plain", lambda *content, **options: saved.append(content))
+    toy_run(tmp_path / "alone", max_epochs=1)
+    alone = len(saved)
+    monkeypatch.setattr("medsynth.distributed.all_reduce", lambda value, op="SUM": 1 if isinstance(value, int) else value)
+    toy_run(tmp_path / "beside", max_epochs=1)
+    assert len(saved) - alone > alone == 1
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
 def test_a_full_or_read_only_disk_is_one_line_and_keeps_the_former_checkpoint(toy_run, tmp_path, monkeypatch, code):
     whole = toy_run(tmp_path / "whole", max_epochs=2)
