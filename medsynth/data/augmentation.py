@@ -38,16 +38,18 @@ class Augmentation:
             if not isinstance(value, (int, float)) or not 0 <= value < (180 if name == "rotation_degrees" else 1):
                 raise MedsynthError(f"augmentation#{name} is {value!r}: give 0 for none, or a small positive number")
 
-    def __call__(self, views: Sequence[Tensor], calibrated: Sequence[bool]) -> list[Tensor]:
+    def __call__(self, views: Sequence[Tensor], calibrated: Sequence[bool], together: bool = False) -> list[Tensor]:
         """Change all views of each place alike.
 
         Args:
             views: (N, C, H, W) each, in [-1, 1], over one field of view, on whatever grids.
             calibrated: of each view, whether its values have a unit (as Hounsfield units do) and keep their contrast.
+            together: change all N images alike as well.
         """
         count, device = len(views[0]), views[0].device
-        bend = torch.exp(self.contrast * uniform(count, device))[:, None, None, None]
-        place = self.affine(count, device)
+        drawn = 1 if together else count
+        bend = torch.exp(self.contrast * uniform(drawn, device))[:, None, None, None]
+        place = self.affine(drawn, device).expand(count, -1, -1)
         changed = []
         for view, keeps_contrast in zip(views, calibrated, strict=True):
             if self.moves:

@@ -14,17 +14,21 @@ from medsynth.data.loader import SliceLoader
 from medsynth.data.pair_slices import PairDataset
 from medsynth.errors import MedsynthError
 
+NEAR = 0.02  # of a slice position: 3 mm
+MOST_APART = 6 * NEAR  # of the slices of one batch, still taken for one height
+
 
 class DomainLoader(SliceLoader):
     """Serve sources and targets in equal numbers, whatever subjects have.
 
     A batch holds either pairs, which show the same place, or sources and targets drawn apart: slices of subjects with
-    one image, and of those with both where no others are. A pass takes each pair once; then each of the images without
-    partner, those of the smaller domain repeatedly. Batches of both kinds come in random order, an endless stream in
+    one image, and of those with both where no others are. All slices of such a batch are of about one height in the
+    head, where the other domain has that height. A pass takes each pair once; then each of the images without partner
+    of the larger domain, and as many of the other. Batches of both kinds come in random order, an endless stream in
     which number i depends on (seed, i) only.
 
     A batch is a dictionary: `source`, `target` (N, C, H, W); `source_position`, `target_position`, `source_index`,
-    `target_index` (N,); `paired`, a bool.
+    `target_index` (N,); `paired`, a bool; `same_height`, a bool, whether all of its slices are of about one.
 
     Args:
         dataset: of both domains.
@@ -60,6 +64,7 @@ class DomainLoader(SliceLoader):
                     "with tools/make_datalist.py --source ... --target ..."
                 )
         check_windows(dataset)
+        self._heights = dataset.facts(np.arange(len(dataset)))["position"].numpy()
         super().__init__(dataset, batch_size, shuffle=True, seed=seed, device=device)
 
     def __len__(self) -> int:
@@ -93,10 +98,30 @@ class DomainLoader(SliceLoader):
         random, size = np.random.default_rng([self.seed, turn]), self._global_size()
         of_pairs, apart = self._counts()
         pairs = random.permutation(self._pairs)[: of_pairs * size].reshape(of_pairs, size)
-        sources, targets = (_drawn(random, slices, apart * size).reshape(apart, size) for slices in self._apart)
         batches = [(both, both, True) for both in pairs]
-        batches += [(source, target, False) for source, target in zip(sources, targets, strict=True)]
+        batches += [(source, target, False) for source, target in self._drawn_apart(random, apart, size)]
         return [batches[i] for i in random.permutation(len(batches))]
+
+    def _drawn_apart(self, random: np.random.Generator, count: int, size: int) -> Iterator[list[np.ndarray]]:
+        """`count` times `size` sources and as many targets: the larger domain in order of height, the other beside it.
+
+        Of the smaller domain, those come first that came least often.
+        """
+        larger = int(len(self._apart[1]) > len(self._apart[0]))
+        through = random.permutation(self._apart[larger])[: count * size]
+        order = np.argsort(self._heights[through] + random.uniform(-NEAR / 2, NEAR / 2, len(through)), kind="stable")
+        others = random.permutation(self._apart[1 - larger])
+        others = others[np.argsort(self._heights[others], kind="stable")]
+        used = np.zeros(len(others), np.int64)
+        for slices in through[order].reshape(count, size):
+            middle = self._heights[slices].mean()
+            near = np.arange(len(others))
+            for reach in (2 * NEAR, NEAR):
+                low, high = np.searchsorted(self._heights[others], [middle - reach, middle + reach])
+                near = np.arange(low, high) if high - low >= size else near
+            chosen = np.resize(near[np.lexsort((random.random(len(near)), used[near]))], size)
+            used[chosen] += 1
+            yield [slices, others[chosen]][:: -1 if larger else 1]
 
     def _load(self, sources: np.ndarray, targets: np.ndarray, paired: bool) -> dict[str, torch.Tensor | bool]:
         batch: dict[str, torch.Tensor | bool] = {}
@@ -107,10 +132,5 @@ class DomainLoader(SliceLoader):
             batch |= {
                 f"{name}_{fact}": facts[fact].to(self.device, non_blocking=True) for fact in ("position", "index")
             }
-        return batch | {"paired": paired}
-
-
-def _drawn(random: np.random.Generator, slices: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the slices in random order, each as often as any other but for one."""
-    turns = -(-count // max(1, len(slices)))
-    return np.concatenate([random.permutation(slices) for _ in range(turns)] or [slices])[:count]
+        heights = self._heights[np.concatenate([sources, targets])]
+        return batch | {"paired": paired, "same_height": bool(np.ptp(heights) < MOST_APART)}

@@ -23,6 +23,7 @@ from medsynth.losses.adversarial import (
 )
 from medsynth.losses.regularization import kl_divergence
 from medsynth.losses.similarity import feature_distance, foreground, masked_dissimilarity, masked_l1
+from medsynth.losses.unpaired import place_distance, structure_distance
 from medsynth.networks.patch_discriminator import Discriminators
 from medsynth.networks.translation import Translator
 
@@ -43,6 +44,8 @@ class TranslationWeights:
         adversarial: how real the discriminator finds the translation.
         cycle: mean absolute difference of an image and what comes back from the other domain.
         identity: mean absolute change of an image by the generator that leads to its own domain.
+        place: how differently translations and images of other patients are distributed at each place of the head.
+        structure: how differently edges lie in an image and in its translation.
         kl: Kullback-Leibler divergence of the latent map in nats per pixel.
     """
 
@@ -52,6 +55,8 @@ class TranslationWeights:
     adversarial: float
     cycle: float
     identity: float
+    place: float
+    structure: float
     kl: float
 
     def __post_init__(self) -> None:
@@ -61,7 +66,8 @@ class TranslationWeights:
 class TranslationTrainer(AdversarialTrainer):
     """Per batch: update both generators, then both discriminators on the same fakes and on some of earlier steps.
 
-    Pairs train `l1`, `ssim` and `feature`, images without partner `adversarial`, `cycle` and `identity`, both `kl`.
+    Pairs train `l1`, `ssim` and `feature`; images without partner `adversarial`, `cycle`, `identity`, `structure` and,
+    in batches of one height, `place`; both `kl`.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`; the loader is
@@ -71,6 +77,9 @@ class TranslationTrainer(AdversarialTrainer):
         network_optimizer, discriminator_optimizer: of the two.
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms. One of weight 0 is not computed, and discriminators that no term needs do not learn.
+        variety: of `place`, what the variety of translations counts; see `place_distance`.
+        cycle_interval: where `place` can teach, batches of images without partner from one that trains `adversarial`,
+            `cycle` and `identity`, which cost three times as much, to the next.
         objective: of the adversarial game, `least_squares` or `hinge`.
         all_terms_on_pairs: whether pairs train the terms of images without partner as well.
         augmentation: of each batch.
@@ -90,6 +99,8 @@ class TranslationTrainer(AdversarialTrainer):
         discriminator_optimizer: torch.optim.Optimizer,
         ema: EMAHandler,
         weights: TranslationWeights,
+        variety: float,
+        cycle_interval: int,
         objective: str,
         all_terms_on_pairs: bool,
         augmentation: Augmentation,
@@ -99,10 +110,15 @@ class TranslationTrainer(AdversarialTrainer):
         super().__init__(**trainer_args)
         if objective not in OBJECTIVES:
             raise MedsynthError(f"objective is {objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        if not isinstance(variety, (int, float)) or not 0 <= variety <= 1:
+            raise MedsynthError(f"variety is {variety!r}: give a number from 0 to 1")
+        if not isinstance(cycle_interval, int) or cycle_interval < 1:
+            raise MedsynthError(f"cycle_interval is {cycle_interval!r}: give 1 for every batch, or more")
         require_terms(weights, all_terms_on_pairs, self.data_loader)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        self.weights, self.all_terms_on_pairs, self.augmentation = weights, all_terms_on_pairs, augmentation
+        self.weights, self.variety, self.all_terms_on_pairs = weights, variety, all_terms_on_pairs
+        self.cycle_interval, self.augmentation = cycle_interval, augmentation
         self.generator_loss, self.discriminator_loss = OBJECTIVES[objective]
         self.from_domain = {"source": network.source_to_target, "target": network.target_to_source}
         self.judge = {"source": discriminator.source, "target": discriminator.target}
@@ -113,6 +129,8 @@ class TranslationTrainer(AdversarialTrainer):
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor | bool]) -> dict[str, dict[str, Tensor]]:
         batch = self.augmented(batch)
+        place = bool(self.weights.place and batch["same_height"])
+        batch |= {"place": place, "cycle": not place or engine.state.iteration % self.cycle_interval == 0}
         with self.autocast(), frozen(self.discriminator):
             fake_target, forth = self.translated("source", "target", batch)
             fake_source, back = self.translated("target", "source", batch)
@@ -150,12 +168,17 @@ class TranslationTrainer(AdversarialTrainer):
                     wanted = self.features(there, truth)
                 terms["feature"] = feature_distance(self.features(there, fake), wanted)
         if not batch["paired"] or self.all_terms_on_pairs:
-            if weights.adversarial:
+            head = foreground(real, truth)
+            if batch["place"]:
+                terms["place"] = place_distance(fake, truth, head.amax(dim=0, keepdim=True), self.variety)
+            if weights.structure:
+                terms["structure"] = structure_distance(fake, real, head)
+            if batch["cycle"] and weights.adversarial:
                 terms["adversarial"] = self.generator_loss(self.scores(there, fake))
-            if weights.cycle:
+            if batch["cycle"] and weights.cycle:
                 again = back.translate(fake.expand_as(image), position, sample=True)[0]
                 terms["cycle"] = masked_l1(again, real, foreground(real))
-            if weights.identity:
+            if batch["cycle"] and weights.identity:
                 same = forth.translate(other, batch[f"{there}_position"], sample=True)[0]
                 terms["identity"] = masked_l1(same, truth, foreground(truth))
         return fake, terms
@@ -170,8 +193,8 @@ class TranslationTrainer(AdversarialTrainer):
 
     @torch.no_grad()
     def augmented(self, batch: dict[str, Tensor | bool]) -> dict[str, Tensor | bool]:
-        """The batch, changed at random; both images of a pair alike."""
-        images = self.augmentation([batch[name] for name in PAIR], self.calibrated)
+        """The batch, changed at random; both images of a pair alike, and images without partner all alike."""
+        images = self.augmentation([batch[name] for name in PAIR], self.calibrated, together=not batch["paired"])
         images = [image.contiguous(memory_format=torch.channels_last) for image in images]
         times = len(images[0]) // len(batch["source"])
         positions = {name: batch[name].repeat(times) for name in ("source_position", "target_position")}
@@ -190,11 +213,12 @@ def middle(slices: Tensor) -> Tensor:
 
 def require_terms(weights: TranslationWeights, all_terms_on_pairs: bool, loader: DomainLoader) -> None:
     """Refuse weights that leave some of the data without a term to learn from."""
-    of_pairs, of_unpaired = weights.l1 or weights.ssim or weights.feature, weights.adversarial or weights.cycle
+    of_pairs = weights.l1 or weights.ssim or weights.feature
+    of_unpaired = weights.adversarial or weights.cycle or weights.place
     if loader.has_unpaired and not of_unpaired:
         raise MedsynthError(
-            "some training images have no partner, and the weights of what they can train, adversarial and cycle, are "
-            "0: list pairs alone, or give --weights#adversarial 1 --weights#cycle 10"
+            "some training images have no partner, and the weights of what they can train, place, adversarial and "
+            "cycle, are 0: list pairs alone, or give --weights#place 1"
         )
     if loader.has_pairs and not of_pairs and not (all_terms_on_pairs and of_unpaired):
         raise MedsynthError(

@@ -87,8 +87,38 @@ def test_pairs_can_be_taken_apart():
     batches = first_pass(loader)
     assert not loader.has_pairs
     assert any(sources != targets for sources, targets, _ in batches)
-    for side in (0, 1):
-        assert sorted(index for batch in batches for index in batch[side]) == list(range(20))
+    assert sorted(index for sources, _, _ in batches for index in sources) == list(range(20))
+    targets = [index for _, targets, _ in batches for index in targets]
+    assert len(set(targets)) > 10
+
+
+@pytest.mark.parametrize("mask", [[BOTH] * 200, [SOURCE] * 120 + [TARGET] * 200], ids=["pairs", "unequal"])
+def test_slices_drawn_apart_are_of_one_height_where_both_domains_have_it(mask):
+    places = Places(mask)
+    heights = np.linspace(0, 1, 200)
+    if mask[0] == SOURCE:
+        heights = np.concatenate([np.linspace(0, 1, 120), heights])
+    places.read = lambda rows: torch.zeros(*rows.shape, 4, 4)
+    places.facts = lambda indices: {"position": torch.from_numpy(heights[indices]), "index": torch.from_numpy(indices)}
+    loader = DomainLoader(places, 4, paired=False)
+    stream = iter(loader)
+    for _ in range(len(loader)):
+        batch = next(stream)
+        together = torch.cat([batch["source_position"], batch["target_position"]])
+        assert batch["same_height"]
+        assert together.max() - together.min() < 0.12
+        assert len(set(batch["target_index"].tolist())) == 4
+
+
+def test_heights_that_one_domain_lacks_are_told_of():
+    places = Places([SOURCE] * 40 + [TARGET] * 40)
+    heights = np.concatenate([np.linspace(0, 0.4, 40), np.linspace(0.6, 1, 40)])
+    places.facts = lambda indices: {"position": torch.from_numpy(heights[indices]), "index": torch.from_numpy(indices)}
+    loader = DomainLoader(places, 4)
+    stream = iter(loader)
+    batches = [next(stream) for _ in range(len(loader))]
+    assert not any(batch["same_height"] for batch in batches)
+    assert sorted(index for batch in batches for index in batch["target_index"].tolist()) == list(range(40, 80))
 
 
 def test_a_resumed_stream_goes_on_where_it_stopped():

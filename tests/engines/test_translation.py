@@ -37,7 +37,8 @@ def batch(paired: bool, count: int = 4, channels: int = 1) -> dict[str, Tensor |
     other = torch.rand(count, channels, SIZE, SIZE, generator=random) * 2 - 1
     position = torch.linspace(0, 1, count)
     places = {"source_position": position, "target_position": position}
-    return {"source": source, "target": -source if paired else other, "paired": paired} | places
+    facts = {"paired": paired, "same_height": True} | places
+    return {"source": source, "target": -source if paired else other} | facts
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def build() -> Callable[..., TranslationTrainer]:
             for direction in (network.source_to_target, network.target_to_source):
                 direction.head.weight.normal_(0, 0.1)  # an untrained one gives grey
         discriminator = Discriminators(channels=4, num_layers=1, num_scales=2)
-        options = {"objective": "least_squares", "all_terms_on_pairs": False, "pool_size": 8} | arguments
+        options = {"objective": "least_squares", "variety": 1.0, "cycle_interval": 1} | arguments
+        options = {"all_terms_on_pairs": False, "pool_size": 8} | options
         return TranslationTrainer(
             network=network,
             discriminator=discriminator,
@@ -72,7 +74,8 @@ def build() -> Callable[..., TranslationTrainer]:
 
 
 ALL = {"l1": 1.0, "ssim": 1.0, "feature": 1.0, "adversarial": 1.0, "cycle": 10.0, "identity": 5.0, "kl": 0.01}
-PAIRED, UNPAIRED = {"l1", "ssim", "feature"}, {"adversarial", "cycle", "identity"}
+ALL |= {"place": 2.0, "structure": 1.5}
+PAIRED, UNPAIRED = {"l1", "ssim", "feature"}, {"adversarial", "cycle", "identity", "place", "structure"}
 
 
 def step(trainer: TranslationTrainer, paired: bool, **arguments) -> dict[str, float]:
@@ -142,6 +145,36 @@ def test_pairs_teach_the_translation(build):
     assert last < 0.6 * first
 
 
+def test_the_cycle_is_trained_now_and_then_where_places_can_be_compared(build):
+    trainer = build(ALL, cycle_interval=3)
+    found = []
+    for iteration in range(1, 7):
+        trainer.state.iteration = iteration
+        found.append("cycle" in step(trainer, paired=False))
+    assert found == [False, False, True, False, False, True]
+    trainer.state.iteration = 1
+    output = trainer._iteration(trainer, batch(paired=False) | {"same_height": False})
+    assert "cycle" in output["losses"]
+
+
+def test_images_of_different_heights_are_not_compared_place_by_place(build):
+    trainer = build(ALL)
+    torch.manual_seed(1)
+    output = trainer._iteration(trainer, batch(paired=False) | {"same_height": False})
+    assert set(output["losses"]) == {"total", "kl", "discriminator", *UNPAIRED} - {"place"}
+
+
+def test_images_without_partner_are_changed_alike_and_stay_comparable(build):
+    trainer = build({"place": 1.0}, augmentation=Augmentation(flip=True, rotation_degrees=20.0))
+    images = torch.rand(1, 1, SIZE, SIZE).expand(4, -1, -1, -1)
+    for _ in range(3):
+        changed = trainer.augmented(batch(paired=False) | {"source": images, "target": images})
+        together = torch.cat([changed["source"], changed["target"]])
+        assert torch.allclose(together, together[:1].expand_as(together), atol=1e-6)
+    changed = trainer.augmented(batch(paired=True) | {"source": images, "target": images})
+    assert not torch.allclose(changed["source"], changed["source"][:1].expand(4, -1, -1, -1), atol=0.01)
+
+
 def test_the_cycle_and_the_identity_are_learned(build):
     trainer = build({"cycle": 1.0, "identity": 1.0})
     first = step(trainer, paired=False)
@@ -193,6 +226,12 @@ def test_a_resumed_trainer_goes_on_alike(build):
 def test_data_without_a_term_to_learn_from_are_refused(build, weights, loader, told):
     with pytest.raises(MedsynthError, match=told):
         build(weights, loader=loader)
+
+
+@pytest.mark.parametrize("option", [{"variety": 2}, {"cycle_interval": 0}])
+def test_options_that_make_no_sense_are_told(build, option):
+    with pytest.raises(MedsynthError, match=f"{next(iter(option))} is {next(iter(option.values()))}"):
+        build({"place": 1.0}, **option)
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "much"])
