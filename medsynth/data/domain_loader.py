@@ -23,9 +23,9 @@ class DomainLoader(SliceLoader):
 
     A batch holds either pairs, which show the same place, or sources and targets drawn apart: slices of subjects with
     one image, and of those with both where no others are. All slices of such a batch are of about one height in the
-    head, where the other domain has that height. A pass takes each pair once; then each of the images without partner
-    of the larger domain, and as many of the other. Batches of both kinds come in random order, an endless stream in
-    which number i depends on (seed, i) only.
+    head, where the other domain has that height, and of different subjects, where there are so many. A pass takes each
+    pair once; then each of the images without partner of the larger domain, and as many of the other. Batches of both
+    kinds come in random order, an endless stream in which number i depends on (seed, i) only.
 
     A batch is a dictionary: `source`, `target` (N, C, H, W); `source_position`, `target_position`, `source_index`,
     `target_index` (N,); `paired`, a bool; `same_height`, a bool, whether all of its slices are of about one.
@@ -65,6 +65,7 @@ class DomainLoader(SliceLoader):
                 )
         check_windows(dataset)
         self._heights = dataset.facts(np.arange(len(dataset)))["position"].numpy()
+        self._subjects = np.unique(dataset.subjects, return_inverse=True)[1]
         super().__init__(dataset, batch_size, shuffle=True, seed=seed, device=device)
 
     def __len__(self) -> int:
@@ -109,7 +110,8 @@ class DomainLoader(SliceLoader):
         """
         larger = int(len(self._apart[1]) > len(self._apart[0]))
         through = random.permutation(self._apart[larger])[: count * size]
-        order = np.argsort(self._heights[through] + random.uniform(-NEAR / 2, NEAR / 2, len(through)), kind="stable")
+        shifts = random.uniform(-NEAR / 2, NEAR / 2, self._subjects.max() + 1)  # one a subject: slices stay interleaved
+        order = np.argsort(self._heights[through] + shifts[self._subjects[through]], kind="stable")
         others = random.permutation(self._apart[1 - larger])
         others = others[np.argsort(self._heights[others], kind="stable")]
         used = np.zeros(len(others), np.int64)
@@ -119,7 +121,9 @@ class DomainLoader(SliceLoader):
             for reach in (2 * NEAR, NEAR):
                 low, high = np.searchsorted(self._heights[others], [middle - reach, middle + reach])
                 near = np.arange(low, high) if high - low >= size else near
-            chosen = np.resize(near[np.lexsort((random.random(len(near)), used[near]))], size)
+            near = near[np.lexsort((random.random(len(near)), used[near]))]
+            near = near[used[near] <= used[near[:size][-1]]]
+            chosen = np.resize(_different_first(near, self._subjects[others[near]]), size)
             used[chosen] += 1
             yield [slices, others[chosen]][:: -1 if larger else 1]
 
@@ -134,3 +138,10 @@ class DomainLoader(SliceLoader):
             }
         heights = self._heights[np.concatenate([sources, targets])]
         return batch | {"paired": paired, "same_height": bool(np.ptp(heights) < MOST_APART)}
+
+
+def _different_first(items: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """The first item of each kind, then the others, both in their order."""
+    repeated = np.ones(len(items), bool)
+    repeated[np.unique(kinds, return_index=True)[1]] = False
+    return items[np.argsort(repeated, kind="stable")]

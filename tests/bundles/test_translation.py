@@ -105,10 +105,10 @@ def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp
 
 
 def test_images_without_partner_train_the_cycle_and_both_discriminators(train, unpaired, tmp_path):
-    folder = train(tmp_path / "run", datalist=str(unpaired), max_epochs=2)
+    folder = train(tmp_path / "run", datalist=str(unpaired), max_epochs=2, batch_size=2)
     start, *_, end = rows(folder / "losses.csv")
     assert end["cycle"] < start["cycle"] + end["adversarial"]
-    terms = {"adversarial", "cycle", "identity", "kl"}
+    terms = {"adversarial", "cycle", "identity", "place", "structure", "kl"}
     assert set(start) == {"iteration", "epoch", "seconds", "images", "total", "discriminator"} | terms
     assert set(rows(folder / "metrics.csv")[0]) >= {"error", "swd_source", "swd_target"}
 
@@ -118,8 +118,8 @@ def test_a_mixed_list_trains_all_terms(train, pairs, unpaired, tmp_path):
     del content["training"][0]["target"]
     mixed = pairs.with_name("mixed.json")
     mixed.write_text(json.dumps(content))
-    last = rows(train(tmp_path / "run", datalist=str(mixed), max_epochs=1) / "losses.csv")[-1]
-    assert {"l1", "ssim", "adversarial", "cycle", "identity", "kl", "discriminator"} <= set(last)
+    last = rows(train(tmp_path / "run", datalist=str(mixed), max_epochs=1, batch_size=2) / "losses.csv")[-1]
+    assert {"l1", "ssim", "adversarial", "cycle", "identity", "place", "structure", "kl", "discriminator"} <= set(last)
 
 
 @pytest.mark.usefixtures("run_bundle")

@@ -24,6 +24,7 @@ class Places:
         spaces = SimpleNamespace(bounds=(0.0, 1.0))
         self.spaces = {"source": spaces, "target": spaces}
         self.preprocessing = dict.fromkeys(self.views, SimpleNamespace(modality="mri"))
+        self.subjects = [f"subject {index % 8}" for index in range(len(mask))]
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -100,7 +101,7 @@ def test_slices_drawn_apart_are_of_one_height_where_both_domains_have_it(mask):
         heights = np.concatenate([np.linspace(0, 1, 120), heights])
     places.read = lambda rows: torch.zeros(*rows.shape, 4, 4)
     places.facts = lambda indices: {"position": torch.from_numpy(heights[indices]), "index": torch.from_numpy(indices)}
-    loader = DomainLoader(places, 4, paired=False)
+    loader, of_batch = DomainLoader(places, 4, paired=False), []
     stream = iter(loader)
     for _ in range(len(loader)):
         batch = next(stream)
@@ -108,6 +109,9 @@ def test_slices_drawn_apart_are_of_one_height_where_both_domains_have_it(mask):
         assert batch["same_height"]
         assert together.max() - together.min() < 0.12
         assert len(set(batch["target_index"].tolist())) == 4
+        for name in ("source", "target"):
+            of_batch.append(len({places.subjects[index] for index in batch[f"{name}_index"].tolist()}))
+    assert np.mean(np.array(of_batch) == 4) > 0.9  # of the eight subjects
 
 
 def test_heights_that_one_domain_lacks_are_told_of():
