@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from medsynth import distributed
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can be chosen on Linux alone")
+
+
+@pytest.fixture
+def machine(monkeypatch) -> dict[str, list[int]]:
+    """A process that may use some cores, as `os` sees it."""
+    found = {"cores": [0, 2, 3, 5, 6]}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(found["cores"]))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: found.update(cores=list(cores)))
+    return found
+
+
+@pytest.mark.parametrize(("processes", "shares"), [(1, [[0, 2, 3, 5, 6]]), (2, [[0, 2, 3], [5, 6]])])
+def test_each_process_keeps_to_cores_of_its_own(machine, processes, shares):
+    for rank, share in enumerate(shares):
+        machine["cores"] = [0, 2, 3, 5, 6]
+        distributed.keep_to_own_cores(rank, processes)
+        assert machine["cores"] == share
+
+
+def test_more_processes_than_cores_share_all(machine):
+    distributed.keep_to_own_cores(3, 6)
+    assert machine["cores"] == [0, 2, 3, 5, 6]
