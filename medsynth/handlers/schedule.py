@@ -43,20 +43,27 @@ class Schedule:
     def share(self, engine: Engine) -> float:
         """How much of the run is over, from 0 to 1."""
         state = engine.state
-        whole = state.max_epochs * state.epoch_length
-        by_iterations = (state.iteration - 1) / whole
+        by_iterations = (state.iteration - 1) / (state.max_epochs * state.epoch_length)
+        return min(1.0, max(by_iterations, self.clock_share(engine)))
+
+    def clock_share(self, engine: Engine) -> float:
+        """How much of it is over by the clock of `max_minutes`; 0 without a limit."""
         if self.max_minutes is None:
-            return by_iterations
-        before = self.run.start_iteration / whole
+            return 0.0
+        before = self.run.start_iteration / (engine.state.max_epochs * engine.state.epoch_length)
         by_clock = before + (1 - before) * self.run.session_seconds / (60 * self.max_minutes)
-        return min(1.0, max(by_iterations, distributed.all_reduce(by_clock, "MAX")))
+        return min(1.0, distributed.all_reduce(by_clock, "MAX"))
 
     def factor(self, share: float) -> float:
         """Part of the full rate, when `share` of the run is over."""
         raise NotImplementedError
 
+    def rate(self, engine: Engine) -> float:
+        """Part of the full rate for the iteration that starts."""
+        return self.factor(self.share(engine))
+
     def _set(self, engine: Engine) -> None:
-        factor = self.factor(self.share(engine))
+        factor = self.rate(engine)
         for optimizer, rates in zip(self.optimizers, self._full_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):  # a restored optimizer has new groups
                 group["lr"] = rate * factor
@@ -71,6 +78,29 @@ class LinearDecay(Schedule):
     def factor(self, share: float) -> float:
         """1 up to a half, 0 at the end."""
         return min(1.0, 2 * (1 - share))
+
+
+class RootDecay(Schedule):
+    """The inverse square root of iterations; and where time is limited, in a straight line to 0 in its second half.
+
+    Iterations count from the run's first, whatever its epochs, so that a run that is prolonged has the rates of one in
+    a piece.
+
+    Args:
+        optimizers, max_minutes: as `Schedule`.
+        iterations: after as many the rate is the full one over the root of 2.
+    """
+
+    def __init__(
+        self, run: Run, optimizers: Sequence[Optimizer], iterations: int, max_minutes: float | None = None
+    ) -> None:
+        super().__init__(run, optimizers, max_minutes)
+        self.iterations = iterations
+
+    def rate(self, engine: Engine) -> float:
+        """1 at first; 0 only where time is over."""
+        root = (1 + (engine.state.iteration - 1) / self.iterations) ** -0.5
+        return root * min(1.0, 2 * (1 - self.clock_share(engine)))
 
 
 class TwoStages(Schedule):

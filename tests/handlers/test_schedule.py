@@ -6,14 +6,21 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from medsynth.handlers.schedule import LinearDecay
+from medsynth.handlers.schedule import LinearDecay, RootDecay, Schedule
 
 
-def rates(run: SimpleNamespace, epochs: int = 4, length: int = 2, start: int = 0, **arguments) -> list[float]:
+def rates(
+    run: SimpleNamespace,
+    epochs: int = 4,
+    length: int = 2,
+    start: int = 0,
+    schedule: type[Schedule] = LinearDecay,
+    **arguments,
+) -> list[float]:
     """The rate of each iteration of a run."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
     engine, seen = Engine(lambda engine, batch: seen.append(optimizer.param_groups[0]["lr"])), []
-    LinearDecay(run, [optimizer], **arguments).attach(engine)
+    schedule(run, [optimizer], **arguments).attach(engine)
 
     @engine.on(Events.STARTED)
     def go_on() -> None:
@@ -48,3 +55,17 @@ def test_after_a_time_limit_the_same_command_spreads_the_rest_over_its_time():
 
 def test_the_rate_never_falls_below_0():
     assert rates(clock(60 * 20), max_minutes=10) == [0.0] * 8
+
+
+def test_the_root_decay_by_hand_is_the_same_however_long_the_run():
+    long = rates(clock(0), schedule=RootDecay, iterations=1)
+    assert long == pytest.approx([0.5 / (1 + iteration) ** 0.5 for iteration in range(8)])
+    assert rates(clock(0), epochs=2, schedule=RootDecay, iterations=1) == long[:4]
+    assert rates(clock(0, 4), start=4, schedule=RootDecay, iterations=1) == long[4:]
+
+
+def test_the_root_decay_ends_with_a_time_limit():
+    by_root = rates(clock(0), schedule=RootDecay, iterations=1)
+    at_three_quarters = rates(clock(60 * 7.5), schedule=RootDecay, iterations=1, max_minutes=10)
+    assert at_three_quarters == pytest.approx([rate / 2 for rate in by_root])
+    assert rates(clock(60 * 10), schedule=RootDecay, iterations=1, max_minutes=10) == [0.0] * 8
