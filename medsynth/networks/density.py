@@ -72,31 +72,35 @@ class GaussianMixtureDensity(nn.Module):
     def sample(
         self,
         count: int,
-        label: int | None = None,
-        position: float | None = None,
+        label: int | Tensor | None = None,
+        position: float | Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw latent vectors with the class and the position that they belong to.
 
         Args:
             count: how many.
-            label: class index; None: classes as frequent as in the training set, at `position` if that is given.
-            position: slice position in [0, 1]; None: positions as in the training set.
+            label: class index, or one for each vector, -1 for unknown; None: classes as frequent as in the training
+                set, at `position` if that is given.
+            position: slice position in [0, 1], or one for each vector; None: positions as in the training set.
             generator: random state on the CPU.
 
         Returns: latent vectors (count, features), labels (count,) with -1 for unknown, positions (count,) or NaN.
         """
         weights, means, factors = self.weights.cpu(), self.means.cpu(), self.factors.cpu()
+        weights = weights.expand(count, -1, -1)
         conditioned = position is not None and bool(self.has_position)
         if conditioned:
+            position = torch.as_tensor(position, dtype=means.dtype).cpu().expand(count)
             deviation = factors[:, 0, 0]
-            weights = weights * (((position - means[:, 0]) / deviation).square() / -2).exp() / deviation + 1e-12
-        shares = self.class_shares.cpu() * weights.sum(dim=1)
-        rows = shares.multinomial(count, replacement=True, generator=generator)
-        if label is not None:
-            rows.fill_(label)
-        weights = weights[rows]
-        component = weights.multinomial(1, generator=generator).squeeze(1)
+            likely = (((position[:, None] - means[:, 0]) / deviation).square() / -2).exp() / deviation
+            weights = weights * likely[:, None] + 1e-12
+        if label is None:
+            shares = self.class_shares.cpu() * weights.sum(dim=2)
+            rows = shares.multinomial(1, generator=generator).squeeze(1)
+        else:
+            rows = torch.as_tensor(label).cpu().expand(count) % len(self.class_shares)
+        component = weights[torch.arange(count), rows].multinomial(1, generator=generator).squeeze(1)
         normal = torch.randn(count, means.shape[1], generator=generator)
         if conditioned:  # the position is the first coordinate, so its factor alone decides it
             normal[:, 0] = (position - means[component, 0]) / factors[component, 0, 0]

@@ -149,3 +149,16 @@ def test_it_comes_back_from_its_state(fitted):
     other.load_state_dict(fitted.state_dict())
     drawn = (density.sample(9, position=0.4, generator=generator()) for density in (fitted, other))
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+
+
+def test_each_vector_can_have_a_class_and_a_position_of_its_own(fitted):
+    asked_labels = torch.tensor([0, 1, -1]).repeat(4000)
+    asked_positions = torch.tensor([0.25, 0.7, 0.7, 0.25]).repeat(3000)
+    latents, labels, positions = fitted.sample(12000, asked_labels, asked_positions, generator())
+    assert torch.equal(labels, asked_labels)
+    assert torch.allclose(positions, asked_positions, atol=1e-5)
+    for label in (0, 1):
+        mine = (asked_labels == label) & (asked_positions == MEANS[label, 0])
+        alone = fitted.sample(4000, label=label, position=MEANS[label, 0].item(), generator=generator(1))[0]
+        assert latents[mine].mean(dim=0) == pytest.approx(alone.mean(dim=0), abs=0.1)
+        assert latents[mine].std(dim=0) == pytest.approx(alone.std(dim=0), abs=0.1)
