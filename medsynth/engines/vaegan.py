@@ -14,14 +14,21 @@ from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
 from medsynth.distributed import same_everywhere
-from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
+from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
+from medsynth.errors import MedsynthError
 from medsynth.losses.adversarial import critic_wasserstein, generator_wasserstein
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
-from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
+from medsynth.losses.similarity import (
+    energy_score,
+    feature_distance,
+    sliced_patch_distance,
+    structural_dissimilarity,
+)
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 IMAGES_TO_START_FROM = 4096
-RISING = ("kl", "adversarial", "patch")  # terms that warm up
+WINDOW = 8  # pixels a side of what the energy score compares
+RISING = ("kl", "adversarial", "patch", "energy")  # terms that warm up
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class VaeGanWeights:
         feature: distance of image and reconstruction in the critic's features.
         kl: Kullback-Leibler divergence in nats per pixel.
         adversarial: the critic's score of reconstructions and samples.
-        patch: sliced Wasserstein distance of their patches from those of the batch.
+        patch: sliced Wasserstein distance of the samples' patches from those of the batch.
+        energy: energy score of two samples of each class and position, which wants them as varied as real images.
         penalty: the critic's gradient penalty.
     """
 
@@ -44,7 +52,11 @@ class VaeGanWeights:
     kl: float
     adversarial: float
     patch: float
+    energy: float
     penalty: float
+
+    def __post_init__(self) -> None:
+        check_weights(self)
 
 
 class LatentBank(nn.Module):
@@ -67,10 +79,11 @@ class LatentBank(nn.Module):
 
 
 class VaeGanTrainer(AdversarialTrainer):
-    """Per batch: update encoder and decoder on a reconstruction and a sample, then the critic on both.
+    """Per batch: update encoder and decoder on reconstructions and samples, then the critic on both.
 
-    Samples are what users generate, so the critic judges them like reconstructions. They come from the density of the
-    latent vectors of the epoch before.
+    Half of the batch is reconstructed, without noise: what noise stands for cannot be foretold. For the other half, new
+    images of the same classes and positions are drawn, with noise, from the density of the latent vectors of the epoch
+    before. They are what users generate, so the critic judges them like reconstructions.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
@@ -79,7 +92,8 @@ class VaeGanTrainer(AdversarialTrainer):
         network_optimizer, discriminator_optimizer: of the two.
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms.
-        warmup: iterations in which the weights of divergence, adversarial and patch terms rise from 0.
+        warmup: iterations in which the weights of all terms but those of reconstructions rise from 0.
+        n_critic: updates of the critic for one of encoder and decoder.
         penalty_images: images a step that the gradient penalty is taken at.
         penalty_target: slope of the critic that is free; 1 with the original WGAN-GP. 0 is steadier here.
 
@@ -95,6 +109,7 @@ class VaeGanTrainer(AdversarialTrainer):
         ema: EMAHandler,
         weights: VaeGanWeights,
         warmup: int,
+        n_critic: int,
         penalty_images: int,
         penalty_target: float,
         **trainer_args,
@@ -102,7 +117,9 @@ class VaeGanTrainer(AdversarialTrainer):
         super().__init__(**trainer_args)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        self.weights, self.warmup = weights, warmup
+        if not isinstance(n_critic, int) or n_critic < 1:
+            raise MedsynthError(f"n_critic is {n_critic!r}: give 1 or more")
+        self.weights, self.warmup, self.n_critic = weights, warmup, n_critic
         self.penalty_images, self.penalty_target = penalty_images, penalty_target
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
@@ -110,42 +127,47 @@ class VaeGanTrainer(AdversarialTrainer):
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         real, label, position, weights = batch["image"], batch["label"], batch["position"], self.weights
-        half = -(-len(real) // 2)  # the critic sees as many fake images as real ones: reconstructions and samples
-        latent, *condition = self.network.density.sample(half)
-        fake_label, fake_position = torch.cat([label, condition[0]]), torch.cat([position, condition[1]])
+        count = max(1, len(real) // 2)  # of new images, for the first of the batch; the last are reconstructed
+        new, old = slice(count), slice(min(count, len(real) - 1), None)
+        fake_label, fake_position = (torch.cat([fact[old], fact[new]]) for fact in (label, position))
+        latents, *_ = self.network.density.sample(2 * count, label[new].repeat(2), position[new].repeat(2))
 
         with self.autocast(), frozen(self.discriminator):
             mean, log_variance = self.network.encode(real, label, position)
             posterior = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-            decoded = self.network.decode(torch.cat([posterior, latent]), fake_label, fake_position, noise=True)
-            reconstruction, fake = decoded[: len(real)], decoded[half:]
-            fake_label, fake_position = fake_label[half:], fake_position[half:]
+            reconstruction = self.network.decode(posterior[old], label[old], position[old])
+            drawn = self.network.decode(latents, label[new].repeat(2), position[new].repeat(2), noise=True)
+            sample, other = drawn.chunk(2)  # two of each class and position
+            fake = torch.cat([reconstruction, sample])
             features = self.discriminator.features(fake)
             terms = {
-                "l1": F.l1_loss(reconstruction, real),
+                "l1": F.l1_loss(reconstruction, real[old]),
                 "kl": kl_divergence(mean, log_variance) / real[0].numel(),
                 "adversarial": generator_wasserstein(self.discriminator.scores(features, fake_label, fake_position)),
             }
+            if weights.energy:
+                terms["energy"] = energy_score(sample.clamp(-1, 1), other.clamp(-1, 1), real[new], WINDOW)
             if weights.patch:
-                terms["patch"] = sliced_patch_distance(fake, real)
+                terms["patch"] = sliced_patch_distance(drawn[: len(real)], real[: len(drawn)])
             if weights.ssim:
-                terms["ssim"] = structural_dissimilarity(reconstruction, real)
+                terms["ssim"] = structural_dissimilarity(reconstruction, real[old])
             if weights.feature:
                 with torch.no_grad():
-                    target = self.discriminator.features(real[half:])
-                terms["feature"] = feature_distance([f[: len(real) - half] for f in features], target)
+                    target = self.discriminator.features(real[old])
+                terms["feature"] = feature_distance([layer[: len(real[old])] for layer in features], target)
         warmth = min(1.0, engine.state.iteration / self.warmup)
         total = sum(getattr(weights, name) * term * (warmth if name in RISING else 1) for name, term in terms.items())
         self.update(self.network_optimizer, total, longest=1.0)
         self.bank.keep(idist.all_gather(batch["index"]), idist.all_gather(posterior.detach()))
 
         fake = fake.detach()
-        with self.autocast():
-            real_score = self.discriminator(real, label, position)  # apart, lest it compares real images with fake ones
-            fake_score = self.discriminator(fake, fake_label, fake_position)
-        critic = critic_wasserstein(real_score, fake_score)
-        penalty = self.penalty(real, fake, label, position)
-        self.update(self.discriminator_optimizer, critic + weights.penalty * penalty)
+        for _ in range(self.n_critic):
+            with self.autocast():
+                real_score = self.discriminator(real, label, position)  # apart, lest it compares the two
+                fake_score = self.discriminator(fake, fake_label, fake_position)
+            critic = critic_wasserstein(real_score, fake_score)
+            penalty = self.penalty(real, fake, label, position)
+            self.update(self.discriminator_optimizer, critic + weights.penalty * penalty)
         return losses(total=total, **terms, critic=critic, penalty=penalty)
 
     def penalty(self, real: Tensor, fake: Tensor, label: Tensor, position: Tensor) -> Tensor:

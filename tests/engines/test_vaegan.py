@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medsynth.data.loader import SliceLoader
 from medsynth.engines.vaegan import VaeGanTrainer, VaeGanWeights
+from medsynth.errors import MedsynthError
 from medsynth.handlers import random_state
 from medsynth.losses.adversarial import critic_wasserstein
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
@@ -70,7 +71,7 @@ def build() -> Callable[..., VaeGanTrainer]:
         network = VaeGan(SIZE, 1, CHANNELS, LATENT, classes, told, mixture_components=2)
         critic = VaeGanCritic(SIZE, 1, CHANNELS, classes, told)
         optimizers = [optimizer(part.parameters(), lr=learning_rate) for part in (network, critic)]
-        options = {"warmup": 1, "penalty_images": 4, "penalty_target": 0.0} | arguments
+        options = {"warmup": 1, "n_critic": 1, "penalty_images": 4, "penalty_target": 0.0} | arguments
         return VaeGanTrainer(
             network,
             critic,
@@ -179,18 +180,17 @@ def test_the_divergence_trains_the_encoder_and_not_the_decoder(build):
 
 def test_reconstruction_gradients_do_not_come_from_samples_of_the_prior(build, monkeypatch):
     trainer = build({"l1": 1.0})
-    batch = next(iter(trainer.data_loader))
     drawn = []
 
-    def far_away(count):
+    def far_away(count, label, position):
         drawn.append(count)
-        return torch.full((count, LATENT), 50.0), torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+        return torch.full((count, LATENT), 50.0), label, position
 
     plain = step(trainer)["l1"]
     other = build({"l1": 1.0})
     monkeypatch.setattr(other.network.density, "sample", far_away)
     assert step(other)["l1"] == pytest.approx(plain, rel=0.2)  # the noise is another one
-    assert 0 < sum(drawn) < len(batch["image"])
+    assert drawn == [8]
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -249,14 +249,55 @@ def test_the_critic_sees_reconstructions_and_samples(build, monkeypatch):
     trainer = build({"adversarial": 1.0})
     trainer.begin()
 
-    def far_away(count):
-        return torch.full((count, LATENT), 1e4), torch.full((count,), -1), torch.rand(count)
+    def far_away(count, label, position):
+        return torch.full((count, LATENT), 1e4), label, position
 
     monkeypatch.setattr(trainer.network.density, "sample", far_away)
     _, fake, _ = judged(trainer)
     sizes = fake.abs().amax(dim=(1, 2, 3))
     assert (sizes > 100).sum() == 4
     assert (sizes < 100).sum() == 4
+
+
+def test_samples_are_drawn_in_twos_for_the_classes_and_positions_of_half_of_the_batch(build, monkeypatch):
+    trainer = build(batch_size=6)
+    batch, seen = next(iter(trainer.data_loader)), []
+    draw = trainer.network.density.sample
+
+    def spy(count, label, position):
+        seen.append((count, label, position))
+        return draw(count, label, position)
+
+    monkeypatch.setattr(trainer.network.density, "sample", spy)
+    trainer._iteration(trainer, batch)
+    ((count, label, position),) = seen
+    assert count == 6
+    assert torch.equal(label, batch["label"][:3].repeat(2))
+    assert torch.equal(position, batch["position"][:3].repeat(2))
+
+
+def test_the_energy_score_makes_samples_as_varied_as_images(build):
+    def spread(energy: float) -> float:
+        trainer = build({"l1": 0.0, "energy": energy}, length=60, batch_size=16)
+        trainer.run()
+        images = trainer.network.sample(200, 0)[0]
+        return abs(images.std(dim=0).mean().item() - trainer.data_loader.dataset.images.astype("f").std(axis=0).mean())
+
+    assert spread(1.0) < spread(0.0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_critic_learns_as_often_as_asked(build, monkeypatch, count):
+    trainer, updated = build(n_critic=count), []
+    monkeypatch.setattr(trainer, "update", lambda optimizer, loss, longest=None: updated.append(optimizer))
+    step(trainer)
+    assert updated == [trainer.network_optimizer] + [trainer.discriminator_optimizer] * count
+
+
+@pytest.mark.parametrize("n_critic", [0, 1.5])
+def test_a_number_of_critic_updates_that_makes_no_sense_is_told(build, n_critic):
+    with pytest.raises(MedsynthError, match=f"n_critic is {n_critic}"):
+        build(n_critic=n_critic)
 
 
 @pytest.mark.parametrize(("target", "free"), [(0.0, False), (1e6, True)])
