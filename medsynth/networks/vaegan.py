@@ -130,10 +130,17 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, image_size: int, image_channels: int, channels: int, latent_features: int, kept_components: int
+        self,
+        image_size: int,
+        image_channels: int,
+        channels: int,
+        latent_features: int,
+        kept_components: int,
+        noise_injection: bool,
     ) -> None:
         super().__init__()
         self.image_size, self.image_channels, self.kept_components = image_size, image_channels, kept_components
+        self.noise_injection = noise_injection
         widths = channels_per_level(image_size, channels)[::-1]
         self.linear = nn.Linear(latent_features, image_channels * linear_size(image_size) ** 2).requires_grad_(False)
         self.style = nn.Linear(latent_features + CONDITION_FEATURES, 128)
@@ -149,6 +156,7 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor, condition: Tensor, noise: bool) -> Tensor:
         """Latent vectors and conditions (N, CONDITION_FEATURES) -> images, not clamped, so that gradients pass."""
+        noise = noise and self.noise_injection
         side = linear_size(self.image_size)
         sketch = self.linear(latent).float().unflatten(1, (self.image_channels, side, side))
         sketch = F.interpolate(sketch, size=self.image_size, mode="bilinear") if side < self.image_size else sketch
@@ -189,6 +197,7 @@ class VaeGan(nn.Module):
         use_position: whether the slice position is an input.
         mixture_components: Gaussians of the density fitted to the aggregate posterior.
         kept_components: leading components of the linear map that the convolutions leave as they are.
+        noise_injection: whether samples get random texture that z does not describe.
 
     Raises:
         MedsynthError: for an image size that does not halve down to 4.
@@ -204,11 +213,12 @@ class VaeGan(nn.Module):
         use_position: bool = True,
         mixture_components: int = 8,
         kept_components: int = 0,
+        noise_injection: bool = True,
     ) -> None:
         super().__init__()
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
         self.encoder = Encoder(image_size, image_channels, channels, latent_features)
-        self.decoder = Decoder(image_size, image_channels, channels, latent_features, kept_components)
+        self.decoder = Decoder(image_size, image_channels, channels, latent_features, kept_components, noise_injection)
         self.latent_features = latent_features
         self.density = GaussianMixtureDensity(mixture_components, latent_features, num_classes)
 

@@ -95,6 +95,19 @@ def test_worse_samples_measure_worse():
     assert measured[2]["gradient_ratio"] < 0.9
 
 
+def test_radiomics_can_stand_for_all_and_see_grain():
+    real, fake = pictures(60), pictures(60, 1)
+    train = Slices(pictures(60, 7))
+    grain = (fake + 0.1 * torch.randn(fake.shape, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
+    same, others, grainy = (
+        validate(SampleQuality(Sampler(images), train, count=60, key="fd_radiomics"), [(real, real)])
+        for images in (real, fake, grain)
+    )
+    assert same["quality"] == same["fd_radiomics"] == pytest.approx(0, abs=1e-3)
+    assert 0 < others["fd_radiomics"] < grainy["fd_radiomics"]
+    assert next(iter(others)) == "fd_radiomics"
+
+
 def test_other_real_images_measure_about_one_and_the_scales_stand_beside():
     train, fake, real = pictures(200, 7), pictures(200, 1), pictures(200)
     metrics = validate(SampleQuality(Sampler(fake), Slices(train), count=200), [(real, real)])

@@ -92,6 +92,15 @@ def test_fewer_images_than_latent_features_start_finite(count):
         assert network(images) == pytest.approx(images, abs=1e-2)
 
 
+def test_samples_can_be_made_without_noise():
+    network = VaeGan(16, 1, CHANNELS, 4, noise_injection=False)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    latent = torch.randn(3, 4)
+    with torch.no_grad():
+        assert torch.equal(network.decode(latent, noise=True), network.decode(latent, noise=True))
+
+
 def test_noise_is_left_out_of_reconstructions_and_added_to_samples(trained):
     image = pictures(2)
     with torch.no_grad():
