@@ -105,7 +105,7 @@ def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp
 
 
 def test_images_without_partner_train_the_cycle_and_both_discriminators(train, unpaired, tmp_path):
-    folder = train(tmp_path / "run", datalist=str(unpaired), max_epochs=2, batch_size=2)
+    folder = train(tmp_path / "run", datalist=str(unpaired), max_epochs=2, batch_size=2, cycle_interval=1)
     start, *_, end = rows(folder / "losses.csv")
     assert end["cycle"] < start["cycle"] + end["adversarial"]
     terms = {"adversarial", "cycle", "identity", "place", "structure", "kl"}
@@ -118,7 +118,9 @@ def test_a_mixed_list_trains_all_terms(train, pairs, unpaired, tmp_path):
     del content["training"][0]["target"]
     mixed = pairs.with_name("mixed.json")
     mixed.write_text(json.dumps(content))
-    last = rows(train(tmp_path / "run", datalist=str(mixed), max_epochs=1, batch_size=2) / "losses.csv")[-1]
+    last = rows(
+        train(tmp_path / "run", datalist=str(mixed), max_epochs=1, batch_size=2, cycle_interval=1) / "losses.csv"
+    )[-1]
     assert {"l1", "ssim", "adversarial", "cycle", "identity", "place", "structure", "kl", "discriminator"} <= set(last)
 
 
@@ -174,7 +176,7 @@ def test_a_mistake_is_told_in_one_line_that_names_it(train, tmp_path, mistake, t
 
 def test_unpaired_images_where_pairs_are_needed_are_refused(train, unpaired, tmp_path):
     with pytest.raises(RuntimeError) as stopped:
-        train(tmp_path / "run", datalist=str(unpaired), weights__adversarial=0, weights__cycle=0)
+        train(tmp_path / "run", datalist=str(unpaired), weights__adversarial=0, weights__cycle=0, weights__place=0)
     assert "some training images have no partner" in as_line(stopped.value)
 
 

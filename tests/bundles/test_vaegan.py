@@ -25,7 +25,7 @@ SMALL = {
     "mixture_components": 2,
     "kept_components": 4,
     "batch_size": 8,
-    "learning_rate": 0.002,
+    "learning_rate": 0.001,
     "epoch_length": 12,
     "warmup": 12,
     "sample_epochs": 2,
