@@ -63,6 +63,26 @@ class TranslationWeights:
         check_weights(self)
 
 
+@dataclass(frozen=True)
+class WithoutPartner:
+    """How images without partner teach.
+
+    Args:
+        variety: of `place`, what the variety of translations counts; see `place_distance`.
+        cycle_interval: where `place` can teach, batches from one that trains `adversarial`, `cycle` and `identity`,
+            which cost three times as much, to the next.
+    """
+
+    variety: float
+    cycle_interval: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.variety, (int, float)) or not 0 <= self.variety <= 1:
+            raise MedsynthError(f"variety is {self.variety!r}: give a number from 0 to 1")
+        if not isinstance(self.cycle_interval, int) or self.cycle_interval < 1:
+            raise MedsynthError(f"cycle_interval is {self.cycle_interval!r}: give 1 for every batch, or more")
+
+
 class TranslationTrainer(AdversarialTrainer):
     """Per batch: update both generators, then both discriminators on the same fakes and on some of earlier steps.
 
@@ -77,9 +97,7 @@ class TranslationTrainer(AdversarialTrainer):
         network_optimizer, discriminator_optimizer: of the two.
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms. One of weight 0 is not computed, and discriminators that no term needs do not learn.
-        variety: of `place`, what the variety of translations counts; see `place_distance`.
-        cycle_interval: where `place` can teach, batches of images without partner from one that trains `adversarial`,
-            `cycle` and `identity`, which cost three times as much, to the next.
+        without_partner: how images without partner teach.
         objective: of the adversarial game, `least_squares` or `hinge`.
         all_terms_on_pairs: whether pairs train the terms of images without partner as well.
         augmentation: of each batch.
@@ -99,8 +117,7 @@ class TranslationTrainer(AdversarialTrainer):
         discriminator_optimizer: torch.optim.Optimizer,
         ema: EMAHandler,
         weights: TranslationWeights,
-        variety: float,
-        cycle_interval: int,
+        without_partner: WithoutPartner,
         objective: str,
         all_terms_on_pairs: bool,
         augmentation: Augmentation,
@@ -110,15 +127,11 @@ class TranslationTrainer(AdversarialTrainer):
         super().__init__(**trainer_args)
         if objective not in OBJECTIVES:
             raise MedsynthError(f"objective is {objective!r}: choose one of {', '.join(OBJECTIVES)}")
-        if not isinstance(variety, (int, float)) or not 0 <= variety <= 1:
-            raise MedsynthError(f"variety is {variety!r}: give a number from 0 to 1")
-        if not isinstance(cycle_interval, int) or cycle_interval < 1:
-            raise MedsynthError(f"cycle_interval is {cycle_interval!r}: give 1 for every batch, or more")
         require_terms(weights, all_terms_on_pairs, self.data_loader)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        self.weights, self.variety, self.all_terms_on_pairs = weights, variety, all_terms_on_pairs
-        self.cycle_interval, self.augmentation = cycle_interval, augmentation
+        self.weights, self.all_terms_on_pairs, self.augmentation = weights, all_terms_on_pairs, augmentation
+        self.without_partner = without_partner
         self.generator_loss, self.discriminator_loss = OBJECTIVES[objective]
         self.from_domain = {"source": network.source_to_target, "target": network.target_to_source}
         self.judge = {"source": discriminator.source, "target": discriminator.target}
@@ -130,7 +143,8 @@ class TranslationTrainer(AdversarialTrainer):
     def _iteration(self, engine: Engine, batch: dict[str, Tensor | bool]) -> dict[str, dict[str, Tensor]]:
         batch = self.augmented(batch)
         place = bool(self.weights.place and batch["same_height"])
-        batch |= {"place": place, "cycle": not place or engine.state.iteration % self.cycle_interval == 0}
+        cycle = not place or engine.state.iteration % self.without_partner.cycle_interval == 0
+        batch |= {"place": place, "cycle": cycle}
         with self.autocast(), frozen(self.discriminator):
             fake_target, forth = self.translated("source", "target", batch)
             fake_source, back = self.translated("target", "source", batch)
@@ -170,7 +184,9 @@ class TranslationTrainer(AdversarialTrainer):
         if not batch["paired"] or self.all_terms_on_pairs:
             head = foreground(real, truth)
             if batch["place"]:
-                terms["place"] = place_distance(fake, truth, head.amax(dim=0, keepdim=True), self.variety)
+                terms["place"] = place_distance(
+                    fake, truth, head.amax(dim=0, keepdim=True), self.without_partner.variety
+                )
             if weights.structure:
                 terms["structure"] = structure_distance(fake, real, head)
             if batch["cycle"] and weights.adversarial:

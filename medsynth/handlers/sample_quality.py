@@ -83,6 +83,7 @@ class SampleQuality(Metric):
     ) -> None:
         self.network, self.train, self.count, self.seed, self.key = network, train, count, seed, key
         self._floor: dict[int, float] | None = None
+        self._train_radiomics: np.ndarray | None = None
         super().__init__(from_engine([Keys.LABEL]))
 
     def reset(self) -> None:
@@ -97,8 +98,7 @@ class SampleQuality(Metric):
         """All measures by name."""
         real = _unit(_spread(torch.cat(self._real), self.count))
         if self._floor is None:
-            others = self.train.read(_places(len(self.train), self.count))[:, None]
-            self._floor = self._distances(real, _unit(others))
+            self._floor = self._distances(real, self._train_images())
         with random_state.untouched():
             fake = _unit(self.network.sample(self.count, self.seed)[0].cpu())
         scales = self._distances(real, fake)
@@ -118,8 +118,13 @@ class SampleQuality(Metric):
         measures = self.compute()
         engine.state.metrics |= measures | {str(name): measures[self.key]}
 
+    def _train_images(self) -> np.ndarray:
+        return _unit(self.train.read(_places(len(self.train), self.count))[:, None])
+
     def _radiomics_distance(self, real: np.ndarray, fake: np.ndarray) -> float:
-        train = radiomics(_unit(self.train.read(_places(len(self.train), self.count))[:, None]))
+        if self._train_radiomics is None:
+            self._train_radiomics = radiomics(self._train_images())
+        train = self._train_radiomics
         mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-9
         train, real, fake = ((rows - mean) / deviation for rows in (train, radiomics(real), radiomics(fake)))
         return frechet_percent(real, fake, train)

@@ -10,7 +10,7 @@ from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
 from medsynth.data.augmentation import Augmentation
-from medsynth.engines.translation import TranslationTrainer, TranslationWeights, middle
+from medsynth.engines.translation import TranslationTrainer, TranslationWeights, WithoutPartner, middle
 from medsynth.errors import MedsynthError
 from medsynth.networks.patch_discriminator import Discriminators
 from medsynth.networks.translation import Translator
@@ -53,6 +53,7 @@ def build() -> Callable[..., TranslationTrainer]:
                 direction.head.weight.normal_(0, 0.1)  # an untrained one gives grey
         discriminator = Discriminators(channels=4, num_layers=1, num_scales=2)
         options = {"objective": "least_squares", "variety": 1.0, "cycle_interval": 1} | arguments
+        without_partner = WithoutPartner(options.pop("variety"), options.pop("cycle_interval"))
         options = {"all_terms_on_pairs": False, "pool_size": 8} | options
         return TranslationTrainer(
             network=network,
@@ -61,6 +62,7 @@ def build() -> Callable[..., TranslationTrainer]:
             discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), lr=2e-3),
             ema=EMAHandler(network, momentum=0.1),
             weights=TranslationWeights(**(NONE | weights)),
+            without_partner=without_partner,
             augmentation=options.pop("augmentation", Augmentation(flip=False)),
             device="cpu",
             max_epochs=1,
