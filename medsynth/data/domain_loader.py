@@ -114,12 +114,13 @@ class DomainLoader(SliceLoader):
         order = np.argsort(self._heights[through] + shifts[self._subjects[through]], kind="stable")
         others = random.permutation(self._apart[1 - larger])
         others = others[np.argsort(self._heights[others], kind="stable")]
+        heights = self._heights[others]
         used = np.zeros(len(others), np.int64)
         for slices in through[order].reshape(count, size):
             middle = self._heights[slices].mean()
             near = np.arange(len(others))
             for reach in (2 * NEAR, NEAR):
-                low, high = np.searchsorted(self._heights[others], [middle - reach, middle + reach])
+                low, high = np.searchsorted(heights, [middle - reach, middle + reach])
                 near = np.arange(low, high) if high - low >= size else near
             near = near[np.lexsort((random.random(len(near)), used[near]))]
             near = near[used[near] <= used[near[:size][-1]]]

@@ -169,10 +169,10 @@ class TranslationTrainer(AdversarialTrainer):
         forth, back, weights = self.from_domain[here], self.from_domain[there], self.weights
         image, other, position = batch[here], batch[there], batch[f"{here}_position"]
         real, truth = middle(image), middle(other)
+        head = foreground(real, truth)
         fake, mean, log_variance = forth.translate(image, position, sample=True)
         terms = {"kl": kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel()}
         if batch["paired"]:
-            head = foreground(real, truth)
             if weights.l1:
                 terms["l1"] = masked_l1(fake, truth, head)
             if weights.ssim:
@@ -182,7 +182,6 @@ class TranslationTrainer(AdversarialTrainer):
                     wanted = self.features(there, truth)
                 terms["feature"] = feature_distance(self.features(there, fake), wanted)
         if not batch["paired"] or self.all_terms_on_pairs:
-            head = foreground(real, truth)
             if batch["place"]:
                 terms["place"] = place_distance(
                     fake, truth, head.amax(dim=0, keepdim=True), self.without_partner.variety

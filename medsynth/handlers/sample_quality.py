@@ -114,7 +114,7 @@ class SampleQuality(Metric):
         return measures
 
     def completed(self, engine: Engine, name: Any) -> None:
-        """Put every measure under its own name, the first one under `name` as well."""
+        """Put every measure under its own name, that of `key` under `name` as well."""
         measures = self.compute()
         engine.state.metrics |= measures | {str(name): measures[self.key]}
 

@@ -42,8 +42,13 @@ def masked_l1(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         image, target: (N, C, H, W).
         mask: (N, 1, H, W), 1 inside and 0 outside.
     """
+    return mean_in_head((image.float() - target.float()).abs(), mask)
+
+
+def mean_in_head(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of values (N, C, H, W) inside a mask (N or 1, 1, H, W) of 1 and 0; outside they count a little."""
     weight = mask + OUTSIDE_WEIGHT
-    return ((image.float() - target.float()).abs() * weight).mean() / weight.mean()
+    return (values * weight).mean() / weight.mean()
 
 
 def masked_dissimilarity(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:

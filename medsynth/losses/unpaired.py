@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medsynth.losses.similarity import mean_in_head
+
 SCALES = 4  # of the values at a place: single pixels, and means of 2 x 2, 4 x 4 and 8 x 8
-OUTSIDE_WEIGHT = 0.1
 STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0), (2, 2), (2, -2), (-2, 2), (-2, -2))  # pixels to places it is compared with
 WINDOW = 3  # pixels a side, of the patches that are compared
 FLAT = 1e-3  # mean squared difference below which a place counts as flat; of intensities in [-1, 1]
@@ -29,14 +30,14 @@ def place_distance(fake: Tensor, real: Tensor, mask: Tensor, variety: float) -> 
 
     Reference: Székely & Rizzo, Energy statistics, J. Stat. Plan. Inference 143 (2013), eq. 5.
     """
-    fake, real, weight = fake.float(), real.float(), mask + OUTSIDE_WEIGHT
+    fake, real = fake.float(), real.float()
     distances = []
     for scale in range(SCALES):
         if scale:
-            fake, real, weight = (F.avg_pool2d(images, 2) for images in (fake, real, weight))
+            fake, real, mask = (F.avg_pool2d(images, 2) for images in (fake, real, mask))
         across = (fake[:, None] - real[None]).abs().mean(dim=(0, 1))
         distance = 2 * across - variety * _mean_difference(fake) - _mean_difference(real)
-        distances.append((distance * weight[0]).mean() / weight.mean())
+        distances.append(mean_in_head(distance[None], mask))
     return torch.stack(distances).mean()
 
 
@@ -56,9 +57,8 @@ def structure_distance(image: Tensor, other: Tensor, mask: Tensor) -> Tensor:
     Reference: Heinrich et al., MIND, Medical Image Analysis 16 (2012), eq. 4; to keep the structure of a translation,
     Yang et al., arXiv:1809.04536.
     """
-    weight = mask + OUTSIDE_WEIGHT
     difference = (self_similarity(image) - self_similarity(other)).abs().mean(dim=1, keepdim=True)
-    return (difference * weight).mean() / weight.mean()
+    return mean_in_head(difference, mask)
 
 
 def self_similarity(image: Tensor) -> Tensor:
