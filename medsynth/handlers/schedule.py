@@ -95,6 +95,8 @@ class RootDecay(Schedule):
         self, run: Run, optimizers: Sequence[Optimizer], iterations: int, max_minutes: float | None = None
     ) -> None:
         super().__init__(run, optimizers, max_minutes)
+        if not isinstance(iterations, int) or iterations < 1:
+            raise MedsynthError(f"decay_iterations is {iterations!r}: give 1 or more")
         self.iterations = iterations
 
     def rate(self, engine: Engine) -> float:

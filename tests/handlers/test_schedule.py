@@ -6,6 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from medsynth.errors import MedsynthError
 from medsynth.handlers.schedule import LinearDecay, RootDecay, Schedule
 
 
@@ -69,3 +70,9 @@ def test_the_root_decay_ends_with_a_time_limit():
     at_three_quarters = rates(clock(60 * 7.5), schedule=RootDecay, iterations=1, max_minutes=10)
     assert at_three_quarters == pytest.approx([rate / 2 for rate in by_root])
     assert rates(clock(60 * 10), schedule=RootDecay, iterations=1, max_minutes=10) == [0.0] * 8
+
+
+@pytest.mark.parametrize("iterations", [0, -5, 2.5])
+def test_a_root_decay_without_a_length_is_told(iterations):
+    with pytest.raises(MedsynthError, match=f"decay_iterations is {iterations}"):
+        rates(clock(0), schedule=RootDecay, iterations=iterations)
