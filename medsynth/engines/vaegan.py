@@ -27,7 +27,6 @@ from medsynth.losses.similarity import (
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 IMAGES_TO_START_FROM = 4096
-WINDOW = 8  # pixels a side of what the energy score compares
 RISING = ("kl", "adversarial", "patch", "energy")  # terms that warm up
 
 
@@ -133,12 +132,13 @@ class VaeGanTrainer(AdversarialTrainer):
         latents, *_ = self.network.density.sample(2 * count, label[new].repeat(2), position[new].repeat(2))
 
         with self.autocast(), frozen(self.discriminator):
-            mean, log_variance = self.network.encode(real, label, position)
+            mean, log_variance = self.network.encode(real[old], label[old], position[old])
             posterior = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-            reconstruction = self.network.decode(posterior[old], label[old], position[old])
-            drawn = self.network.decode(latents, label[new].repeat(2), position[new].repeat(2), noise=True)
-            sample, other = drawn.chunk(2)  # two of each class and position
-            fake = torch.cat([reconstruction, sample])
+            reconstruction = self.network.decode(posterior, label[old], position[old])
+            sample = self.network.draw(latents[:count], label[new], position[new]).clamp(-1, 1)
+            with torch.no_grad():  # a like of each sample, to tell how varied they are
+                other = self.network.draw(latents[count:], label[new], position[new]).clamp(-1, 1)
+            fake = torch.cat([reconstruction.clamp(-1, 1), sample])  # as users get them
             features = self.discriminator.features(fake)
             terms = {
                 "l1": F.l1_loss(reconstruction, real[old]),
@@ -146,9 +146,10 @@ class VaeGanTrainer(AdversarialTrainer):
                 "adversarial": generator_wasserstein(self.discriminator.scores(features, fake_label, fake_position)),
             }
             if weights.energy:
-                terms["energy"] = energy_score(sample.clamp(-1, 1), other.clamp(-1, 1), real[new], WINDOW)
+                terms["energy"] = energy_score(sample, other, real[new])
             if weights.patch:
-                terms["patch"] = sliced_patch_distance(drawn[: len(real)], real[: len(drawn)])
+                drawn = torch.cat([sample, other])[: len(real)]
+                terms["patch"] = sliced_patch_distance(drawn, real[: len(drawn)])
             if weights.ssim:
                 terms["ssim"] = structural_dissimilarity(reconstruction, real[old])
             if weights.feature:
@@ -158,7 +159,7 @@ class VaeGanTrainer(AdversarialTrainer):
         warmth = min(1.0, engine.state.iteration / self.warmup)
         total = sum(getattr(weights, name) * term * (warmth if name in RISING else 1) for name, term in terms.items())
         self.update(self.network_optimizer, total, longest=1.0)
-        self.bank.keep(idist.all_gather(batch["index"]), idist.all_gather(posterior.detach()))
+        self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(posterior.detach()))
 
         fake = fake.detach()
         for _ in range(self.n_critic):

@@ -13,7 +13,7 @@ from medsynth.data.output import ImageFolder
 from medsynth.inference.generate import Drawn, Request, check_batch_size, check_request, sampled, square, write_images
 from medsynth.inference.paths import STEPS, great_circle
 from medsynth.inference.reconstruct import reconstruct
-from medsynth.networks.vaegan import VaeGan
+from medsynth.networks.vaegan import VaeGan, check_temperature
 
 MODES = {"generate": False, "reconstruct": True, "interpolate": False}  # and whether they need an input
 
@@ -30,6 +30,7 @@ class VaeGanInference:
         request: what to generate or interpolate.
         inputs: what to reconstruct, from `find_inputs`.
         batch_size: slices reconstructed at a time.
+        temperature: of what is generated or interpolated; None: the model's own.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class VaeGanInference:
         request: Request,
         inputs: Sequence[dict[str, Any]],
         batch_size: int,
+        temperature: float | None = None,
     ) -> None:
         check_request(model, VaeGan, "VAE-GAN", mode, MODES, bool(inputs))
         check_batch_size(batch_size)
+        self.temperature = model.network.temperature if temperature is None else check_temperature(temperature)
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
 
@@ -53,7 +56,7 @@ class VaeGanInference:
             reconstruct(self.inputs, self.model, self.inferer, self.output, self.batch_size)
             return
         request, model = self.request, self.model
-        condition = request.condition(model)
+        condition = request.condition(model) | {"temperature": self.temperature}
         if self.mode == "generate":
             drawn = sampled(model.network.sample, request, condition)
             count, columns = request.num_images, square(request.num_images)
@@ -72,15 +75,15 @@ def strip(network: VaeGan, request: Request, condition: dict[str, Any], number: 
     """
     seed = request.random_seed(number)
     random = torch.Generator().manual_seed(seed)
-    label = condition["label"]
+    label, temperature = condition["label"], condition["temperature"]
     if label is None:
         label = network.density.sample(1, generator=random)[1].item()
-    latents, labels, positions = network.density.sample(2, label, request.position, generator=random)
+    latents, labels, positions = network.density.sample(2, label, request.position, random, temperature)
     device = latents.device
     for share in torch.linspace(0, 1, STEPS).tolist():
         latent = great_circle(latents[:1], latents[1:], share)
         position = positions[:1].lerp(positions[1:], share)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            image = network.decode(latent, labels[:1], position, noise=True)
+            image = network.draw(latent, labels[:1], position)
         yield image[0].clamp(-1, 1).cpu(), labels[0].item(), position.item()

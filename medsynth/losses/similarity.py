@@ -102,37 +102,29 @@ def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Te
     return torch.stack(layers).mean()
 
 
-def energy_score(one: Tensor, other: Tensor, real: Tensor, window: int | None = None) -> Tensor:
+def energy_score(one: Tensor, other: Tensor, real: Tensor) -> Tensor:
     """How well random images of one condition foretell the real image; lowest in the mean for those distributed alike.
 
     What is near the real image is rewarded, and so is what is far from its like: a sample as varied as reality wins.
-    Distances are root mean squares of differences, of whole images and of their coarse forms; or of the windows of
-    these, in mean: each window's contents then have to be distributed like the real ones. Distances of whole images
-    hardly tell more than mean and variance, since among so many pixels all images are about equally far apart.
+    Distances are root mean squares of differences, of whole images and of their coarse forms.
 
     Args:
         one, other, real: (N, C, H, W) in [-1, 1]; each row of `one` and `other` is drawn for the row of `real`.
-        window: pixels a side of the windows, which overlap by half; None: whole images.
 
     Reference: Gneiting & Raftery, Strictly proper scoring rules, JASA 102 (2007), eq. 22.
     """
     one, other, real = one.float(), other.float(), real.float()
     scores = []
     while True:
-        near = (_distance(one, real, window) + _distance(other, real, window)) / 2
-        scores.append((near - _distance(one, other, window) / 2).mean())
+        near = (_distance(one, real) + _distance(other, real)) / 2
+        scores.append((near - _distance(one, other) / 2).mean())
         if one.shape[-1] <= COARSEST:
             return torch.stack(scores).mean()
         one, other, real = (F.avg_pool2d(images, 2) for images in (one, other, real))
 
 
-def _distance(one: Tensor, other: Tensor, window: int | None) -> Tensor:
-    """(N,); of windows that overlap by half, their mean."""
-    squares = (one - other).square()
-    if window is None or window >= one.shape[-1]:
-        return (squares.flatten(1).mean(dim=1) + 1e-8).sqrt()
-    local = F.avg_pool2d(squares, window, stride=window // 2).mean(dim=1)
-    return (local.flatten(1) + 1e-8).sqrt().mean(dim=1)
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    return ((one - other).square().flatten(1).mean(dim=1) + 1e-8).sqrt()
 
 
 def sliced_patch_distance(fake: Tensor, real: Tensor, projections: int = 16, patch: int = PATCH) -> Tensor:

@@ -75,6 +75,7 @@ class GaussianMixtureDensity(nn.Module):
         label: int | Tensor | None = None,
         position: float | Tensor | None = None,
         generator: torch.Generator | None = None,
+        temperature: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw latent vectors with the class and the position that they belong to.
 
@@ -84,6 +85,8 @@ class GaussianMixtureDensity(nn.Module):
                 set, at `position` if that is given.
             position: slice position in [0, 1], or one for each vector; None: positions as in the training set.
             generator: random state on the CPU.
+            temperature: how far vectors lie from the centres of their Gaussians; 1: as the training set's, less: less.
+                Positions stay as spread as they are.
 
         Returns: latent vectors (count, features), labels (count,) with -1 for unknown, positions (count,) or NaN.
         """
@@ -104,6 +107,7 @@ class GaussianMixtureDensity(nn.Module):
         normal = torch.randn(count, means.shape[1], generator=generator)
         if conditioned:  # the position is the first coordinate, so its factor alone decides it
             normal[:, 0] = (position - means[component, 0]) / factors[component, 0, 0]
+        normal[:, 1:] *= temperature
         points = means[component] + torch.einsum("nij,nj->ni", factors[component], normal)
 
         labels = torch.where(rows == len(self.class_shares) - 1, -1, rows)

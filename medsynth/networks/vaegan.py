@@ -185,6 +185,32 @@ class Decoder(nn.Module):
         return flat.view_as(addition)
 
 
+class LatentMapping(nn.Module):
+    """Moves vectors that were drawn from the density to where the decoder makes realistic images of them.
+
+    A mixture of Gaussians knows means and covariances, no more: its vectors mix features of heads that don't go
+    together. It starts as the identity and learns from what samples are judged by.
+
+    Args:
+        latent_features: length of a latent vector.
+        features: of the hidden layers.
+    """
+
+    def __init__(self, latent_features: int, features: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(latent_features + CONDITION_FEATURES, features)
+        self.second = nn.Linear(features, features)
+        self.last = nn.Linear(features, latent_features)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
+        """(N, latent_features), (N, CONDITION_FEATURES) -> (N, latent_features)."""
+        hidden = F.leaky_relu(self.first(torch.cat([latent, condition], dim=1)), 0.2)
+        hidden = hidden + F.leaky_relu(self.second(hidden), 0.2)
+        return latent + self.last(hidden).float()
+
+
 class VaeGan(nn.Module):
     """Encoder and decoder around a latent vector, and the density that new latent vectors are drawn from.
 
@@ -198,6 +224,8 @@ class VaeGan(nn.Module):
         mixture_components: Gaussians of the density fitted to the aggregate posterior.
         kept_components: leading components of the linear map that the convolutions leave as they are.
         noise_injection: whether samples get random texture that z does not describe.
+        mapping_features: width of the network that moves vectors drawn from the density; 0: they stay.
+        temperature: of samples, unless they are asked for with another: above 0, at most 1.
 
     Raises:
         MedsynthError: for an image size that does not halve down to 4.
@@ -214,12 +242,16 @@ class VaeGan(nn.Module):
         mixture_components: int = 8,
         kept_components: int = 0,
         noise_injection: bool = True,
+        mapping_features: int = 0,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        self.temperature = check_temperature(temperature)
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
         self.encoder = Encoder(image_size, image_channels, channels, latent_features)
         self.decoder = Decoder(image_size, image_channels, channels, latent_features, kept_components, noise_injection)
         self.latent_features = latent_features
+        self.mapping = LatentMapping(latent_features, mapping_features) if mapping_features else None
         self.density = GaussianMixtureDensity(mixture_components, latent_features, num_classes)
 
     @torch.no_grad()
@@ -256,13 +288,24 @@ class VaeGan(nn.Module):
         """(N, latent_features) -> images in [-1, 1]; `noise` adds the texture that z does not describe."""
         return self.decoder(latent, self.condition(label, position, latent), noise)
 
+    def draw(self, latent: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """Vectors (N, latent_features) from the density -> new images in [-1, 1], with noise; not clamped."""
+        if self.mapping is not None:
+            latent = self.mapping(latent, self.condition(label, position, latent))
+        return self.decode(latent, label, position, noise=True)
+
     def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Reconstruct from the mean of z, without noise: the most likely image, not a random one; in [-1, 1]."""
         return self.decode(self.encode(image, label, position)[0], label, position).clamp(-1, 1)
 
     @torch.no_grad()
     def sample(
-        self, count: int, seed: int, label: int | None = None, position: float | None = None
+        self,
+        count: int,
+        seed: int,
+        label: int | None = None,
+        position: float | None = None,
+        temperature: float | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw new images.
 
@@ -271,16 +314,25 @@ class VaeGan(nn.Module):
             seed: the same one gives the same images on the same kind of device.
             label: class index; None: classes as frequent as in the training set.
             position: slice position in [0, 1]; None: positions as in the training set.
+            temperature: variety of the latent vectors; None: the network's own.
 
         Returns: images (count, C, size, size) in [-1, 1], labels (count,), -1 if unknown, positions (count,), or NaN.
         """
         device = self.density.means.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            latents, labels, positions = self.density.sample(count, label, position)
+            temperature = self.temperature if temperature is None else temperature
+            latents, labels, positions = self.density.sample(count, label, position, temperature=temperature)
             parts = zip(latents.split(64), labels.split(64), positions.split(64), strict=False)
-            images = torch.cat([self.decode(*part, noise=True) for part in parts])
+            images = torch.cat([self.draw(*part) for part in parts])
         return images.clamp(-1, 1), labels, positions
+
+
+def check_temperature(temperature: float) -> float:
+    """Refuse a temperature that is none, or above that of the training set."""
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature <= 1:
+        raise MedsynthError(f"temperature is {temperature!r}: give a number above 0, to 1 for all variety")
+    return temperature
 
 
 class VaeGanCritic(MapCritic):

@@ -72,6 +72,14 @@ def test_images_of_no_class_are_called_unlabelled(infer, model_pt):
     assert rows[0]["label"] == ""
 
 
+def test_a_low_temperature_makes_images_more_alike(infer, model_pt, tmp_path):
+    def variety(**overrides: float) -> float:
+        rows = infer(model_pt(), num_images=30, position=0.5, label="AD", overwrite=True, **overrides)
+        return np.stack([nib.load(tmp_path / "out" / row["file"]).get_fdata() for row in rows]).std(axis=0).mean()
+
+    assert variety(temperature=0.3) < 0.8 * variety()
+
+
 def test_the_bundle_interpolates_in_whole_strips(infer, model_pt, tmp_path):
     rows = infer(model_pt(), mode="interpolate", num_images=STEPS + 1)
     assert len(rows) == 2 * STEPS
@@ -86,6 +94,7 @@ def test_the_bundle_interpolates_in_whole_strips(infer, model_pt, tmp_path):
         ({"mode": "reconstruct"}, "there is no input: give an image"),
         ({"input": str(BUNDLE.parent / "none.nii.gz")}, "none.nii.gz does not exist"),
         ({"label": "MCI"}, "it has the classes AD, NC"),
+        ({"temperature": 1.5}, "temperature is 1.5: give a number above 0"),
         ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
         ({"device": "nowhere"}, "device nowhere cannot be used"),
         ({"num_image": 3}, "the nearest valid key is 'num_images'"),
@@ -112,7 +121,7 @@ def test_monai_finds_all_properties_of_an_inference_bundle(model_pt, tmp_path):
 def test_a_strip_ends_at_two_samples_of_one_class_and_goes_in_even_steps(model_pt):
     network = load_model(model_pt()).network
     request = Request(1, None, None, 4)
-    images = list(strip(network, request, {"label": None, "position": None}, 0))
+    images = list(strip(network, request, {"label": None, "position": None, "temperature": 1.0}, 0))
     assert len(images) == STEPS
     assert len({label for _, label, _ in images}) == 1
     positions = torch.tensor([position for *_, position in images])

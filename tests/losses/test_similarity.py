@@ -105,15 +105,7 @@ def test_the_energy_score_rewards_nearness_to_the_real_image_and_distance_from_i
     assert unlike == pytest.approx((2 + 0) / 2, abs=1e-3)  # 2 apart in fine detail, alike at half the resolution
 
 
-def test_the_energy_score_of_windows_is_their_mean():
-    one, other, real = (torch.zeros(1, 1, 8, 8) for _ in range(3))
-    real[..., :4, :4] = 1  # one of the nine windows is 1 apart, two by a half, one by a quarter of its pixels
-    expected = (1 + 2 * 0.5**0.5 + 0.25**0.5) / 9
-    assert energy_score(one, other, real, 4).item() == pytest.approx(expected, abs=2e-3)
-    assert energy_score(one, other, real).item() == pytest.approx(0.5, abs=1e-3)
-
-
-def test_the_energy_score_of_windows_sees_that_parts_do_not_vary_by_themselves():
+def test_the_energy_score_sees_that_parts_do_not_vary_by_themselves():
     torch.manual_seed(0)
 
     def images(spread: torch.Tensor) -> torch.Tensor:
@@ -123,9 +115,8 @@ def test_the_energy_score_of_windows_sees_that_parts_do_not_vary_by_themselves()
     shared = images(torch.randn(4000, 1, 1, 1).expand(-1, -1, 4, 4)).chunk(2)
     apart = images(torch.randn(4000, 1, 4, 4)).chunk(2)
     constant = [torch.zeros_like(real)] * 2
-    for window in (None, 8):
-        assert energy_score(*apart, real, window) < energy_score(*shared, real, window)
-        assert energy_score(*apart, real, window) < energy_score(*constant, real, window)
+    assert energy_score(*apart, real) < energy_score(*shared, real)
+    assert energy_score(*apart, real) < energy_score(*constant, real)
 
 
 def test_the_energy_score_is_lowest_for_samples_as_varied_as_reality():

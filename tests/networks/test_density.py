@@ -48,6 +48,18 @@ def test_fitted_to_a_mixture_it_draws_with_the_mean_and_covariance_of_it(fitted)
     assert drawn.T.cov() == pytest.approx(truth.T.cov(), abs=0.15)
 
 
+def test_a_temperature_draws_vectors_nearer_to_what_is_usual_at_their_positions(fitted):
+    latents, labels, positions = fitted.sample(5000, generator=generator())
+    usual, _, same = fitted.sample(5000, generator=generator(), temperature=1e-6)
+    nearer, *_ = fitted.sample(5000, generator=generator(), temperature=0.5)
+    assert torch.equal(positions, same)
+    torch.testing.assert_close(nearer - usual, (latents - usual) / 2, atol=1e-4, rtol=0)
+    assert (latents - usual).std() > 0.2
+    slope = (FACTORS[:, 1:, 0] / FACTORS[:, :1, 0])[labels]
+    expected = MEANS[labels, 1:] + slope * (positions - MEANS[labels, 0])[:, None]
+    assert (usual - expected).abs().mean() < 0.1
+
+
 @pytest.mark.parametrize("position", [0.2, 0.45, 0.8])
 def test_at_a_position_it_draws_the_conditional_mixture(fitted, position):
     latents, _, positions = fitted.sample(20000, position=position, generator=generator())

@@ -92,6 +92,33 @@ def test_fewer_images_than_latent_features_start_finite(count):
         assert network(images) == pytest.approx(images, abs=1e-2)
 
 
+def test_the_mapping_starts_as_the_identity_and_concerns_samples_alone():
+    network = VaeGan(16, 1, CHANNELS, 4, noise_injection=False, mapping_features=8)
+    for name, parameter in network.named_parameters():
+        if not name.startswith("mapping"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    image, latent = pictures(3), torch.randn(3, 4)
+    with torch.no_grad():
+        reconstruction, decoded = network(image), network.decode(latent)
+        assert torch.equal(network.draw(latent), decoded)
+        network.mapping.last.bias.fill_(0.5)
+        assert torch.allclose(network.draw(latent), network.decode(latent + 0.5))
+        assert torch.equal(network(image), reconstruction)
+
+
+def test_samples_have_the_network_s_temperature_unless_another_is_asked_for(trained):
+    cool = VaeGan(16, 1, CHANNELS, 4, 2, True, mixture_components=2, temperature=0.5)
+    cool.load_state_dict(trained.state_dict())
+    assert torch.equal(cool.sample(3, 0)[0], trained.sample(3, 0, temperature=0.5)[0])
+    assert not torch.equal(cool.sample(3, 0)[0], trained.sample(3, 0)[0])
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, 1.1, "hot", True])
+def test_a_temperature_that_makes_no_sense_is_told(temperature):
+    with pytest.raises(MedsynthError, match="temperature is .*: give a number above 0"):
+        VaeGan(16, temperature=temperature)
+
+
 def test_samples_can_be_made_without_noise():
     network = VaeGan(16, 1, CHANNELS, 4, noise_injection=False)
     for parameter in network.parameters():
