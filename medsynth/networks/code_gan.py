@@ -31,7 +31,7 @@ FINEST_SKETCH = 64  # pixels a side; principal components of more would not be w
 SMALLEST_ERROR = 0.01  # of the codes' variance: what nothing is surer than
 MOST_TO_FIT = 4096  # slices that linear maps are fitted to
 SPREAD_MOMENTUM = 0.02  # of the moving mean squares that tell how varied images are
-GAIN_RATE = 0.01  # of what is missing, made up in a step
+GAIN_RATE = 0.01  # of the way that the gain goes in a step
 LARGEST_GAIN = 1.5
 
 
@@ -231,7 +231,9 @@ class CodeGan(CodePrior):
     def follow(self, fake: Tensor, real: Tensor) -> None:
         """Draw latent vectors wider along components in which new images are less varied than real ones.
 
-        Codes cannot say all of a latent vector, and what they miss would be missed in the images' variety.
+        Codes cannot say all of a latent vector, and what they miss is missed in the images' variety. The gain settles
+        where it is as large as the ratio of deviations that is left, so half of what is missing is made up: the rest
+        would cost more realism than the variety is worth.
 
         Args:
             fake, real: (N, 1, H, W) and (M, 1, H, W), decoded from new maps and from those of training slices; without
@@ -242,7 +244,7 @@ class CodeGan(CodePrior):
         squares = torch.stack([self.components.scores(images).square().mean(dim=0) for images in (fake, real)])
         self.spread.lerp_(mean_of_all(squares), SPREAD_MOMENTUM)
         of_fake, of_real = self.spread.clamp_min(1e-6)
-        self.gain.mul_((of_real / of_fake) ** GAIN_RATE).clamp_(1.0, LARGEST_GAIN)
+        self.gain.lerp_((of_real / of_fake).sqrt(), GAIN_RATE).clamp_(1.0, LARGEST_GAIN)
 
     @property
     def codes(self) -> Tensor:

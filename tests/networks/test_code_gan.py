@@ -79,7 +79,8 @@ def test_latent_vectors_are_drawn_wider_where_new_images_are_less_varied_than_re
     shortened = scores * torch.tensor([0.5, *[1.0] * (FEATURES - 1)])
     for _ in range(20):
         network.follow(network.components.images(shortened), network.components.images(scores))
-    torch.testing.assert_close(network.gain, torch.tensor([4**0.2, *[1.0] * (FEATURES - 1)]), rtol=1e-3, atol=1e-3)
+    gain = 1 + (2 - 1) * (1 - 0.99**20)
+    torch.testing.assert_close(network.gain, torch.tensor([gain, *[1.0] * (FEATURES - 1)]), rtol=1e-3, atol=1e-3)
     before = network.gain.clone()
     network.follow(torch.empty(0, 1, 32, 32), network.components.images(scores))
     assert torch.equal(network.gain, before)
@@ -87,6 +88,15 @@ def test_latent_vectors_are_drawn_wider_where_new_images_are_less_varied_than_re
     wide = network.latents(200)[0]
     torch.manual_seed(0)
     torch.testing.assert_close(wide, network.density.sample(200)[0] * network.gain)
+
+
+def test_half_of_the_variety_that_is_missing_is_made_up(build):
+    network = build()
+    scores = torch.randn(64, FEATURES)
+    halved = torch.tensor([0.5, *[1.0] * (FEATURES - 1)])
+    for _ in range(600):
+        network.follow(network.components.images(scores * halved * network.gain), network.components.images(scores))
+    assert network.gain[0].item() == pytest.approx(2**0.5, abs=0.02)
 
 
 def test_before_training_the_likeliest_codes_are_near_those_of_the_image():
