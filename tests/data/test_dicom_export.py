@@ -51,7 +51,7 @@ def test_a_series_says_that_it_is_synthetic_and_of_nobody(tmp_path):
     originals = sorted((tmp_path / "real").iterdir())
     for path in originals:
         original = pydicom.dcmread(path)
-        original.PatientName, original.PatientID, original.StudyDate = "Doe^Jane", "4711", "20200202"
+        original.PatientName, original.PatientID, original.StudyDate = "Doe^Jane", "ID-4711", "20200202"
         original.save_as(path)
     export(VOLUME, AFFINE, tmp_path / "made", "ct", "by a network", originals)
     made = [pydicom.dcmread(path) for path in sorted((tmp_path / "made").iterdir())]
@@ -59,7 +59,7 @@ def test_a_series_says_that_it_is_synthetic_and_of_nobody(tmp_path):
     assert (first.SyntheticData, list(first.ImageType)) == ("YES", ["DERIVED", "SECONDARY"])
     assert first.DerivationDescription == "by a network"
     assert first.SOPClassUID == pydicom.uid.CTImageStorage
-    assert all(text not in str(image) for image in made for text in ("Doe", "4711", "20200202"))
+    assert all(text not in str(image) for image in made for text in ("Doe", "ID-4711", "20200202"))
     assert first.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
     assert len(first.SourceImageSequence) == len(originals)
     assert first.FrameOfReferenceUID == source.FrameOfReferenceUID
