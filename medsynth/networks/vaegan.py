@@ -290,9 +290,10 @@ class VaeGan(nn.Module):
 
     def draw(self, latent: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Vectors (N, latent_features) from the density -> new images in [-1, 1], with noise; not clamped."""
+        condition = self.condition(label, position, latent)
         if self.mapping is not None:
-            latent = self.mapping(latent, self.condition(label, position, latent))
-        return self.decode(latent, label, position, noise=True)
+            latent = self.mapping(latent, condition)
+        return self.decoder(latent, condition, noise=True)
 
     def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Reconstruct from the mean of z, without noise: the most likely image, not a random one; in [-1, 1]."""
