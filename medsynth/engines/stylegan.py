@@ -19,12 +19,7 @@ from medsynth.engines.adaptive_augmentation import AdaptiveAugmentation
 from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
 from medsynth.engines.growing import GrowingSchedule, Phase, check_batch
 from medsynth.errors import MedsynthError
-from medsynth.losses.adversarial import (
-    critic_wasserstein,
-    discriminator_logistic,
-    generator_logistic,
-    generator_wasserstein,
-)
+from medsynth.losses.adversarial import GAMES, check_game
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, path_lengths
 from medsynth.losses.similarity import SMALLEST_SCALE, energy_score, sliced_patch_distance
 from medsynth.networks.stylegan import StyleGan
@@ -34,10 +29,6 @@ FEWEST_OF_A_CLASS = 50  # slices
 PENALTY_IMAGES = 4  # of a step of WGAN-GP
 PROJECTIONS = 8  # of the patches of a scale
 PATH_LENGTH_MOMENTUM = 0.01
-GAMES = {
-    "logistic": (generator_logistic, discriminator_logistic),
-    "wasserstein": (generator_wasserstein, critic_wasserstein),
-}
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +63,7 @@ class StyleGanLoss:
     path_length_interval: int
 
     def __post_init__(self) -> None:
-        if self.game not in GAMES:
-            raise MedsynthError(f"loss#game is {self.game!r}: choose one of {', '.join(GAMES)}")
+        check_game("loss#game", self.game)
         for name in ("r1_interval", "path_length_interval"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medsynth.errors import MedsynthError
+
 
 def critic_wasserstein(real: Tensor, fake: Tensor) -> Tensor:
     """Score real images above fake ones; minus the estimate of the Wasserstein distance.
@@ -33,6 +35,20 @@ def discriminator_logistic(real: Tensor, fake: Tensor) -> Tensor:
 def generator_logistic(fake: Tensor) -> Tensor:
     """Make fake images pass for real ones; non-saturating: its gradient is largest where they don't."""
     return F.softplus(-fake).mean()
+
+
+GAMES = {
+    "logistic": (generator_logistic, discriminator_logistic),
+    "wasserstein": (generator_wasserstein, critic_wasserstein),
+}
+"""What the generator and what the critic minimize, by the name of their game."""
+
+
+def check_game(key: str, name: str) -> str:
+    """The name of a game; another one is refused with the key of the configuration."""
+    if name not in GAMES:
+        raise MedsynthError(f"{key} is {name!r}: choose one of {', '.join(GAMES)}")
+    return name
 
 
 def discriminator_least_squares(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
