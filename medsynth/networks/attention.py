@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -19,7 +20,8 @@ class ChannelAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape, each channel scaled by its gate in (0, 1)."""
-        gate = self.bottleneck(features.mean(dim=(2, 3))) + self.bottleneck(features.amax(dim=(2, 3)))
+        largest = F.adaptive_max_pool2d(features, 1).flatten(1)
+        gate = self.bottleneck(features.mean(dim=(2, 3))) + self.bottleneck(largest)
         return features * torch.sigmoid(gate)[:, :, None, None]
 
 
@@ -35,7 +37,8 @@ class SpatialAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape, each place scaled by its gate in (0, 1)."""
-        summary = torch.cat([features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)], dim=1)
+        places = features.permute(0, 2, 3, 1)  # a view of what lies in memory with channels last
+        summary = torch.stack([places.mean(dim=3), places.max(dim=3).values], dim=1)
         return features * torch.sigmoid(self.conv(summary))
 
 
