@@ -34,12 +34,12 @@ class DiscriminatorBlock(nn.Module):
 class FromImage(nn.Module):
     """Image -> features on a grid of half as many places a side."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, image_channels: int) -> None:
         super().__init__()
-        self.conv = EqualizedConv2d(PIXELS, channels, kernel=1)
+        self.conv = EqualizedConv2d(PIXELS * image_channels, channels, kernel=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 1, H, W) -> (N, channels, H / 2, W / 2)."""
+        """(N, image_channels, H, W) -> (N, channels, H / 2, W / 2)."""
         return F.leaky_relu(self.conv(F.pixel_unshuffle(image, 2)), 0.2)
 
 
@@ -50,6 +50,7 @@ class StyleGanDiscriminator(Growing):
         image_size, channels, num_classes, use_position, architecture: as the generator's; with `skip` its blocks are
             residual.
         group: images of a batch whose differences it sees.
+        image_channels: channels of an image.
 
     Reference: Miyato & Koyama, projection discriminator, arXiv:1802.05637, for class and position.
     """
@@ -62,10 +63,12 @@ class StyleGanDiscriminator(Growing):
         use_position: bool = False,
         architecture: str = "progressive",
         group: int = 4,
+        image_channels: int = 1,
     ) -> None:
         super().__init__(image_size, architecture)
         widths = widths_up_to(image_size, channels)
-        self.from_image = nn.ModuleList(FromImage(width) for width in widths)
+        grown = widths if self.is_progressive else widths[-1:]  # the others see whole images alone
+        self.from_image = nn.ModuleList(FromImage(width, image_channels) for width in grown)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(b, a, not self.is_progressive) for a, b in zip(widths, widths[1:], strict=False)
         )
@@ -76,15 +79,24 @@ class StyleGanDiscriminator(Growing):
         self.condition = Conditioning(num_classes, use_position, widths[0])
         self.project = EqualizedLinear(widths[0], widths[0], gain=1.0)
 
-    def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
-        """(N, 1, resolution, resolution) -> scores (N,); higher looks more real."""
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The activations at each scale of (N, C, resolution, resolution), finest first."""
         level = self.level()
-        features = self.from_image[level](image)
+        features = [self.from_image[level if self.is_progressive else -1](image)]
         for number in range(level, 0, -1):
-            features = self.blocks[number - 1](features)
+            down = self.blocks[number - 1](features[-1])
             if number == level and self.is_progressive and self.alpha < 1:
-                features = self.from_image[level - 1](F.avg_pool2d(image, 2)).lerp(features, self.alpha.to(features))
-        hidden = F.leaky_relu(self.conv(self.deviation(features)), 0.2)
+                down = self.from_image[level - 1](F.avg_pool2d(image, 2)).lerp(down, self.alpha.to(down))
+            features.append(down)
+        return features
+
+    def scores(self, features: list[Tensor], label: Tensor | None, position: Tensor | None) -> Tensor:
+        """Scores (N,) of images whose `features` are given; higher looks more real."""
+        hidden = F.leaky_relu(self.conv(self.deviation(features[-1])), 0.2)
         hidden = F.leaky_relu(self.linear(hidden.flatten(1)), 0.2)
         told = pixel_norm(self.project(self.condition(label, position, hidden)))
         return (self.score(hidden).squeeze(1) + (told * hidden).sum(dim=1) / hidden.shape[1] ** 0.5).float()
+
+    def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """(N, C, resolution, resolution) -> scores (N,)."""
+        return self.scores(self.features(image), label, position)
