@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medsynth.distributed import same_everywhere
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
 from medsynth.errors import MedsynthError
-from medsynth.losses.adversarial import critic_wasserstein, generator_wasserstein
+from medsynth.losses.adversarial import GAMES, check_game
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
 from medsynth.losses.similarity import (
     energy_score,
@@ -27,6 +27,7 @@ from medsynth.losses.similarity import (
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 IMAGES_TO_START_FROM = 4096
+PROJECTIONS = 8  # of the patches of a scale
 RISING = ("kl", "adversarial", "patch", "energy")  # terms that warm up
 
 
@@ -39,7 +40,7 @@ class VaeGanWeights:
         ssim: 1 - SSIM of image and reconstruction.
         feature: distance of image and reconstruction in the critic's features.
         kl: Kullback-Leibler divergence in nats per pixel.
-        adversarial: the critic's score of reconstructions and samples.
+        adversarial: what the critic makes of reconstructions and samples.
         patch: sliced Wasserstein distance of the samples' patches from those of the batch.
         energy: energy score of two samples of each class and position, which wants them as varied as real images.
         penalty: the critic's gradient penalty.
@@ -80,9 +81,12 @@ class LatentBank(nn.Module):
 class VaeGanTrainer(AdversarialTrainer):
     """Per batch: update encoder and decoder on reconstructions and samples, then the critic on both.
 
-    Half of the batch is reconstructed, without noise: what noise stands for cannot be foretold. For the other half, new
+    A share of the batch is reconstructed, without noise: what noise stands for cannot be foretold. For the rest, new
     images of the same classes and positions are drawn, with noise, from the density of the latent vectors of the epoch
     before. They are what users generate, so the critic judges them like reconstructions.
+
+    What the critic sees is shifted by a few pixels, real and fake images alike, another way every time. Otherwise its
+    gradient has the raster of its strided convolutions, and so have the generator's images.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
@@ -91,12 +95,18 @@ class VaeGanTrainer(AdversarialTrainer):
         network_optimizer, discriminator_optimizer: of the two.
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms.
+        game: `logistic`, with the gradient penalty at real images, R1, or `wasserstein`, with the penalty between real
+            and fake ones.
+        reconstructed: share of the batch, at least one image, and at most all but one.
+        shift: pixels that what the critic sees is shifted by at most.
         warmup: iterations in which the weights of all terms but those of reconstructions rise from 0.
         n_critic: updates of the critic for one of encoder and decoder.
-        penalty_images: images a step that the gradient penalty is taken at.
-        penalty_target: slope of the critic that is free; 1 with the original WGAN-GP. 0 is steadier here.
+        penalty_images: images that a gradient penalty is taken at.
+        penalty_interval: iterations from one gradient penalty to the next, which counts for all of them.
+        penalty_target: slope of the critic that is free; 1 with the original WGAN-GP.
 
-    Reference: Larsen et al., arXiv:1512.09300, algorithm 1, with the critic of arXiv:1704.00028.
+    Reference: Larsen et al., arXiv:1512.09300, algorithm 1; R1: arXiv:1801.04406; WGAN-GP: arXiv:1704.00028; lazy
+    penalties: arXiv:1912.04958, section 3.1; shifts of both: arXiv:2006.10738.
     """
 
     def __init__(
@@ -107,78 +117,99 @@ class VaeGanTrainer(AdversarialTrainer):
         discriminator_optimizer: torch.optim.Optimizer,
         ema: EMAHandler,
         weights: VaeGanWeights,
+        game: str,
+        reconstructed: float,
+        shift: int,
         warmup: int,
         n_critic: int,
         penalty_images: int,
+        penalty_interval: int,
         penalty_target: float,
         **trainer_args,
     ) -> None:
         super().__init__(**trainer_args)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        if not isinstance(n_critic, int) or n_critic < 1:
-            raise MedsynthError(f"n_critic is {n_critic!r}: give 1 or more")
-        self.weights, self.warmup, self.n_critic = weights, warmup, n_critic
-        self.penalty_images, self.penalty_target = penalty_images, penalty_target
+        least = {"n_critic": (n_critic, 1), "penalty_interval": (penalty_interval, 1), "shift": (shift, 0)}
+        for name, (value, lowest) in least.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+                raise MedsynthError(f"{name} is {value!r}: give {lowest} or more")
+        if not 0 < reconstructed < 1:
+            raise MedsynthError(f"reconstructed is {reconstructed!r}: give a share between 0 and 1, such as 0.25")
+        self.weights, self.game = weights, check_game("game", game)
+        self.reconstructed, self.shift = reconstructed, shift
+        self.warmup, self.n_critic = warmup, n_critic
+        self.penalty_images, self.penalty_interval = penalty_images, penalty_interval
+        self.penalty_target = penalty_target
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
         self.average(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         real, label, position, weights = batch["image"], batch["label"], batch["position"], self.weights
-        count = max(1, len(real) // 2)  # of new images, for the first of the batch; the last are reconstructed
-        new, old = slice(count), slice(min(count, len(real) - 1), None)
+        raise_scores, tell_apart = GAMES[self.game]
+        count = max(1, min(round(len(real) * (1 - self.reconstructed)), len(real) - 1))
+        new, old = slice(count), slice(min(count, len(real) - 1), None)  # drawn anew, and reconstructed
         fake_label, fake_position = (torch.cat([fact[old], fact[new]]) for fact in (label, position))
         latents, *_ = self.network.density.sample(2 * count, label[new].repeat(2), position[new].repeat(2))
 
         with self.autocast(), frozen(self.discriminator):
             mean, log_variance = self.network.encode(real[old], label[old], position[old])
             posterior = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-            reconstruction = self.network.decode(posterior, label[old], position[old])
-            sample = self.network.draw(latents[:count], label[new], position[new]).clamp(-1, 1)
+            both = self.network.decode_both(posterior, latents[:count], fake_label, fake_position)
+            reconstruction, sample = both[0], both[1].clamp(-1, 1)
             with torch.no_grad():  # a like of each sample, to tell how varied they are
                 other = self.network.draw(latents[count:], label[new], position[new]).clamp(-1, 1)
             fake = torch.cat([reconstruction.clamp(-1, 1), sample])  # as users get them
-            features = self.discriminator.features(fake)
+            shown, target = self.shifted(fake, real[old])
+            features = self.discriminator.features(shown)
             terms = {
                 "l1": F.l1_loss(reconstruction, real[old]),
                 "kl": kl_divergence(mean, log_variance) / real[0].numel(),
-                "adversarial": generator_wasserstein(self.discriminator.scores(features, fake_label, fake_position)),
+                "adversarial": raise_scores(self.discriminator.scores(features, fake_label, fake_position)),
             }
             if weights.energy:
                 terms["energy"] = energy_score(sample, other, real[new])
             if weights.patch:
                 drawn = torch.cat([sample, other])[: len(real)]
-                terms["patch"] = sliced_patch_distance(drawn, real[: len(drawn)])
+                terms["patch"] = sliced_patch_distance(drawn, real[: len(drawn)], PROJECTIONS)
             if weights.ssim:
                 terms["ssim"] = structural_dissimilarity(reconstruction, real[old])
             if weights.feature:
                 with torch.no_grad():
-                    target = self.discriminator.features(real[old])
+                    target = self.discriminator.features(target)
                 terms["feature"] = feature_distance([layer[: len(real[old])] for layer in features], target)
         warmth = min(1.0, engine.state.iteration / self.warmup)
         total = sum(getattr(weights, name) * term * (warmth if name in RISING else 1) for name, term in terms.items())
         self.update(self.network_optimizer, total, longest=1.0)
         self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(posterior.detach()))
 
-        fake = fake.detach()
+        found = {"total": total, **terms}
         for _ in range(self.n_critic):
+            shown_real, shown_fake = self.shifted(real, fake.detach())
             with self.autocast():
-                real_score = self.discriminator(real, label, position)  # apart, lest it compares the two
-                fake_score = self.discriminator(fake, fake_label, fake_position)
-            critic = critic_wasserstein(real_score, fake_score)
-            penalty = self.penalty(real, fake, label, position)
-            self.update(self.discriminator_optimizer, critic + weights.penalty * penalty)
-        return losses(total=total, **terms, critic=critic, penalty=penalty)
+                features = self.discriminator.features(torch.cat([shown_real, shown_fake]))
+                of_real, of_fake = map(list, zip(*(layer.split(len(real)) for layer in features), strict=True))
+                real_score = self.discriminator.scores(of_real, label, position)  # apart, lest it compares the two
+                fake_score = self.discriminator.scores(of_fake, fake_label, fake_position)
+            found["critic"] = total = tell_apart(real_score, fake_score)
+            if (engine.state.iteration - 1) % self.penalty_interval == 0:
+                found["penalty"] = self.penalty(shown_real, shown_fake, label, position)
+                total = total + self.penalty_interval * weights.penalty * found["penalty"]
+            self.update(self.discriminator_optimizer, total)
+        return losses(**found)
+
+    def shifted(self, *sets: Tensor) -> list[Tensor]:
+        """Sets of images (N, C, H, W), all shifted alike; what leaves at one side enters at the opposite one."""
+        offset = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
+        return [images.roll(offset, dims=(2, 3)) for images in sets]
 
     def penalty(self, real: Tensor, fake: Tensor, label: Tensor, position: Tensor) -> Tensor:
-        """The critic's gradient penalty between a few images and fakes of the batch, in float32.
-
-        A few in every step cost what all of them would cost now and then, and hold the critic more evenly.
-        """
+        """The critic's gradient penalty at a few images of the batch, in float32."""
         few = torch.randperm(len(real), device=real.device)[: self.penalty_images]
         critic = partial(self.discriminator, label=label[few], position=position[few])
-        return gradient_penalty(critic, interpolate_images(real[few], fake[few]), self.penalty_target)
+        images = real[few].requires_grad_() if self.game == "logistic" else interpolate_images(real[few], fake[few])
+        return gradient_penalty(critic, images, self.penalty_target)
 
     @torch.no_grad()
     def begin(self) -> None:

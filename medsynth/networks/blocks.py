@@ -27,6 +27,16 @@ def image_levels(image_size: int, smallest: int = 4) -> int:
     return levels
 
 
+def binomial_blur(features: Tensor) -> Tensor:
+    """Weights of 1/4, 1/2, 1/4 along rows and columns: takes away the raster that an enlarged (N, C, H, W) shows.
+
+    Reference: Zhang, arXiv:1904.11486; in a generator, Karras et al., StyleGAN, arXiv:1812.04948, section 2.
+    """
+    weights = torch.tensor([0.25, 0.5, 0.25], dtype=features.dtype, device=features.device)
+    kernel = torch.outer(weights, weights).expand(features.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(features, (1, 1, 1, 1), mode="replicate"), kernel, groups=features.shape[1])
+
+
 class ResidualDown(nn.Module):
     """Two convolutions that halve the grid, beside an averaging shortcut.
 

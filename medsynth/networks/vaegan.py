@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError
 from medsynth.networks.attention import ChannelSpatialAttention
-from medsynth.networks.blocks import ResidualDown, StyledNorm, image_levels
+from medsynth.networks.blocks import ResidualDown, StyledNorm, binomial_blur, image_levels
 from medsynth.networks.components import principal_components
 from medsynth.networks.conditioning import Conditioning
 from medsynth.networks.density import GaussianMixtureDensity
-from medsynth.networks.map_critic import CONDITION_FEATURES, MapCritic
+from medsynth.networks.map_critic import CONDITION_FEATURES
+from medsynth.networks.stylegan_discriminator import StyleGanDiscriminator
 
 
 def channels_per_level(image_size: int, channels: int) -> list[int]:
@@ -91,16 +92,20 @@ class Noise(nn.Module):
         super().__init__()
         self.strength = nn.Parameter(torch.zeros(channels, 1, 1))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
-        return features + self.strength.to(features.dtype) * torch.randn_like(features[:, :1])
+    def forward(self, features: Tensor, which: Tensor) -> Tensor:
+        """(N, channels, H, W) and which of them get noise, (N,) of 0 and 1 -> the same shape."""
+        maps = torch.randn_like(features[:, :1]) * which[:, None, None, None].to(features.dtype)
+        return features + self.strength.to(features.dtype) * maps
 
 
 class StyledUp(nn.Module):
     """Doubles the grid: two styled convolutions with noise between them, then channel and spatial attention."""
 
-    def __init__(self, channels_in: int, channels_out: int, image_channels: int, style_features: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, image_channels: int, style_features: int, antialias: bool
+    ) -> None:
         super().__init__()
+        self.smooth = binomial_blur if antialias else nn.Identity()
         self.norm1 = StyledNorm(channels_in, style_features)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.sketch = nn.Conv2d(4 * image_channels, channels_out, 3, padding=1)
@@ -110,15 +115,16 @@ class StyledUp(nn.Module):
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
         self.attention = ChannelSpatialAttention(channels_out)
 
-    def forward(self, features: Tensor, sketch: Tensor, style: Tensor, noise: bool) -> Tensor:
+    def forward(self, features: Tensor, sketch: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         """(N, channels_in, H, W) and the sketch of the image -> (N, channels_out, 2 H, 2 W)."""
         hidden = self.conv1(F.leaky_relu(self.norm1(features, style), 0.2))
-        hidden = F.interpolate(hidden, scale_factor=2, mode="nearest")
+        hidden = self.smooth(F.interpolate(hidden, scale_factor=2, mode="nearest"))
         size = 2 * int(hidden.shape[-1])
         hidden = hidden + self.sketch(F.pixel_unshuffle(F.adaptive_avg_pool2d(sketch, size), 2))
-        hidden = self.noise(hidden) if noise else hidden
+        hidden = hidden if noise is None else self.noise(hidden, noise)
         hidden = self.conv2(F.leaky_relu(self.norm2(hidden, style), 0.2))
-        return self.attention(hidden) + F.interpolate(self.shortcut(features), scale_factor=2, mode="nearest")
+        shortcut = F.interpolate(self.shortcut(features), scale_factor=2, mode="nearest")
+        return self.attention(hidden) + self.smooth(shortcut)
 
 
 class Decoder(nn.Module):
@@ -137,6 +143,7 @@ class Decoder(nn.Module):
         latent_features: int,
         kept_components: int,
         noise_injection: bool,
+        antialias: bool,
     ) -> None:
         super().__init__()
         self.image_size, self.image_channels, self.kept_components = image_size, image_channels, kept_components
@@ -145,7 +152,9 @@ class Decoder(nn.Module):
         self.linear = nn.Linear(latent_features, image_channels * linear_size(image_size) ** 2).requires_grad_(False)
         self.style = nn.Linear(latent_features + CONDITION_FEATURES, 128)
         self.start = nn.Linear(latent_features + CONDITION_FEATURES, 16 * widths[0])
-        self.up = nn.ModuleList(StyledUp(a, b, image_channels, 128) for a, b in zip(widths, widths[1:], strict=False))
+        pairs = zip(widths, widths[1:], strict=False)
+        self.up = nn.ModuleList(StyledUp(a, b, image_channels, 128, antialias) for a, b in pairs)
+        self.smooth = binomial_blur if antialias else nn.Identity()
         self.attention = self_attention(widths[1])
         self.norm = nn.GroupNorm(8, widths[-1])
         self.mix = nn.Conv2d(widths[-1] // 4 + image_channels, 16, 3, padding=1)
@@ -154,9 +163,12 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, latent: Tensor, condition: Tensor, noise: bool) -> Tensor:
-        """Latent vectors and conditions (N, CONDITION_FEATURES) -> images, not clamped, so that gradients pass."""
-        noise = noise and self.noise_injection
+    def forward(self, latent: Tensor, condition: Tensor, noise: Tensor | None) -> Tensor:
+        """Latent vectors and conditions (N, CONDITION_FEATURES) -> images, not clamped, so that gradients pass.
+
+        `noise` tells which images get some, (N,) of 0 and 1; None: none.
+        """
+        noise = noise if self.noise_injection else None
         side = linear_size(self.image_size)
         sketch = self.linear(latent).float().unflatten(1, (self.image_channels, side, side))
         sketch = F.interpolate(sketch, size=self.image_size, mode="bilinear") if side < self.image_size else sketch
@@ -165,9 +177,9 @@ class Decoder(nn.Module):
         features = self.attention(self.up[0](self.start(latent).unflatten(1, (-1, 4, 4)), sketch, style, noise))
         for up in self.up[1:]:
             features = up(features, sketch, style, noise)
-        fine = F.pixel_shuffle(F.leaky_relu(self.norm(features), 0.2), 2)
+        fine = self.smooth(F.pixel_shuffle(F.leaky_relu(self.norm(features), 0.2), 2))
         fine = self.mix(torch.cat([fine, sketch.to(fine.dtype)], dim=1))
-        fine = self.noise(fine) if noise else fine
+        fine = fine if noise is None else self.noise(fine, noise)
         return sketch + self.without_kept_components(self.head(F.leaky_relu(fine, 0.2)).float())
 
     def without_kept_components(self, addition: Tensor) -> Tensor:
@@ -226,6 +238,7 @@ class VaeGan(nn.Module):
         noise_injection: whether samples get random texture that z does not describe.
         mapping_features: width of the network that moves vectors drawn from the density; 0: they stay.
         temperature: of samples, unless they are asked for with another: above 0, at most 1.
+        antialias: whether what the decoder enlarges is smoothed, so that images show no raster.
 
     Raises:
         MedsynthError: for an image size that does not halve down to 4.
@@ -244,12 +257,15 @@ class VaeGan(nn.Module):
         noise_injection: bool = True,
         mapping_features: int = 0,
         temperature: float = 1.0,
+        antialias: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = check_temperature(temperature)
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
         self.encoder = Encoder(image_size, image_channels, channels, latent_features)
-        self.decoder = Decoder(image_size, image_channels, channels, latent_features, kept_components, noise_injection)
+        self.decoder = Decoder(
+            image_size, image_channels, channels, latent_features, kept_components, noise_injection, antialias
+        )
         self.latent_features = latent_features
         self.mapping = LatentMapping(latent_features, mapping_features) if mapping_features else None
         self.density = GaussianMixtureDensity(mixture_components, latent_features, num_classes)
@@ -286,14 +302,31 @@ class VaeGan(nn.Module):
         self, latent: Tensor, label: Tensor | None = None, position: Tensor | None = None, noise: bool = False
     ) -> Tensor:
         """(N, latent_features) -> images in [-1, 1]; `noise` adds the texture that z does not describe."""
-        return self.decoder(latent, self.condition(label, position, latent), noise)
+        which = torch.ones_like(latent[:, 0]) if noise else None
+        return self.decoder(latent, self.condition(label, position, latent), which)
 
     def draw(self, latent: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Vectors (N, latent_features) from the density -> new images in [-1, 1], with noise; not clamped."""
+        return self.decode_both(latent[:0], latent, label, position)[1]
+
+    def decode_both(
+        self, old: Tensor, new: Tensor, label: Tensor | None, position: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Decode in one pass, which takes less time than two.
+
+        Args:
+            old: (N, latent_features), of images to reconstruct.
+            new: (M, latent_features), from the density.
+            label, position: (N + M,) of all, or None.
+
+        Returns: reconstructions, without noise, and new images, with noise; not clamped.
+        """
+        latent = torch.cat([old, new])
         condition = self.condition(label, position, latent)
         if self.mapping is not None:
-            latent = self.mapping(latent, condition)
-        return self.decoder(latent, condition, noise=True)
+            latent = torch.cat([old, self.mapping(new, condition[len(old) :])])
+        is_new = torch.cat([torch.zeros_like(old[:, 0]), torch.ones_like(new[:, 0])])
+        return self.decoder(latent, condition, is_new).split([len(old), len(new)])
 
     def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Reconstruct from the mean of z, without noise: the most likely image, not a random one; in [-1, 1]."""
@@ -336,8 +369,8 @@ def check_temperature(temperature: float) -> float:
     return temperature
 
 
-class VaeGanCritic(MapCritic):
-    """Scores how real images look: one score an image from the whole, and a map of scores from local texture.
+class VaeGanCritic(StyleGanDiscriminator):
+    """Scores how real images look: StyleGAN's discriminator, residual and at full size from the start.
 
     Args:
         image_size, image_channels, num_classes, use_position: as the generator's.
@@ -352,9 +385,4 @@ class VaeGanCritic(MapCritic):
         num_classes: int = 0,
         use_position: bool = True,
     ) -> None:
-        widths = channels_per_level(image_size, channels)
-        super().__init__(4 * image_channels, image_size // 2, widths, num_classes, use_position)
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """The activations after each halving of (N, C, size, size), finest first: what the feature loss compares."""
-        return super().features(F.pixel_unshuffle(image, 2))
+        super().__init__(image_size, channels, num_classes, use_position, "skip", image_channels=image_channels)

@@ -17,7 +17,7 @@ from medsynth.data.loader import SliceLoader
 from medsynth.engines.vaegan import VaeGanTrainer, VaeGanWeights
 from medsynth.errors import MedsynthError
 from medsynth.handlers import random_state
-from medsynth.losses.adversarial import critic_wasserstein
+from medsynth.losses.adversarial import GAMES
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 SIZE, CHANNELS, LATENT, CLASSES = 16, 32, 4, 2
@@ -71,7 +71,8 @@ def build() -> Callable[..., VaeGanTrainer]:
         network = VaeGan(SIZE, 1, CHANNELS, LATENT, classes, told, mixture_components=2, mapping_features=8)
         critic = VaeGanCritic(SIZE, 1, CHANNELS, classes, told)
         optimizers = [optimizer(part.parameters(), lr=learning_rate) for part in (network, critic)]
-        options = {"warmup": 1, "n_critic": 1, "penalty_images": 4, "penalty_target": 0.0} | arguments
+        options = {"game": "wasserstein", "reconstructed": 0.5, "shift": 0, "warmup": 1, "n_critic": 1}
+        options |= {"penalty_images": 4, "penalty_interval": 1, "penalty_target": 0.0} | arguments
         return VaeGanTrainer(
             network,
             critic,
@@ -234,15 +235,78 @@ def judged(trainer: VaeGanTrainer) -> tuple[Tensor, Tensor, dict[str, float]]:
     return *seen, reported
 
 
+@pytest.mark.parametrize("game", GAMES)
 @pytest.mark.parametrize("batch_size", [2, 3, 5, 6, 8])
-def test_the_critic_judges_as_many_fake_images_as_real_ones_and_never_compares_the_two(build, batch_size):
-    trainer = build({"adversarial": 1.0}, batch_size=batch_size, told=False, learning_rate=0.0)
+def test_the_critic_judges_as_many_fake_images_as_real_ones_and_never_compares_the_two(build, batch_size, game):
+    weights = {"adversarial": 1.0}
+    trainer = build(weights, batch_size=batch_size, told=False, learning_rate=0.0, game=game, shift=2)
     real, fake, reported = judged(trainer)
     assert len(real) == len(fake) == batch_size
     assert not fake.requires_grad
     with torch.no_grad():
-        apart = critic_wasserstein(trainer.discriminator(real), trainer.discriminator(fake))
+        apart = GAMES[game][1](trainer.discriminator(real), trainer.discriminator(fake))
     assert reported["critic"] == pytest.approx(apart.item(), abs=1e-4)
+
+
+def test_what_the_critic_sees_is_shifted_real_and_fake_images_alike(build):
+    trainer, seen = build(shift=2), set()
+    dot = torch.zeros(3, 1, SIZE, SIZE)
+    dot[..., 5, 7] = 1
+    for _ in range(200):
+        one, other = trainer.shifted(dot, dot[:2])
+        assert torch.equal(one[:2], other)
+        rows, columns = one.sum(dim=(0, 1)).nonzero(as_tuple=True)
+        seen.add((rows.item() - 5, columns.item() - 7))
+    assert seen == {(row, column) for row in range(-2, 3) for column in range(-2, 3)}
+
+
+def test_without_a_shift_the_critic_sees_images_as_they_are(build):
+    images = torch.randn(2, 1, SIZE, SIZE)
+    assert torch.equal(build(shift=0).shifted(images)[0], images)
+
+
+@pytest.mark.parametrize(("game", "same_penalty"), [("logistic", True), ("wasserstein", False)])
+def test_the_penalty_is_taken_at_real_images_or_between_real_and_fake_ones(build, game, same_penalty):
+    trainer, batch = build(game=game, penalty_images=8), next(iter(build().data_loader))
+    penalties = []
+    for fake in (batch["image"].flip(0), -batch["image"]):
+        torch.manual_seed(0)
+        penalties.append(trainer.penalty(batch["image"], fake, batch["label"], batch["position"]).item())
+    assert (penalties[0] == penalties[1]) == same_penalty
+    assert not batch["image"].requires_grad
+
+
+def test_a_penalty_now_and_then_counts_for_the_steps_between(build):
+    def trained(interval: int, weight: float) -> list[dict[str, Tensor]]:
+        trainer = build({"penalty": weight}, optimizer=torch.optim.SGD, penalty_interval=interval)
+        return [(step(trainer), weights_of(trainer.discriminator))[1] for _ in range(2)]
+
+    often, rarely = trained(1, 6.0), trained(3, 2.0)
+    assert same(often[0], rarely[0])
+    assert not same(often[1], rarely[1])
+    trainer = build(penalty_interval=3)
+    assert ["penalty" in step(trainer) for _ in range(7)] == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize(("share", "reconstructed"), [(0.01, 1), (0.25, 2), (0.5, 4), (0.99, 7)])
+def test_the_share_of_reconstructions_is_the_configured_one(build, monkeypatch, share, reconstructed):
+    trainer, encoded = build(reconstructed=share), []
+    encode = trainer.network.encode
+    monkeypatch.setattr(
+        trainer.network, "encode", lambda image, *told: encoded.append(len(image)) or encode(image, *told)
+    )
+    step(trainer)
+    assert encoded == [reconstructed]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [{"game": "chess"}, {"reconstructed": 0.0}, {"reconstructed": 1}, {"penalty_interval": 0}, {"shift": -1}],
+)
+def test_settings_that_make_no_sense_are_told(build, mistake):
+    ((name, value),) = mistake.items()
+    with pytest.raises(MedsynthError, match=f"{name} is {value!r}"):
+        build(**mistake)
 
 
 def test_the_critic_sees_reconstructions_and_samples_as_users_get_them(build, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medsynth.errors import MedsynthError
-from medsynth.networks.blocks import MinibatchDeviation, ResidualDown, StyledNorm, image_levels
+from medsynth.networks.blocks import MinibatchDeviation, ResidualDown, StyledNorm, binomial_blur, image_levels
 
 
 @pytest.mark.parametrize(("size", "levels"), [(16, 2), (32, 3), (64, 4), (128, 5), (256, 6)])
@@ -17,6 +17,23 @@ def test_other_sizes_are_refused_with_the_nearest_that_works(size, nearest):
     with pytest.raises(MedsynthError, match=f"image_size {size}: .*set --image_size {nearest}$"):
         image_levels(size)
     image_levels(nearest)
+
+
+def test_the_binomial_blur_by_hand():
+    dot = torch.zeros(1, 2, 5, 5)
+    dot[0, 1, 2, 2] = 16
+    found = binomial_blur(dot)
+    assert not found[0, 0].any()
+    assert found[0, 1, 1:4, 1:4].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+    assert found.sum() == 16
+
+
+def test_the_binomial_blur_removes_a_raster_and_leaves_flat_and_sloping_features_as_they_are():
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    for raster in ((-1) ** (rows + columns), (-1) ** rows, (-1) ** columns):
+        assert binomial_blur(3 + raster[None, None])[..., 1:-1, 1:-1] == pytest.approx(torch.full((1, 1, 6, 6), 3.0))
+    slope = (2 * rows - columns)[None, None]
+    assert torch.allclose(binomial_blur(slope)[..., 1:-1, 1:-1], slope[..., 1:-1, 1:-1])
 
 
 @pytest.mark.parametrize("normalize", [False, True])

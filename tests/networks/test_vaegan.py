@@ -229,6 +229,29 @@ def test_every_trainable_part_of_the_critic_takes_gradients():
     assert all(parameter.grad.abs().max() > 0 for parameter in critic.parameters())
 
 
+def test_smoothed_enlargements_have_the_same_weights_and_less_of_a_raster():
+    torch.manual_seed(0)
+    plain, smooth = (VaeGan(32, 1, CHANNELS, 4, antialias=antialias) for antialias in (False, True))
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    smooth.load_state_dict(plain.state_dict())
+    raster = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 16)
+    latent = torch.randn(8, 4)
+    with torch.no_grad():
+        of_plain, of_smooth = ((network.decode(latent) * raster).mean().abs() for network in (plain, smooth))
+    assert of_smooth < 0.5 * of_plain
+
+
+def test_images_decoded_in_one_pass_are_those_of_two(trained):
+    old, new = torch.randn(2, 4), torch.randn(3, 4)
+    label, position = torch.tensor([0, 1, 1, -1, 0]), torch.tensor([0.1, 0.9, 0.5, torch.nan, 0.2])
+    with torch.no_grad():
+        torch.manual_seed(0)
+        reconstructions, images = trained.decode_both(old, new, label, position)
+        assert torch.allclose(reconstructions, trained.decode(old, label[:2], position[:2]), atol=1e-5)
+        assert not torch.allclose(images, trained.decode(new, label[2:], position[2:]), atol=1e-3)  # they have noise
+
+
 @pytest.mark.parametrize("channels", [0, 12, -8])
 def test_channels_that_no_group_divides_are_refused(channels):
     with pytest.raises(MedsynthError, match=f"channels is {channels}: give a multiple of 8"):
