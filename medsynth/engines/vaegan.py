@@ -134,7 +134,7 @@ class VaeGanTrainer(AdversarialTrainer):
         for name, (value, lowest) in least.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise MedsynthError(f"{name} is {value!r}: give {lowest} or more")
-        if not 0 < reconstructed < 1:
+        if not isinstance(reconstructed, (int, float)) or not 0 < reconstructed < 1:
             raise MedsynthError(f"reconstructed is {reconstructed!r}: give a share between 0 and 1, such as 0.25")
         self.weights, self.game = weights, check_game("game", game)
         self.reconstructed, self.shift = reconstructed, shift

@@ -301,7 +301,14 @@ def test_the_share_of_reconstructions_is_the_configured_one(build, monkeypatch, 
 
 @pytest.mark.parametrize(
     "mistake",
-    [{"game": "chess"}, {"reconstructed": 0.0}, {"reconstructed": 1}, {"penalty_interval": 0}, {"shift": -1}],
+    [
+        {"game": "chess"},
+        {"reconstructed": 0.0},
+        {"reconstructed": 1},
+        {"reconstructed": "half"},
+        {"penalty_interval": 0},
+        {"shift": -1},
+    ],
 )
 def test_settings_that_make_no_sense_are_told(build, mistake):
     ((name, value),) = mistake.items()
