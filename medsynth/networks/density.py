@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
+from torch.quasirandom import SobolEngine
 
 MOST_POINTS = 20_000  # more make the fit slower, not better
+SMALLEST_UNIFORM = 1e-6  # 4.75 standard deviations from the mean of a normal distribution
 POINTS_PER_COORDINATE = 0.7  # of a Gaussian; with fewer, samples come close to copies, with more, less like the data
 
 
@@ -76,6 +78,7 @@ class GaussianMixtureDensity(nn.Module):
         position: float | Tensor | None = None,
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
+        even: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw latent vectors with the class and the position that they belong to.
 
@@ -87,10 +90,15 @@ class GaussianMixtureDensity(nn.Module):
             generator: random state on the CPU.
             temperature: how far vectors lie from the centres of their Gaussians; 1: as the training set's, less: less.
                 Positions stay as spread as they are.
+            even: whether the vectors fill the density more evenly than chance does, by a scrambled Sobol sequence: each
+                is distributed as ever, and together they are nearer to the density.
 
         Returns: latent vectors (count, features), labels (count,) with -1 for unknown, positions (count,) or NaN.
+
+        Reference: Owen, Randomly permuted (t,m,s)-nets and (t,s)-sequences, 1995.
         """
         weights, means, factors = self.weights.cpu(), self.means.cpu(), self.factors.cpu()
+        uniform = _uniform(count, 2 + means.shape[1], generator, even)
         weights = weights.expand(count, -1, -1)
         conditioned = position is not None and bool(self.has_position)
         if conditioned:
@@ -99,12 +107,11 @@ class GaussianMixtureDensity(nn.Module):
             likely = (((position[:, None] - means[:, 0]) / deviation).square() / -2).exp() / deviation
             weights = weights * likely[:, None] + 1e-12
         if label is None:
-            shares = self.class_shares.cpu() * weights.sum(dim=2)
-            rows = shares.multinomial(1, generator=generator).squeeze(1)
+            rows = _choose(self.class_shares.cpu() * weights.sum(dim=2), uniform[:, 0])
         else:
             rows = torch.as_tensor(label).cpu().expand(count) % len(self.class_shares)
-        component = weights[torch.arange(count), rows].multinomial(1, generator=generator).squeeze(1)
-        normal = torch.randn(count, means.shape[1], generator=generator)
+        component = _choose(weights[torch.arange(count), rows], uniform[:, 1])
+        normal = torch.special.ndtri(uniform[:, 2:].double()).to(means)
         if conditioned:  # the position is the first coordinate, so its factor alone decides it
             normal[:, 0] = (position - means[component, 0]) / factors[component, 0, 0]
         normal[:, 1:] *= temperature
@@ -114,3 +121,19 @@ class GaussianMixtureDensity(nn.Module):
         positions = points[:, 0].clamp(0, 1) if self.has_position else torch.full((count,), torch.nan)
         device = self.means.device
         return points[:, 1:].to(device), labels.to(device), positions.to(device)
+
+
+def _uniform(count: int, coordinates: int, generator: torch.Generator | None, even: bool) -> Tensor:
+    """(count, coordinates) between 0 and 1, both excluded."""
+    if even:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        uniform = SobolEngine(coordinates, scramble=True, seed=seed).draw(count)
+    else:
+        uniform = torch.rand(count, coordinates, generator=generator)
+    return uniform.clamp(SMALLEST_UNIFORM, 1 - SMALLEST_UNIFORM)
+
+
+def _choose(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The index of a weight in each row of (N, K), as likely as the weight is large, by numbers (N,) in (0, 1)."""
+    up_to = weights.cumsum(dim=1)
+    return (uniform[:, None] >= up_to / up_to[:, -1:]).sum(dim=1).clamp_max(weights.shape[1] - 1)

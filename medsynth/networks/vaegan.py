@@ -356,7 +356,7 @@ class VaeGan(nn.Module):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             temperature = self.temperature if temperature is None else temperature
-            latents, labels, positions = self.density.sample(count, label, position, temperature=temperature)
+            latents, labels, positions = self.density.sample(count, label, position, temperature=temperature, even=True)
             parts = zip(latents.split(64), labels.split(64), positions.split(64), strict=False)
             images = torch.cat([self.draw(*part) for part in parts])
         return images.clamp(-1, 1), labels, positions

@@ -174,3 +174,18 @@ def test_each_vector_can_have_a_class_and_a_position_of_its_own(fitted):
         alone = fitted.sample(4000, label=label, position=MEANS[label, 0].item(), generator=generator(1))[0]
         assert latents[mine].mean(dim=0) == pytest.approx(alone.mean(dim=0), abs=0.1)
         assert latents[mine].std(dim=0) == pytest.approx(alone.std(dim=0), abs=0.1)
+
+
+def test_even_draws_have_the_same_distribution_and_fill_it_more_evenly_than_chance(fitted):
+    latents, _, positions = fitted.sample(8192, generator=generator(), even=True)
+    drawn, truth = torch.cat([positions[:, None], latents], dim=1), draw(50_000, seed=1)
+    truth = torch.cat([truth[2][:, None], truth[0]], dim=1)
+    assert drawn.mean(dim=0) == pytest.approx(truth.mean(dim=0), abs=0.06)
+    assert drawn.T.cov() == pytest.approx(truth.T.cov(), abs=0.15)
+
+    expected = 64 * fitted.class_shares[1].item()
+    for seed in range(8):  # a point in each 64th: off by one at most, where chance deviates by 3.7
+        labels = fitted.sample(64, generator=generator(seed), even=True)[1]
+        assert abs((labels == 1).sum().item() - expected) <= 1
+    assert not torch.equal(*(fitted.sample(9, generator=generator(seed), even=True)[0] for seed in (0, 1)))
+    assert torch.equal(*(fitted.sample(9, generator=generator(5), even=True)[0] for _ in range(2)))
