@@ -22,13 +22,14 @@ from medsynth.losses.similarity import (
     energy_score,
     feature_distance,
     sliced_patch_distance,
+    spectral_distance,
     structural_dissimilarity,
 )
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 IMAGES_TO_START_FROM = 4096
 PROJECTIONS = 8  # of the patches of a scale
-RISING = ("kl", "adversarial", "patch", "energy")  # terms that warm up
+RISING = ("kl", "adversarial", "patch", "energy", "spectrum")  # terms that warm up
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class VaeGanWeights:
         adversarial: what the critic makes of reconstructions and samples.
         patch: sliced Wasserstein distance of the samples' patches from those of the batch.
         energy: energy score of two samples of each class and position, which wants them as varied as real images.
+        spectrum: difference of the samples' radial power spectrum from the batch's.
         penalty: the critic's gradient penalty.
     """
 
@@ -53,6 +55,7 @@ class VaeGanWeights:
     adversarial: float
     patch: float
     energy: float
+    spectrum: float
     penalty: float
 
     def __post_init__(self) -> None:
@@ -146,8 +149,15 @@ class VaeGanTrainer(AdversarialTrainer):
         self.average(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        fake, found = self.train_network(batch)
+        return losses(**found, **self.train_critic(batch, fake))
+
+    def train_network(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One update of encoder and decoder.
+
+        Returns: the images that they made of a batch, reconstructions first, with labels and positions; the losses.
+        """
         real, label, position, weights = batch["image"], batch["label"], batch["position"], self.weights
-        raise_scores, tell_apart = GAMES[self.game]
         count = max(1, min(round(len(real) * (1 - self.reconstructed)), len(real) - 1))
         new, old = slice(count), slice(min(count, len(real) - 1), None)  # drawn anew, and reconstructed
         fake_label, fake_position = (torch.cat([fact[old], fact[new]]) for fact in (label, position))
@@ -163,13 +173,16 @@ class VaeGanTrainer(AdversarialTrainer):
             fake = torch.cat([reconstruction.clamp(-1, 1), sample])  # as users get them
             shown, target = self.shifted(fake, real[old])
             features = self.discriminator.features(shown)
+            scores = self.discriminator.scores(features, fake_label, fake_position)
             terms = {
                 "l1": F.l1_loss(reconstruction, real[old]),
                 "kl": kl_divergence(mean, log_variance) / real[0].numel(),
-                "adversarial": raise_scores(self.discriminator.scores(features, fake_label, fake_position)),
+                "adversarial": GAMES[self.game][0](scores),
             }
             if weights.energy:
                 terms["energy"] = energy_score(sample, other, real[new])
+            if weights.spectrum:
+                terms["spectrum"] = spectral_distance(sample, real[new])
             if weights.patch:
                 drawn = torch.cat([sample, other])[: len(real)]
                 terms["patch"] = sliced_patch_distance(drawn, real[: len(drawn)], PROJECTIONS)
@@ -179,25 +192,31 @@ class VaeGanTrainer(AdversarialTrainer):
                 with torch.no_grad():
                     target = self.discriminator.features(target)
                 terms["feature"] = feature_distance([layer[: len(real[old])] for layer in features], target)
-        warmth = min(1.0, engine.state.iteration / self.warmup)
+        warmth = min(1.0, self.state.iteration / self.warmup)
         total = sum(getattr(weights, name) * term * (warmth if name in RISING else 1) for name, term in terms.items())
         self.update(self.network_optimizer, total, longest=1.0)
         self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(posterior.detach()))
+        found = {name: term.detach() for name, term in {"total": total, **terms}.items()}
+        return {"image": fake.detach(), "label": fake_label, "position": fake_position}, found
 
-        found = {"total": total, **terms}
+    def train_critic(self, real: dict[str, Tensor], fake: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Updates of the critic on a batch and on what was made of it, with labels and positions; the losses."""
+        found: dict[str, Tensor] = {}
         for _ in range(self.n_critic):
-            shown_real, shown_fake = self.shifted(real, fake.detach())
+            shown = self.shifted(real["image"], fake["image"])
             with self.autocast():
-                features = self.discriminator.features(torch.cat([shown_real, shown_fake]))
-                of_real, of_fake = map(list, zip(*(layer.split(len(real)) for layer in features), strict=True))
-                real_score = self.discriminator.scores(of_real, label, position)  # apart, lest it compares the two
-                fake_score = self.discriminator.scores(of_fake, fake_label, fake_position)
-            found["critic"] = total = tell_apart(real_score, fake_score)
-            if (engine.state.iteration - 1) % self.penalty_interval == 0:
-                found["penalty"] = self.penalty(shown_real, shown_fake, label, position)
-                total = total + self.penalty_interval * weights.penalty * found["penalty"]
+                features = self.discriminator.features(torch.cat(shown))
+                parts = map(list, zip(*(layer.split(len(shown[0])) for layer in features), strict=True))
+                real_score, fake_score = (  # apart, lest it compares the two
+                    self.discriminator.scores(part, images["label"], images["position"])
+                    for part, images in zip(parts, (real, fake), strict=True)
+                )
+            total = found["critic"] = GAMES[self.game][1](real_score, fake_score)
+            if (self.state.iteration - 1) % self.penalty_interval == 0:
+                found["penalty"] = self.penalty(*shown, real["label"], real["position"])
+                total = total + self.penalty_interval * self.weights.penalty * found["penalty"]
             self.update(self.discriminator_optimizer, total)
-        return losses(**found)
+        return {name: value.detach() for name, value in found.items()}
 
     def shifted(self, *sets: Tensor) -> list[Tensor]:
         """Sets of images (N, C, H, W), all shifted alike; what leaves at one side enters at the opposite one."""

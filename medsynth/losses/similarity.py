@@ -17,6 +17,7 @@ LUMINANCE, CONTRAST = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # that keep SSIM's terms
 PATCH = 7
 SMALLEST_SCALE = 16  # pixels; patches of a coarser one would show whole heads
 COARSEST = 8  # pixels, of what the energy score compares
+LEAST_POWER = 1e-8
 PLACES = 16  # a side, at most, that patches are taken at: more sharpen the estimate less than they cost
 
 
@@ -168,3 +169,28 @@ def _sliced_distance(fake: Tensor, real: Tensor, projections: int, patch: int) -
         for images in (fake, real)
     )
     return ((of_fake - of_real).abs().mean(dim=1) / (of_real.std(dim=1) + 1e-6)).mean()
+
+
+def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean squared difference of the logarithms of two sets' radial power spectra; 0: alike.
+
+    What is enlarged step by step gets a spectrum of its own, which a critic with strides hardly sees: too little power
+    at some frequencies, too much (grain, a raster) at others.
+
+    Args:
+        fake, real: (N, C, H, H) and (M, C, H, H), in [-1, 1].
+
+    Reference: Durall et al., Watch your up-convolution, arXiv:2003.01826, eqs. 10 and 11, with means of the sets.
+    """
+    of_fake, of_real = (radial_power(images.float()).log() for images in (fake, real))
+    return (of_fake - of_real).square().mean()
+
+
+def radial_power(images: Tensor) -> Tensor:
+    """(N, C, H, H) -> (H // 2,): mean power on rings from 1 cycle a side to Nyquist, never quite 0."""
+    size = images.shape[-1]
+    cycles = torch.fft.fftfreq(size, 1 / size, device=images.device)
+    radius = torch.hypot(cycles[:, None], cycles).round().long().flatten()
+    power = torch.fft.fft2(images, norm="ortho").abs().square().flatten(0, 1).mean(dim=0).flatten()
+    rings = power.new_zeros(size).index_add(0, radius, power) / radius.bincount(minlength=size).clamp_min(1)
+    return rings[1 : size // 2 + 1] + LEAST_POWER

@@ -18,6 +18,7 @@ from medsynth.engines.vaegan import VaeGanTrainer, VaeGanWeights
 from medsynth.errors import MedsynthError
 from medsynth.handlers import random_state
 from medsynth.losses.adversarial import GAMES
+from medsynth.losses.similarity import spectral_distance
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 SIZE, CHANNELS, LATENT, CLASSES = 16, 32, 4, 2
@@ -356,6 +357,16 @@ def test_the_energy_score_makes_samples_as_varied_as_images(build):
         return abs(images.std(dim=0).mean().item() - trainer.data_loader.dataset.images.astype("f").std(axis=0).mean())
 
     assert spread(1.0) < spread(0.0)
+
+
+def test_the_spectral_distance_gives_samples_the_power_of_images(build):
+    def distance(spectrum: float) -> float:
+        trainer = build({"l1": 0.0, "spectrum": spectrum}, length=60, batch_size=16)
+        trainer.run()
+        real = torch.from_numpy(trainer.data_loader.dataset.images.astype("f"))[:, None]
+        return spectral_distance(trainer.network.sample(200, 0)[0], real).item()
+
+    assert distance(1.0) < distance(0.0) / 2
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy.ndimage import uniform_filter
@@ -13,7 +15,9 @@ from medsynth.losses.similarity import (
     foreground,
     masked_dissimilarity,
     masked_l1,
+    radial_power,
     sliced_patch_distance,
+    spectral_distance,
     structural_dissimilarity,
 )
 
@@ -95,6 +99,48 @@ def test_descending_the_patch_distance_makes_images_as_rough_as_the_real_ones():
         sliced_patch_distance(images, texture(1)).backward()
         optimizer.step()
     assert images.std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_spectral_distance_by_hand_knows_power_alone():
+    torch.manual_seed(0)
+    images = torch.randn(5, 1, 16, 16)
+    assert spectral_distance(images.roll((3, 5), dims=(2, 3)), images).item() == pytest.approx(0, abs=1e-6)
+    assert spectral_distance(2 * images, images).item() == pytest.approx(math.log(4) ** 2, rel=1e-4)
+
+
+def test_radial_power_puts_a_wave_into_its_ring():
+    across = torch.arange(16) * 2 * math.pi / 16
+    waves = torch.cos(3 * across)[:, None] + 0.5 * torch.sin(6 * across)[None]
+    ring = radial_power(waves[None, None]).tolist()
+    counts = [round(ring_size) for ring_size in rings_of(16)]
+    # each wave has two frequencies, N / 4 amplitude^2 of power at each
+    expected = {3: 2 * 64 / counts[2], 6: 2 * 16 / counts[5]}
+    assert ring == pytest.approx([expected.get(cycles, 0.0) for cycles in range(1, 9)], abs=1e-4)
+
+
+def rings_of(size: int) -> list[int]:
+    """How many frequencies lie nearest to 1, 2 ... cycles a side."""
+    cycles = [k - size if k >= size // 2 else k for k in range(size)]
+    nearest = [round(math.hypot(a, b)) for a in cycles for b in cycles]
+    return [nearest.count(k) for k in range(1, size // 2 + 1)]
+
+
+def test_descending_the_spectral_distance_brings_power_back():
+    torch.manual_seed(0)
+    real = torch.randn(64, 1, 16, 16)
+    gain = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam([gain], lr=0.05)
+    blurred = torch.nn.functional.avg_pool2d(torch.randn(64, 1, 16, 16), 3, 1, padding=1)
+    start = spectral_distance(blurred, real)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sharp = blurred + gain * (blurred - torch.nn.functional.avg_pool2d(blurred, 3, 1, padding=1))
+        spectral_distance(sharp, real).backward()
+        optimizer.step()
+    assert spectral_distance(sharp, real) < start / 2
+    empty = torch.zeros(2, 1, 16, 16, requires_grad=True)
+    spectral_distance(empty, real).backward()
+    assert empty.grad.isfinite().all()
 
 
 def test_the_energy_score_rewards_nearness_to_the_real_image_and_distance_from_its_like():
