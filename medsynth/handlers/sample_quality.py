@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,16 +68,14 @@ class SampleQuality(Metric):
     at each scale, the power spectrum's difference in dB and the ratio of mean gradients (sharpness; 1 is best).
 
     With `key` `fd_radiomics`, the Fréchet distance of 22 radiomics (first order, co-occurrence) in percent of the
-    training images' variance is the measure instead: patches hardly tell grain from anatomy, co-occurrence does. With
-    `sample_distance` it is the geometric mean of that, of `swd_over_floor` and of `psd_db`: each alone may favour a
-    model that is too smooth or too grainy, and is noisy with a few validation subjects.
+    training images' variance is the measure instead: patches hardly tell grain from anatomy, co-occurrence does.
 
     Args:
         network: with `sample(count, seed)`, the network that users get.
         train: the training slices, which the floor is measured with.
         count: images drawn, and real ones kept, at most.
         seed: of the samples and the projections.
-        key: the measure that stands for all, `swd_over_floor`, `fd_radiomics` or `sample_distance`.
+        key: the measure that stands for all, `swd_over_floor` or `fd_radiomics`.
     """
 
     def __init__(
@@ -112,11 +109,8 @@ class SampleQuality(Metric):
             "psd_db": spectrum.rms,
             "gradient_ratio": gradient_ratio(real, fake),
         }
-        if self.key in ("fd_radiomics", "sample_distance"):
-            measures = {"fd_radiomics": self._radiomics_distance(real, fake)} | measures
-        if self.key == "sample_distance":
-            parts = [measures[name] for name in ("fd_radiomics", "swd_over_floor", "psd_db")]
-            measures = {self.key: math.prod(parts) ** (1 / len(parts))} | measures
+        if self.key == "fd_radiomics":
+            measures = {self.key: self._radiomics_distance(real, fake)} | measures
         return measures
 
     def completed(self, engine: Engine, name: Any) -> None:

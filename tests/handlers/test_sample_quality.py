@@ -108,14 +108,6 @@ def test_radiomics_can_stand_for_all_and_see_grain():
     assert next(iter(others)) == "fd_radiomics"
 
 
-def test_the_distances_of_samples_can_be_one_number():
-    real, fake, train = pictures(60), pictures(60, 1), Slices(pictures(60, 7))
-    found = validate(SampleQuality(Sampler(fake), train, count=60, key="sample_distance"), [(real, real)])
-    product = found["fd_radiomics"] * found["swd_over_floor"] * found["psd_db"]
-    assert found["quality"] == found["sample_distance"] == pytest.approx(product ** (1 / 3))
-    assert next(iter(found)) == "sample_distance"
-
-
 def test_other_real_images_measure_about_one_and_the_scales_stand_beside():
     train, fake, real = pictures(200, 7), pictures(200, 1), pictures(200)
     metrics = validate(SampleQuality(Sampler(fake), Slices(train), count=200), [(real, real)])
