@@ -98,7 +98,7 @@ class GaussianMixtureDensity(nn.Module):
         Reference: Owen, Randomly permuted (t,m,s)-nets and (t,s)-sequences, 1995.
         """
         weights, means, factors = self.weights.cpu(), self.means.cpu(), self.factors.cpu()
-        uniform = _uniform(count, 2 + means.shape[1], generator, even)
+        uniform = _even(count, 2 + means.shape[1], generator) if even else None
         weights = weights.expand(count, -1, -1)
         conditioned = position is not None and bool(self.has_position)
         if conditioned:
@@ -107,11 +107,14 @@ class GaussianMixtureDensity(nn.Module):
             likely = (((position[:, None] - means[:, 0]) / deviation).square() / -2).exp() / deviation
             weights = weights * likely[:, None] + 1e-12
         if label is None:
-            rows = _choose(self.class_shares.cpu() * weights.sum(dim=2), uniform[:, 0])
+            rows = _choose(self.class_shares.cpu() * weights.sum(dim=2), uniform, 0, generator)
         else:
             rows = torch.as_tensor(label).cpu().expand(count) % len(self.class_shares)
-        component = _choose(weights[torch.arange(count), rows], uniform[:, 1])
-        normal = torch.special.ndtri(uniform[:, 2:].double()).to(means)
+        component = _choose(weights[torch.arange(count), rows], uniform, 1, generator)
+        if even:
+            normal = torch.special.ndtri(uniform[:, 2:].double()).to(means)
+        else:
+            normal = torch.randn(count, means.shape[1], generator=generator)
         if conditioned:  # the position is the first coordinate, so its factor alone decides it
             normal[:, 0] = (position - means[component, 0]) / factors[component, 0, 0]
         normal[:, 1:] *= temperature
@@ -123,17 +126,17 @@ class GaussianMixtureDensity(nn.Module):
         return points[:, 1:].to(device), labels.to(device), positions.to(device)
 
 
-def _uniform(count: int, coordinates: int, generator: torch.Generator | None, even: bool) -> Tensor:
-    """(count, coordinates) between 0 and 1, both excluded."""
-    if even:
-        seed = int(torch.randint(2**31, (), generator=generator))
-        uniform = SobolEngine(coordinates, scramble=True, seed=seed).draw(count)
-    else:
-        uniform = torch.rand(count, coordinates, generator=generator)
+def _even(count: int, coordinates: int, generator: torch.Generator | None) -> Tensor:
+    """(count, coordinates) of a scrambled Sobol sequence, between 0 and 1, both excluded."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    uniform = SobolEngine(coordinates, scramble=True, seed=seed).draw(count)
     return uniform.clamp(SMALLEST_UNIFORM, 1 - SMALLEST_UNIFORM)
 
 
-def _choose(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The index of a weight in each row of (N, K), as likely as the weight is large, by numbers (N,) in (0, 1)."""
+def _choose(weights: Tensor, uniform: Tensor | None, coordinate: int, generator: torch.Generator | None) -> Tensor:
+    """The index of a weight in each row of (N, K), as likely as the weight is large: by chance, or by `uniform`."""
+    if uniform is None:
+        return weights.multinomial(1, generator=generator).squeeze(1)
     up_to = weights.cumsum(dim=1)
-    return (uniform[:, None] >= up_to / up_to[:, -1:]).sum(dim=1).clamp_max(weights.shape[1] - 1)
+    chosen = uniform[:, coordinate, None] >= up_to / up_to[:, -1:]
+    return chosen.sum(dim=1).clamp_max(weights.shape[1] - 1)
