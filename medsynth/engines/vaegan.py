@@ -158,6 +158,7 @@ class VaeGanTrainer(AdversarialTrainer):
         Returns: the images that they made of a batch, reconstructions first, with labels and positions; the losses.
         """
         real, label, position, weights = batch["image"], batch["label"], batch["position"], self.weights
+        raise_scores, _ = GAMES[self.game]
         count = max(1, min(round(len(real) * (1 - self.reconstructed)), len(real) - 1))
         new, old = slice(count), slice(min(count, len(real) - 1), None)  # drawn anew, and reconstructed
         fake_label, fake_position = (torch.cat([fact[old], fact[new]]) for fact in (label, position))
@@ -177,7 +178,7 @@ class VaeGanTrainer(AdversarialTrainer):
             terms = {
                 "l1": F.l1_loss(reconstruction, real[old]),
                 "kl": kl_divergence(mean, log_variance) / real[0].numel(),
-                "adversarial": GAMES[self.game][0](scores),
+                "adversarial": raise_scores(scores),
             }
             if weights.energy:
                 terms["energy"] = energy_score(sample, other, real[new])
@@ -201,6 +202,7 @@ class VaeGanTrainer(AdversarialTrainer):
 
     def train_critic(self, real: dict[str, Tensor], fake: dict[str, Tensor]) -> dict[str, Tensor]:
         """Updates of the critic on a batch and on what was made of it, with labels and positions; the losses."""
+        _, tell_apart = GAMES[self.game]
         found: dict[str, Tensor] = {}
         for _ in range(self.n_critic):
             shown = self.shifted(real["image"], fake["image"])
@@ -211,7 +213,7 @@ class VaeGanTrainer(AdversarialTrainer):
                     self.discriminator.scores(part, images["label"], images["position"])
                     for part, images in zip(parts, (real, fake), strict=True)
                 )
-            total = found["critic"] = GAMES[self.game][1](real_score, fake_score)
+            total = found["critic"] = tell_apart(real_score, fake_score)
             if (self.state.iteration - 1) % self.penalty_interval == 0:
                 found["penalty"] = self.penalty(*shown, real["label"], real["position"])
                 total = total + self.penalty_interval * self.weights.penalty * found["penalty"]

@@ -180,7 +180,7 @@ def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:
     Args:
         fake, real: (N, C, H, H) and (M, C, H, H), in [-1, 1].
 
-    Reference: Durall et al., Watch your up-convolution, arXiv:2003.01826, eqs. 10 and 11, with means of the sets.
+    Reference: Durall et al., Watch your up-convolution, arXiv:2003.01826; there of each image, here of the sets' means.
     """
     of_fake, of_real = (radial_power(images.float()).log() for images in (fake, real))
     return (of_fake - of_real).square().mean()
