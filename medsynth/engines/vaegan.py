@@ -172,7 +172,7 @@ class VaeGanTrainer(AdversarialTrainer):
             with torch.no_grad():  # a like of each sample, to tell how varied they are
                 other = self.network.draw(latents[count:], label[new], position[new]).clamp(-1, 1)
             fake = torch.cat([reconstruction.clamp(-1, 1), sample])  # as users get them
-            shown, target = self.shifted(fake, real[old])
+            shown, shown_real = self.shifted(fake, real[old])
             features = self.discriminator.features(shown)
             scores = self.discriminator.scores(features, fake_label, fake_position)
             terms = {
@@ -191,7 +191,7 @@ class VaeGanTrainer(AdversarialTrainer):
                 terms["ssim"] = structural_dissimilarity(reconstruction, real[old])
             if weights.feature:
                 with torch.no_grad():
-                    target = self.discriminator.features(target)
+                    target = self.discriminator.features(shown_real)
                 terms["feature"] = feature_distance([layer[: len(real[old])] for layer in features], target)
         warmth = min(1.0, self.state.iteration / self.warmup)
         total = sum(getattr(weights, name) * term * (warmth if name in RISING else 1) for name, term in terms.items())

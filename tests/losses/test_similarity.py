@@ -112,8 +112,8 @@ def test_radial_power_puts_a_wave_into_its_ring():
     across = torch.arange(16) * 2 * math.pi / 16
     waves = torch.cos(3 * across)[:, None] + 0.5 * torch.sin(6 * across)[None]
     ring = radial_power(waves[None, None]).tolist()
-    counts = [round(ring_size) for ring_size in rings_of(16)]
-    # each wave has two frequencies, N / 4 amplitude^2 of power at each
+    counts = rings_of(16)
+    # each wave has two frequencies, with 64 amplitude^2 of power at each
     expected = {3: 2 * 64 / counts[2], 6: 2 * 16 / counts[5]}
     assert ring == pytest.approx([expected.get(cycles, 0.0) for cycles in range(1, 9)], abs=1e-4)
 
