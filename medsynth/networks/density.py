@@ -47,18 +47,19 @@ class GaussianMixtureDensity(nn.Module):
             seed: of the k-means start.
         """
         classes, (components, coordinates) = len(self.class_shares), self.means.shape
+        latents, labels, positions, scale = (values.cpu() for values in (latents, labels, positions, scale))
         has_position = not positions.isnan().any()
         first = positions if has_position else torch.zeros_like(positions)
-        scale = torch.cat([scale.new_ones(1), scale]).double().cpu()
-        points = torch.cat([first[:, None], latents], dim=1).double().cpu() * scale
+        scale = torch.cat([scale.new_ones(1), scale]).double()
+        points = torch.cat([first[:, None], latents], dim=1).double() * scale
         if len(points) > MOST_POINTS:
             some = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:MOST_POINTS]
-            points, labels = points[some], labels.cpu()[some]
+            points, labels = points[some], labels[some]
         used = max(1, min(components, int(len(points) / (POINTS_PER_COORDINATE * coordinates))))
         mixture = GaussianMixture(used, reg_covar=1e-4, max_iter=50, random_state=seed).fit(points.numpy())
 
         responsibilities = torch.from_numpy(mixture.predict_proba(points.numpy())).float()
-        rows = labels.cpu() % classes  # -1, unknown, becomes the last row
+        rows = labels % classes  # -1, unknown, becomes the last row
         self.weights.zero_()
         for row in range(classes):
             members = rows == row
