@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu_double import pretended_gpu
 from monai.bundle import load_bundle_config
 
 from medsynth.bundle.packing import pack_bundle
@@ -71,23 +72,31 @@ def test_two_processes_train_and_one_goes_on(stem, name, on_two_ranks, run_bundl
 
 
 @pytest.mark.parametrize(("stem", "name"), STAGES)
+def test_it_trains_on_a_gpu(stem, name, on_two_ranks, run_bundle, tmp_path):
+    options = on_two_ranks.settings(stem, name) | {"device": "cuda", "max_epochs": 1, "output_dir": str(tmp_path)}
+    with pretended_gpu():
+        run_bundle("training", f"{stem}/{name}", **options)
+    assert json.loads((tmp_path / "provenance.json").read_text())["device"] == "cuda"
+    assert (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(("stem", "name"), STAGES)
 def test_its_model_makes_images_and_is_judged_and_packed(stem, name, on_two_ranks, run_bundle, data, tmp_path):
     folder, known = on_two_ranks(stem, name), config(stem, "inference.json")
     checkpoint, datalist = str(folder / "model.pt"), data(stem)["datalist"]
-    wanted = {"num_images": 2, "input": datalist, "device": "cpu", "batch_size": 2}
+    wanted = {"num_images": 2, "input": datalist, "device": "cuda", "batch_size": 2}
     if stem == "vqvae" and name == "train.json":
         wanted["mode"] = "reconstruct"  # a first stage has nothing to generate with
     options = {key: value for key, value in wanted.items() if key in known}
     if "num_images" in options and wanted.get("mode") is None:
         del options["input"]
-    run_bundle(
-        "inference", f"{stem}/inference.json", checkpoint=checkpoint, output_dir=str(tmp_path / "out"), **options
-    )
-    assert list((tmp_path / "out").rglob("*.nii.gz"))
-
-    judged = {"real": datalist, "checkpoint": checkpoint, "num_images": 24, "utility": False, "device": "cpu"}
+    options |= {"checkpoint": checkpoint, "output_dir": str(tmp_path / "out")}
+    judged = {"real": datalist, "checkpoint": checkpoint, "num_images": 24, "utility": False, "device": "cuda"}
     judged = {key: value for key, value in judged.items() if key in config(stem, "evaluate.json")}
-    run_bundle("evaluation", f"{stem}/evaluate.json", output_dir=str(tmp_path / "judged"), **judged)
+    with pretended_gpu():
+        run_bundle("inference", f"{stem}/inference.json", **options)
+        run_bundle("evaluation", f"{stem}/evaluate.json", output_dir=str(tmp_path / "judged"), **judged)
+    assert list((tmp_path / "out").rglob("*.nii.gz"))
     assert json.loads((tmp_path / "judged/metrics.json").read_text())
 
     packed = pack_bundle(ROOT / "bundles" / stem, Path(checkpoint), tmp_path / "pack", None, None)
