@@ -39,7 +39,7 @@ def test_parameters_that_take_no_gradient_do_not_count(train):
 
 
 def test_the_step_is_the_bundle_s_own_and_trains(train):
-    step, networks, precision = train.float32_step(64, 2, 1_000_000)
+    step, networks, precision = train.bundle_step(64, 2, 1_000_000, amp=False, device="cpu")
     before = [[parameter.clone() for parameter in network.parameters()] for network in networks]
     step(torch.rand(2, 1, 64, 64) * 2 - 1)
     for network, start in zip(networks, before, strict=True):

@@ -16,9 +16,9 @@ from benchmarks.train import Step, closest_width
 LATENT_FEATURES = 64
 
 
-def pythae_step(size: int, batch_size: int, parameters: int) -> Step:
+def pythae_step(size: int, batch_size: int, parameters: int, device: str) -> Step:
     """pythae's VAEGAN, updated as its trainer does, with convolutional networks like those it ships for 64 pixels."""
-    model = vaegan(size, closest_width(lambda width: [vaegan(size, width)], range(8, 257), parameters))
+    model = vaegan(size, closest_width(lambda width: [vaegan(size, width)], range(8, 257), parameters)).to(device)
     parts = {"encoder": model.encoder, "decoder": model.decoder, "discriminator": model.discriminator}
     optimizers = {f"{name}_optimizer": torch.optim.Adam(part.parameters(), 1e-4) for name, part in parts.items()}
     trainer = SimpleNamespace(**optimizers)

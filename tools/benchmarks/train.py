@@ -9,6 +9,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.data import peak_mib
+from benchmarks.data import peak_mib as process_peak_mib
 from medsynth.data.loader import SliceLoader
 from medsynth.engines.adversarial import AdversarialTrainer
 
@@ -51,21 +52,23 @@ def add_options(parsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
+    parser.add_argument("--device", default="cpu", help="cuda: memory is then what PyTorch took of the GPU's")
     parser.add_argument("--peer", action="store_true", help="pythae's VAEGAN too (pip install pythae)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure each step in a process of its own, and print the table."""
-    peak = in_new_process(matrix_peak, options.threads)
-    print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s on {options.threads} threads")
-    systems = [("ours", amp_step), ("ours", float32_step)]
+    peak = in_new_process(matrix_peak, options.threads, options.device)
+    print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s, device {options.device}, {options.threads} threads")
+    ours = partial(bundle_step, device=options.device)
+    systems = [("ours", partial(ours, amp=True)), ("ours", partial(ours, amp=False))]
     if options.peer and importlib.util.find_spec("pythae") is None:
         print("pythae is not installed: pip install pythae to measure against it")
     elif options.peer:
         from benchmarks.peers import pythae_step
 
-        systems.append(("pythae", pythae_step))
+        systems.append(("pythae", partial(pythae_step, device=options.device)))
     columns = ("pixels", "step", "precision", "M params", "images/s", "/CPU-s", "peak MiB", "above idle")
     columns += ("GFLOP/image", "of peak")
     headings = " ".join(f"{name:>11}" for name in columns)
@@ -74,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         found: list[Measurement] = []
         for _, step in systems:  # the peer gets as many parameters as ours has
             parameters = found[0].parameters if found else PARAMETERS
-            arguments = (step, size, options.batch_size, parameters, options.threads, options.seconds)
+            arguments = (step, size, options.batch_size, parameters, options.threads, options.seconds, options.device)
             found.append(in_new_process(measure, *arguments))
         for (name, _), measurement in zip(systems, found, strict=True):
             print(row(size, name, measurement, peak) + (ratios(measurement, found[2]) if found[2:] else ""))
@@ -102,40 +105,42 @@ def in_new_process(function: Callable, *arguments: object) -> object:
         return pool.apply(function, arguments)
 
 
-def matrix_peak(threads: int) -> float:
+def matrix_peak(threads: int, device: str) -> float:
     """The most FLOP/s that large matrix products reach here, in float32 or bfloat16."""
     torch.set_num_threads(threads)
     fastest = 0.0
     for kind in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(MATRIX, MATRIX).to(kind) for _ in range(2))
+        a, b = (torch.randn(MATRIX, MATRIX, device=device).to(kind) for _ in range(2))
         for _ in range(2 + TURNS):
-            start = time.perf_counter()
+            start = finished(device)
             torch.mm(a, b)
-            fastest = max(fastest, 2 * MATRIX**3 / (time.perf_counter() - start))
+            fastest = max(fastest, 2 * MATRIX**3 / (finished(device) - start))
     return fastest
+
+
+def peak_mib(device: str) -> float:
+    """The most memory that this process has had: of the machine's, or of the GPU's."""
+    return process_peak_mib() if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+
+
+def finished(device: str) -> float:
+    """Waits for `device`; the time, in seconds."""
+    if device != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 Step = tuple[Callable[[Tensor], None], list[nn.Module], str]
 """A function that trains on a batch (N, 1, size, size) in [-1, 1], the networks that it trains, its precision."""
 
 
-def amp_step(size: int, batch_size: int, parameters: int) -> Step:
-    """The bundle's training step as it is configured, with about so many parameters."""
-    return bundle_step(size, batch_size, parameters, amp=True)
-
-
-def float32_step(size: int, batch_size: int, parameters: int) -> Step:
-    """The same without mixed precision."""
-    return bundle_step(size, batch_size, parameters, amp=False)
-
-
-def bundle_step(size: int, batch_size: int, parameters: int, amp: bool) -> Step:
-    """The step of the trainer that the bundle's config builds, on random images."""
+def bundle_step(size: int, batch_size: int, parameters: int, amp: bool, device: str) -> Step:
+    """The step of the trainer that the bundle's config builds, with about so many parameters, on random images."""
     widths = range(8, 129, 8)  # what normalization groups and attention heads divide
-    channels = closest_width(lambda width: networks_of(trainer_of(size, batch_size, width, amp)), widths, parameters)
-    trainer = trainer_of(size, batch_size, channels, amp)
+    build = partial(trainer_of, size, batch_size, amp=amp, device=device)
+    trainer = build(closest_width(lambda width: networks_of(build(width)), widths, parameters))
     trainer.begin()
-    facts = trainer.data_loader.dataset.facts(np.arange(batch_size))
+    facts = {name: fact.to(device) for name, fact in trainer.data_loader.dataset.facts(np.arange(batch_size)).items()}
 
     def step(images: Tensor) -> None:
         trainer.state.iteration += 1
@@ -149,11 +154,11 @@ def networks_of(trainer: AdversarialTrainer) -> list[nn.Module]:
     return [trainer.network, trainer.discriminator]
 
 
-def trainer_of(size: int, batch_size: int, channels: int, amp: bool) -> AdversarialTrainer:
+def trainer_of(size: int, batch_size: int, channels: int, amp: bool, device: str) -> AdversarialTrainer:
     """The trainer of the bundle's config on random slices, without handlers."""
     parser = ConfigParser()
     parser.read_config(CONFIG)
-    parser.update({"image_size": size, "channels": channels, "amp": amp, "device": "cpu", "classes": ["AD", "NC"]})
+    parser.update({"image_size": size, "channels": channels, "amp": amp, "device": device, "classes": ["AD", "NC"]})
     parser["train"]["dataloader"] = SliceLoader(RandomSlices(size), batch_size)
     parser["train"]["handlers"] = []
     return parser.get_parsed_content("train#trainer")
@@ -197,20 +202,26 @@ def trainable(networks: list[nn.Module]) -> int:
 
 
 def measure(
-    build: Callable[[int, int, int], Step], size: int, batch_size: int, parameters: int, threads: int, seconds: float
+    build: Callable[[int, int, int], Step],
+    size: int,
+    batch_size: int,
+    parameters: int,
+    threads: int,
+    seconds: float,
+    device: str = "cpu",
 ) -> Measurement:
     """Build a step and time it; call it in a new process."""
-    idle = peak_mib()
+    idle = peak_mib(device)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     step, networks, precision = build(size, batch_size, parameters)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: building took more for a moment
-    images = torch.rand(batch_size, 1, size, size) * 2 - 1
+    images = torch.rand(batch_size, 1, size, size, device=device) * 2 - 1
     for _ in range(WARM_UP_STEPS):
         step(images)
     rates, cpu_rates = zip(*(rate(step, images, seconds / TURNS) for _ in range(TURNS)), strict=True)
-    peak = peak_mib()
+    peak = peak_mib(device)
     with CountFlops() as counter:
         step(images)
     flops = counter.total / batch_size
@@ -233,8 +244,9 @@ class CountFlops(TorchDispatchMode):
 
 def rate(step: Callable[[Tensor], None], images: Tensor, seconds: float) -> tuple[float, float]:
     """Images a second, and a second of one CPU."""
-    count, start, cpu = 0, time.perf_counter(), time.process_time()
+    device = images.device.type
+    count, start, cpu = 0, finished(device), time.process_time()
     while time.perf_counter() - start < seconds:
         step(images)
         count += len(images)
-    return count / (time.perf_counter() - start), count / (time.process_time() - cpu)
+    return count / (finished(device) - start), count / (time.process_time() - cpu)
