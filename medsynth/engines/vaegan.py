@@ -28,13 +28,19 @@ from medsynth.losses.similarity import (
 from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 
 IMAGES_TO_START_FROM = 4096
+PIXELS = 64 * 64  # of an image for which the weights are given, see `VaeGanWeights`
 PROJECTIONS = 8  # of the patches of a scale
+LIKELIHOOD = ("l1", "ssim", "feature", "kl")  # terms that are sums over pixels in theory, and means here
 RISING = ("kl", "adversarial", "patch", "energy", "spectrum")  # terms that warm up
 
 
 @dataclass(frozen=True)
 class VaeGanWeights:
     """What each term counts in the total loss of the generator (all but the penalty) and of the critic (the penalty).
+
+    The weights are those for images of 64 x 64. In larger ones, `l1`, `ssim`, `feature`, `kl` and the penalty of
+    `logistic` count more, in proportion to the pixels: the slope of a critic does not shrink with each pixel's share in
+    a mean, and would win.
 
     Args:
         l1: mean absolute difference of image and reconstruction, in [-1, 1].
@@ -86,7 +92,8 @@ class VaeGanTrainer(AdversarialTrainer):
 
     A share of the batch is reconstructed, without noise: what noise stands for cannot be foretold. For the rest, new
     images of the same classes and positions are drawn, with noise, from the density of the latent vectors of the epoch
-    before. They are what users generate, so the critic judges them like reconstructions.
+    before. They are what users generate, so the critic judges them like reconstructions. Its opinion of these reaches
+    the encoder too, other than in the paper: without, encoder and decoder drift apart.
 
     What the critic sees is shifted by a few pixels, real and fake images alike, another way every time. Otherwise its
     gradient has the raster of its strided convolutions, and so have the generator's images.
@@ -109,7 +116,8 @@ class VaeGanTrainer(AdversarialTrainer):
         penalty_target: slope of the critic that is free; 1 with the original WGAN-GP.
 
     Reference: Larsen et al., arXiv:1512.09300, algorithm 1; R1: arXiv:1801.04406; WGAN-GP: arXiv:1704.00028; lazy
-    penalties: arXiv:1912.04958, section 3.1; shifts of both: arXiv:2006.10738.
+    penalties: arXiv:1912.04958, section 3.1; shifts of both: arXiv:2006.10738; R1 by the number of pixels:
+    arXiv:2006.06676, appendix.
     """
 
     def __init__(
@@ -144,6 +152,8 @@ class VaeGanTrainer(AdversarialTrainer):
         self.warmup, self.n_critic = warmup, n_critic
         self.penalty_images, self.penalty_interval = penalty_images, penalty_interval
         self.penalty_target = penalty_target
+        self.pixels = network.decoder.image_size**2 / PIXELS
+        self.penalty_weight = penalty_interval * weights.penalty * (self.pixels if game == "logistic" else 1)
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
         self.average(ema)
@@ -193,12 +203,16 @@ class VaeGanTrainer(AdversarialTrainer):
                 with torch.no_grad():
                     target = self.discriminator.features(shown_real)
                 terms["feature"] = feature_distance([layer[: len(real[old])] for layer in features], target)
-        warmth = min(1.0, self.state.iteration / self.warmup)
-        total = sum(getattr(weights, name) * term * (warmth if name in RISING else 1) for name, term in terms.items())
+        total = sum(self.weight(name) * term for name, term in terms.items())
         self.update(self.network_optimizer, total, longest=1.0)
         self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(posterior.detach()))
         found = {name: term.detach() for name, term in {"total": total, **terms}.items()}
         return {"image": fake.detach(), "label": fake_label, "position": fake_position}, found
+
+    def weight(self, name: str) -> float:
+        """What a term of the generator counts in this iteration."""
+        warmth = min(1.0, self.state.iteration / self.warmup) if name in RISING else 1.0
+        return getattr(self.weights, name) * warmth * (self.pixels if name in LIKELIHOOD else 1.0)
 
     def train_critic(self, real: dict[str, Tensor], fake: dict[str, Tensor]) -> dict[str, Tensor]:
         """Updates of the critic on a batch and on what was made of it, with labels and positions; the losses."""
@@ -216,7 +230,7 @@ class VaeGanTrainer(AdversarialTrainer):
             total = found["critic"] = tell_apart(real_score, fake_score)
             if (self.state.iteration - 1) % self.penalty_interval == 0:
                 found["penalty"] = self.penalty(*shown, real["label"], real["position"])
-                total = total + self.penalty_interval * self.weights.penalty * found["penalty"]
+                total = total + self.penalty_weight * found["penalty"]
             self.update(self.discriminator_optimizer, total)
         return {name: value.detach() for name, value in found.items()}
 

@@ -24,6 +24,7 @@ from medsynth.networks.vaegan import VaeGan, VaeGanCritic
 SIZE, CHANNELS, LATENT, CLASSES = 16, 32, 4, 2
 TERMS = [field.name for field in fields(VaeGanWeights)]
 ALL = dict.fromkeys(TERMS, 1.0)
+SHARES = dict.fromkeys(("l1", "ssim", "feature", "kl"), (SIZE / 64) ** 2)  # of the weights of 64 pixels
 
 
 class Blobs:
@@ -201,7 +202,7 @@ def test_a_weight_of_zero_removes_its_term(build, term):
     *without, fewer = trained_by(build(ALL | {term: 0.0}))
     trained = 1 if term == "penalty" else 0
     assert not same(with_it[trained], without[trained])
-    left = fewer["total"] if term == "penalty" else fewer["total"] + reported[term]
+    left = fewer["total"] if term == "penalty" else fewer["total"] + SHARES.get(term, 1) * reported[term]
     assert reported["total"] == pytest.approx(left, rel=1e-3, abs=1e-4)
 
 
@@ -218,7 +219,7 @@ def test_the_total_is_the_weighted_sum_with_divergence_and_adversarial_term_warm
     for iteration, warmth in ((0, 0.25), (1, 0.5), (99, 1.0)):
         trainer.state.iteration = iteration
         reported = step(trainer)
-        weighted = {name: weights[name] * reported[name] for name in weights if name != "penalty"}
+        weighted = {name: SHARES.get(name, 1) * weights[name] * reported[name] for name in weights if name != "penalty"}
         rising = weighted["kl"] + weighted["adversarial"]
         assert reported["total"] == pytest.approx(sum(weighted.values()) - (1 - warmth) * rising, rel=1e-4)
 
@@ -287,6 +288,11 @@ def test_a_penalty_now_and_then_counts_for_the_steps_between(build):
     assert not same(often[1], rarely[1])
     trainer = build(penalty_interval=3)
     assert ["penalty" in step(trainer) for _ in range(7)] == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize(("game", "weight"), [("logistic", 6.0 * (SIZE / 64) ** 2), ("wasserstein", 6.0)])
+def test_r1_counts_by_the_number_of_pixels(build, game, weight):
+    assert build({"penalty": 3.0}, game=game, penalty_interval=2).penalty_weight == pytest.approx(weight)
 
 
 @pytest.mark.parametrize(("share", "reconstructed"), [(0.01, 1), (0.25, 2), (0.5, 4), (0.99, 7)])
