@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.data import peak_mib as process_peak_mib
 from medsynth.data.loader import SliceLoader
-from medsynth.engines.adversarial import AdversarialTrainer
+from medsynth.engines.vaegan import VaeGanTrainer
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "vaegan" / "train.json"
 PARAMETERS = 3_700_000  # trainable, all networks together, as nearly as the widths allow
@@ -149,12 +149,12 @@ def bundle_step(size: int, batch_size: int, parameters: int, amp: bool, device: 
     return step, networks_of(trainer), "bfloat16" if trainer.bfloat16 else "float32"
 
 
-def networks_of(trainer: AdversarialTrainer) -> list[nn.Module]:
+def networks_of(trainer: VaeGanTrainer) -> list[nn.Module]:
     """All that it trains."""
     return [trainer.network, trainer.discriminator]
 
 
-def trainer_of(size: int, batch_size: int, channels: int, amp: bool, device: str) -> AdversarialTrainer:
+def trainer_of(size: int, batch_size: int, channels: int, amp: bool, device: str) -> VaeGanTrainer:
     """The trainer of the bundle's config on random slices, without handlers."""
     parser = ConfigParser()
     parser.read_config(CONFIG)
