@@ -91,9 +91,9 @@ class VaeGanTrainer(AdversarialTrainer):
     """Per batch: update encoder and decoder on reconstructions and samples, then the critic on both.
 
     A share of the batch is reconstructed, without noise: what noise stands for cannot be foretold. For the rest, new
-    images of the same classes and positions are drawn, with noise, from the density of the latent vectors of the epoch
-    before. They are what users generate, so the critic judges them like reconstructions. Its opinion of these reaches
-    the encoder too, other than in the paper: without, encoder and decoder drift apart.
+    images of the same classes and positions are drawn, with noise, from the density of the slices' latest latent
+    vectors, fitted after each epoch. They are what users generate, so the critic judges them like reconstructions. Its
+    opinion of these reaches the encoder too, other than in the paper: without, encoder and decoder drift apart.
 
     What the critic sees is shifted by a few pixels, real and fake images alike, another way every time. Otherwise its
     gradient has the raster of its strided convolutions, and so have the generator's images.
@@ -142,6 +142,7 @@ class VaeGanTrainer(AdversarialTrainer):
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
         least = {"n_critic": (n_critic, 1), "penalty_interval": (penalty_interval, 1), "shift": (shift, 0)}
+        least |= {"warmup": (warmup, 1)}
         for name, (value, lowest) in least.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise MedsynthError(f"{name} is {value!r}: give {lowest} or more")

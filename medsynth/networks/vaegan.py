@@ -131,8 +131,7 @@ class Decoder(nn.Module):
     """(N, latent_features) -> images (N, C, size, size); the generator of the GAN.
 
     A linear map sketches the image; the convolutions see the sketch at every scale and add what it lacks. They leave
-    its leading components alone: these are as the density drew them, and louder ones would be the cheapest way to
-    look sharp.
+    its leading `kept_components` alone, if it has any: louder ones would be the cheapest way to look sharp.
     """
 
     def __init__(

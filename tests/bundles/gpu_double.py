@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -63,6 +64,9 @@ def call(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     """
     if func in (Tensor.to, Tensor.cuda, Tensor.cpu):
         return moved(func, args, kwargs)
+    if func is torch.as_tensor and isinstance(args[0], Tensor):
+        asked = dict(zip(("dtype", "device"), args[1:], strict=False)) | kwargs
+        return moved(Tensor.to, args[:1], asked) if asked else args[0]
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     device = kwargs.get("device")
     if not is_gpu(device) and not any(map(is_gpu, tensors)):
@@ -71,22 +75,45 @@ def call(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func in DIFFERENT:
             return DIFFERENT[func](*args)
         refuse_mixture(func, args, tensors)
+    if isinstance(kwargs.get("generator"), torch.Generator):  # there is none on the double
+        raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
     with torch._C.DisableTorchFunctionSubclass():
         result = func(*args, **kwargs | ({"device": "cpu"} if is_gpu(device) else {}))
-    if func is Tensor.copy_ or (device is not None and not is_gpu(device)):
+    fetched = device is not None and not is_gpu(device)
+    if fetched or (func is torch.tensor and device is None) or (changes_first(func) and not is_gpu(args[0])):
         return result
     return tree_map(lambda leaf: tagged(leaf) if isinstance(leaf, Tensor) else leaf, result)
 
 
 def refuse_mixture(func: Callable, args: tuple, tensors: Sequence[Tensor]) -> None:
-    """Numbers in main memory go with everything, indices as well; other tensors don't."""
-    if func is Tensor.copy_:
+    """Numbers in main memory go with tensors there, and so do indices; other tensors don't."""
+    alone = []  # what even numbers may not be mixed in with
+    if func in (Tensor.copy_, Tensor.fill_):
         return
-    if func in (Tensor.__getitem__, Tensor.__setitem__) and is_gpu(args[0]):
-        by_tensors = any(isinstance(leaf, Tensor) for leaf in tree_leaves(args[1]))  # else the values are copied
-        tensors = [value for value in args[2:] if by_tensors and isinstance(value, Tensor)]
-    if any(not is_gpu(tensor) and tensor.dim() for tensor in tensors):
+    if func in (Tensor.__getitem__, Tensor.__setitem__):
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        by_tensors = any(isinstance(part, (Tensor, np.ndarray, list)) for part in index)
+        if not by_tensors or (func is Tensor.__getitem__ and is_gpu(args[0])):
+            return  # values at integers and slices are copied
+        tensors = [value for value in args[2:] if isinstance(value, Tensor)] if is_gpu(args[0]) else tensors
+    elif changes_first(func) and isinstance(args[0], Tensor) and not is_gpu(args[0]):
+        alone = tensors
+    else:
+        lists = [value for value in args if isinstance(value, (list, tuple))]
+        alone = [leaf for value in lists if any(map(is_gpu, value)) for leaf in value if isinstance(leaf, Tensor)]
+    if any(not is_gpu(tensor) and tensor.dim() for tensor in tensors) or not all(map(is_gpu, alone)):
         raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got some on cuda:0, some on cpu")
+
+
+def changes_first(func: Callable) -> bool:
+    """Whether it works in place."""
+    name = func.__name__
+    return (name.endswith("_") and not name.endswith("__")) or name in (
+        "__iadd__",
+        "__isub__",
+        "__imul__",
+        "__itruediv__",
+    )
 
 
 def refuse_array(tensor: Tensor, *_: Any) -> None:
@@ -167,20 +194,27 @@ def pretended_gpu() -> Iterator[None]:
     move, autocast = nn.Module.to, torch.autocast
 
     def module_to(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        asked, were_there = [*args, *kwargs.values()], False
+        for tensor in [*module.parameters(), *module.buffers()]:
+            were_there |= is_gpu(tensor)
+            tensor.__class__ = nn.Parameter if isinstance(tensor, nn.Parameter) else Tensor
         move(module, *map(on_cpu, args), **{name: on_cpu(value) for name, value in kwargs.items()})
-        if any(is_gpu(value) for value in [*args, *kwargs.values()]):
+        if any(map(is_gpu, asked)) or (were_there and not any(map(is_cpu, asked))):
             for tensor in [*module.parameters(), *module.buffers()]:
                 tagged(tensor)
         return module
+
+    def autocast_there(device_type: str, *args: Any, **kwargs: Any) -> autocast:
+        return autocast("cpu", *args, **kwargs | ({} if device_type == "cuda" else {"enabled": False}))
 
     with ExitStack() as stack:
         for name, answer in ABSENT.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
         stack.enter_context(mock.patch.object(nn.Module, "to", module_to))
+        stack.enter_context(mock.patch.object(nn.Module, "cuda", lambda module, *_: module_to(module, "cuda")))
+        stack.enter_context(mock.patch.object(nn.Module, "cpu", lambda module: module_to(module, "cpu")))
         stack.enter_context(mock.patch.object(storage, "PLAIN", (*storage.PLAIN, OnGpu)))
-        stack.enter_context(
-            mock.patch.object(torch, "autocast", lambda _, *args, **rest: autocast("cpu", *args, **rest))
-        )
+        stack.enter_context(mock.patch.object(torch, "autocast", autocast_there))
         for name in ("_cuda_graph_capture_health_check", "_accelerator_graph_capture_health_check"):
             if hasattr(torch.optim.Optimizer, name):  # by PyTorch's version
                 stack.enter_context(mock.patch.object(torch.optim.Optimizer, name))

@@ -315,6 +315,7 @@ def test_the_share_of_reconstructions_is_the_configured_one(build, monkeypatch, 
         {"reconstructed": "half"},
         {"penalty_interval": 0},
         {"shift": -1},
+        {"warmup": 0},
     ],
 )
 def test_settings_that_make_no_sense_are_told(build, mistake):
