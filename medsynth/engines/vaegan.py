@@ -38,9 +38,9 @@ RISING = ("kl", "adversarial", "patch", "energy", "spectrum")  # terms that warm
 class VaeGanWeights:
     """What each term counts in the total loss of the generator (all but the penalty) and of the critic (the penalty).
 
-    The weights are those for images of 64 x 64. In larger ones, `l1`, `ssim`, `feature`, `kl` and the penalty of
-    `logistic` count more, in proportion to the pixels: the slope of a critic does not shrink with each pixel's share in
-    a mean, and would win.
+    The weights are those for images of 64 x 64. In others, `l1`, `ssim`, `feature`, `kl` and the penalty of `logistic`
+    count in proportion to the pixels: the slope of a critic does not shrink with each pixel's share in a mean, and
+    would win.
 
     Args:
         l1: mean absolute difference of image and reconstruction, in [-1, 1].
@@ -142,7 +142,7 @@ class VaeGanTrainer(AdversarialTrainer):
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
         least = {"n_critic": (n_critic, 1), "penalty_interval": (penalty_interval, 1), "shift": (shift, 0)}
-        least |= {"warmup": (warmup, 1)}
+        least["warmup"] = (warmup, 1)
         for name, (value, lowest) in least.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise MedsynthError(f"{name} is {value!r}: give {lowest} or more")
