@@ -141,8 +141,8 @@ class VaeGanTrainer(AdversarialTrainer):
         super().__init__(**trainer_args)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        least = {"n_critic": (n_critic, 1), "penalty_interval": (penalty_interval, 1), "shift": (shift, 0)}
-        least["warmup"] = (warmup, 1)
+        least = {"n_critic": (n_critic, 1), "penalty_interval": (penalty_interval, 1)}
+        least |= {"warmup": (warmup, 1), "shift": (shift, 0)}
         for name, (value, lowest) in least.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise MedsynthError(f"{name} is {value!r}: give {lowest} or more")

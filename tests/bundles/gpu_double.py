@@ -16,15 +16,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from medsynth import storage
 
 GPU = torch.device("cuda:0")
+IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__")
 ABSENT = {
     "is_available": True,
     "device_count": 1,
     "current_device": 0,
     "is_current_stream_capturing": False,
-    "is_bf16_supported": True,
     "mem_get_info": (2**33, 2**33),
-    "max_memory_allocated": 0,
-    "get_device_name": "a GPU's double",
     "get_rng_state": torch.zeros(16, dtype=torch.uint8),
     "get_rng_state_all": [torch.zeros(16, dtype=torch.uint8)],
     "set_rng_state": None,
@@ -108,12 +106,7 @@ def refuse_mixture(func: Callable, args: tuple, tensors: Sequence[Tensor]) -> No
 def changes_first(func: Callable) -> bool:
     """Whether it works in place."""
     name = func.__name__
-    return (name.endswith("_") and not name.endswith("__")) or name in (
-        "__iadd__",
-        "__isub__",
-        "__imul__",
-        "__itruediv__",
-    )
+    return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
 
 
 def refuse_array(tensor: Tensor, *_: Any) -> None:
