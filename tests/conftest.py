@@ -10,13 +10,13 @@ import pytest
 import torch
 
 TOY = Path(__file__).parent / "toy"
+torch.set_num_threads(1)  # a process that is forked while PyTorch has threads stands still
 
 
 @pytest.fixture
 def toy_run(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Train the toy bundle as `python -m monai.bundle run training` does; returns the run folder."""
     hook, handlers, level = sys.excepthook, logging.root.handlers[:], logging.root.level
-    torch.set_num_threads(1)
 
     def train(folder: Path = tmp_path / "run", **overrides: object) -> Path:
         monai.bundle.run(

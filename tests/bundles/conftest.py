@@ -9,7 +9,6 @@ from pathlib import Path
 
 import monai.bundle
 import pytest
-import torch
 
 from medsynth.data import phantom
 
@@ -39,7 +38,6 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_bundle() -> Iterator[Callable[..., None]]:
     """Run a config file of `bundles/` as `python -m monai.bundle run` does, in this process."""
     hook, handlers, level = sys.excepthook, logging.root.handlers[:], logging.root.level
-    torch.set_num_threads(1)
 
     def run(workflow: str, config: str, **overrides: object) -> None:
         overrides = {key.replace("__", "#"): value for key, value in overrides.items()}

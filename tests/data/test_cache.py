@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from medsynth.data import cache
 from medsynth.data.cache import Cache
@@ -24,7 +23,6 @@ fork = multiprocessing.get_context("fork")
 
 
 def prepare(entries, folder, queue=None):
-    torch.set_num_threads(1)
     dataset = SliceDataset(entries, MRI, cache_dir=folder)
     if queue:
         queue.put(float(dataset.images[:].astype(np.float64).sum()))

@@ -18,7 +18,6 @@ SIZE = 16
 @pytest.fixture
 def model_pt(tmp_path: Path) -> Callable[..., Path]:
     """Write the model.pt of an untrained VAE-GAN of 16 pixels."""
-    torch.set_num_threads(1)
 
     def write(
         modality: str = "mri", bounds: tuple[float, float] | None = None, spacing_mm: float = 4.0, classes=("AD", "NC")

@@ -25,7 +25,6 @@ SIZE, LAYERS = 32, 6
 @pytest.fixture
 def network() -> StyleGan:
     """Untrained, with classes 0 and 1 and positions from 0 to 1, and the means of W that it really has."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     network = StyleGan(SIZE, channels=8, latent_features=8, style_features=16, num_classes=2, use_position=True).eval()
     network.conditions.fit(torch.arange(100) % 2, torch.linspace(0, 1, 100))

@@ -71,8 +71,6 @@ def saved(tmp_path, head):
 def finer(tmp_path):
     """What a network makes of a file, and the folder that it is in."""
 
-    torch.set_num_threads(1)
-
     def run(path: Path, network: RRDBNet | None = None, scale=None, dicom=False, plane="axial", modality="ct", **how):
         window = None if modality == "image" else BOUNDS
         preprocessing = Preprocessing(modality, window, None, 32, plane=plane)

@@ -151,7 +151,8 @@ def learn_in_one_of_two(rank: int, folder: Path) -> None:
 
 
 def test_all_processes_have_the_same_codes_from_the_latents_of_all(tmp_path):
-    processes = [mp.get_context("fork").Process(target=learn_in_one_of_two, args=(rank, tmp_path)) for rank in (0, 1)]
+    fork = mp.get_context("fork")
+    processes = [fork.Process(target=learn_in_one_of_two, args=(rank, tmp_path), daemon=True) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:

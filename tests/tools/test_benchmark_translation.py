@@ -18,7 +18,6 @@ def translation(monkeypatch):
 
 
 def test_a_step_trains_all_four_networks(translation, tmp_path):
-    torch.set_num_threads(1)
     trainer = translation.full_trainer(translation.made_up_head(tmp_path, 32), 32, 1, tmp_path)
     networks = [*trainer.network.children(), *trainer.discriminator.children()]
     before = [[p.detach().clone() for p in network.parameters()] for network in networks]

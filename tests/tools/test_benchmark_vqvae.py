@@ -11,7 +11,6 @@ def vqvae(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
     from benchmarks import vqvae
 
-    torch.set_num_threads(1)
     return vqvae
 
 
