@@ -98,6 +98,7 @@ class MinibatchDeviation(nn.Module):
         n, _, h, w = features.shape
         group = math.gcd(n, self.group)
         grouped = features.float().unflatten(0, (n // group, group))
-        deviation = (grouped.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+        variance = (grouped - grouped.mean(dim=1, keepdim=True)).square().mean(dim=1)  # faster than PyTorch's
+        deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
         channel = deviation.repeat_interleave(group)[:, None, None, None].expand(n, 1, h, w)
         return torch.cat([features, channel.to(features.dtype)], dim=1)

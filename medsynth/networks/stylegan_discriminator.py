@@ -25,7 +25,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels_in, H, W) -> (N, channels_out, H / 2, W / 2)."""
-        hidden = F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(features), 0.2)), 0.2)
+        hidden = F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(features), 0.2, inplace=True)), 0.2, inplace=True)
         if self.shortcut is None:
             return hidden
         return (hidden + self.shortcut(F.avg_pool2d(features, 2))) * 0.5**0.5
@@ -40,7 +40,7 @@ class FromImage(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, image_channels, H, W) -> (N, channels, H / 2, W / 2)."""
-        return F.leaky_relu(self.conv(F.pixel_unshuffle(image, 2)), 0.2)
+        return F.leaky_relu(self.conv(F.pixel_unshuffle(image, 2)), 0.2, inplace=True)
 
 
 class StyleGanDiscriminator(Growing):

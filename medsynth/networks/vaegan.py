@@ -9,6 +9,7 @@ Reference: Larsen et al., VAE-GAN, arXiv:1512.09300; the attention is CBAM's and
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,8 @@ class StyledUp(nn.Module):
         self, channels_in: int, channels_out: int, image_channels: int, style_features: int, antialias: bool
     ) -> None:
         super().__init__()
-        self.smooth = binomial_blur if antialias else nn.Identity()
+        # bilinear interpolation is the binomial blur of repeated places, in one operation
+        self.enlarge = partial(F.interpolate, scale_factor=2, mode="bilinear" if antialias else "nearest")
         self.norm1 = StyledNorm(channels_in, style_features)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.sketch = nn.Conv2d(4 * image_channels, channels_out, 3, padding=1)
@@ -117,14 +119,12 @@ class StyledUp(nn.Module):
 
     def forward(self, features: Tensor, sketch: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         """(N, channels_in, H, W) and the sketch of the image -> (N, channels_out, 2 H, 2 W)."""
-        hidden = self.conv1(F.leaky_relu(self.norm1(features, style), 0.2))
-        hidden = self.smooth(F.interpolate(hidden, scale_factor=2, mode="nearest"))
+        hidden = self.enlarge(self.conv1(F.leaky_relu(self.norm1(features, style), 0.2, inplace=True)))
         size = 2 * int(hidden.shape[-1])
         hidden = hidden + self.sketch(F.pixel_unshuffle(F.adaptive_avg_pool2d(sketch, size), 2))
         hidden = hidden if noise is None else self.noise(hidden, noise)
-        hidden = self.conv2(F.leaky_relu(self.norm2(hidden, style), 0.2))
-        shortcut = F.interpolate(self.shortcut(features), scale_factor=2, mode="nearest")
-        return self.attention(hidden) + self.smooth(shortcut)
+        hidden = self.conv2(F.leaky_relu(self.norm2(hidden, style), 0.2, inplace=True))
+        return self.attention(hidden) + self.enlarge(self.shortcut(features))
 
 
 class Decoder(nn.Module):
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
         fine = self.smooth(F.pixel_shuffle(F.leaky_relu(self.norm(features), 0.2), 2))
         fine = self.mix(torch.cat([fine, sketch.to(fine.dtype)], dim=1))
         fine = fine if noise is None else self.noise(fine, noise)
-        return sketch + self.without_kept_components(self.head(F.leaky_relu(fine, 0.2)).float())
+        return sketch + self.without_kept_components(self.head(F.leaky_relu(fine, 0.2, inplace=True)).float())
 
     def without_kept_components(self, addition: Tensor) -> Tensor:
         """(N, C, size, size) less what it has of the leading components."""

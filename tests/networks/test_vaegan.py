@@ -5,7 +5,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from medsynth.errors import MedsynthError
-from medsynth.networks.vaegan import VaeGan, VaeGanCritic
+from medsynth.networks.blocks import binomial_blur
+from medsynth.networks.vaegan import StyledUp, VaeGan, VaeGanCritic
 
 CHANNELS = 32
 
@@ -240,6 +241,12 @@ def test_smoothed_enlargements_have_the_same_weights_and_less_of_a_raster():
     with torch.no_grad():
         of_plain, of_smooth = ((network.decode(latent) * raster).mean().abs() for network in (plain, smooth))
     assert of_smooth < 0.5 * of_plain
+
+
+def test_smoothed_enlargements_are_the_blur_of_repeated_places():
+    up, features = StyledUp(8, 8, 1, 4, antialias=True), torch.randn(2, 3, 4, 6)
+    repeated = features.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(up.enlarge(features), binomial_blur(repeated))
 
 
 def test_images_decoded_in_one_pass_are_those_of_two(trained):
