@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -94,16 +94,25 @@ class AdversarialTrainer(Trainer):
         """Mixed precision as configured; the same code runs without it."""
         return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor, longest: float | None = None) -> None:
+    def update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        loss: Tensor,
+        longest: float | None = None,
+        then: Callable[[], Tensor] | None = None,
+    ) -> None:
         """One step of `optimizer` down the gradient of `loss`, averaged over all processes.
 
         Args:
+            then: computes what `loss` lacks, when its graph is gone: neither takes memory beside the other.
             longest: norm that a longer gradient is scaled down to. A critic goes without: what looks like an explosion
                 is its penalty pulling it back.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if then is not None:
+            then().backward()
         average_gradients(parameters)
         if longest is not None:
             nn.utils.clip_grad_norm_(parameters, longest)

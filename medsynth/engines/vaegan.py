@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -221,19 +222,25 @@ class VaeGanTrainer(AdversarialTrainer):
         found: dict[str, Tensor] = {}
         for _ in range(self.n_critic):
             shown = self.shifted(real["image"], fake["image"])
-            with self.autocast():
-                features = self.discriminator.features(torch.cat(shown))
-                parts = map(list, zip(*(layer.split(len(shown[0])) for layer in features), strict=True))
-                real_score, fake_score = (  # apart, lest it compares the two
-                    self.discriminator.scores(part, images["label"], images["position"])
-                    for part, images in zip(parts, (real, fake), strict=True)
-                )
-            total = found["critic"] = tell_apart(real_score, fake_score)
-            if (self.state.iteration - 1) % self.penalty_interval == 0:
+            found["critic"] = tell_apart(*self.scores(shown, (real, fake)))
+
+            def penalty(shown: list[Tensor] = shown) -> Tensor:
                 found["penalty"] = self.penalty(*shown, real["label"], real["position"])
-                total = total + self.penalty_weight * found["penalty"]
-            self.update(self.discriminator_optimizer, total)
+                return self.penalty_weight * found["penalty"]
+
+            due = (self.state.iteration - 1) % self.penalty_interval == 0
+            self.update(self.discriminator_optimizer, found["critic"], then=penalty if due else None)
         return {name: value.detach() for name, value in found.items()}
+
+    def scores(self, shown: Sequence[Tensor], facts: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+        """What the critic makes of sets of images (N, C, H, W), each with its labels and positions: (N,) each."""
+        with self.autocast():
+            features = self.discriminator.features(torch.cat(shown))
+            parts = map(list, zip(*(layer.split(len(shown[0])) for layer in features), strict=True))
+            return [  # apart, lest it compares the sets
+                self.discriminator.scores(part, fact["label"], fact["position"])
+                for part, fact in zip(parts, facts, strict=True)
+            ]
 
     def shifted(self, *sets: Tensor) -> list[Tensor]:
         """Sets of images (N, C, H, W), all shifted alike; what leaves at one side enters at the opposite one."""

@@ -162,9 +162,9 @@ def test_the_generator_s_update_leaves_the_discriminator_as_it_is_and_the_revers
     trainer, seen = build(), []
     trainer.begin()
 
-    def spy(optimizer, loss, longest=None):
+    def spy(optimizer, loss, **how):
         before = [weights_of(network) for network in (trainer.network, trainer.discriminator)]
-        StyleGanTrainer.update(trainer, optimizer, loss, longest)
+        StyleGanTrainer.update(trainer, optimizer, loss, **how)
         after = [weights_of(network) for network in (trainer.network, trainer.discriminator)]
         seen.append([any(not torch.equal(b[name], a[name]) for name in b) for b, a in zip(before, after, strict=True)])
 

@@ -136,9 +136,9 @@ def test_a_few_steps_train_every_trainable_part(build, bfloat16):
 def test_the_first_update_is_of_the_generator_and_the_second_of_the_critic_alone(build, monkeypatch):
     trainer, seen = build(), []
 
-    def spy(optimizer, loss, longest=None):
+    def spy(optimizer, loss, **how):
         before = [weights_of(network) for network in (trainer.network, trainer.discriminator)]
-        VaeGanTrainer.update(trainer, optimizer, loss, longest)
+        VaeGanTrainer.update(trainer, optimizer, loss, **how)
         networks = (trainer.network, trainer.discriminator)
         seen.append([bool(moved(start, network)) for start, network in zip(before, networks, strict=True)])
         gradients = [p.grad for p in trainer.network.parameters()], [p.grad for p in trainer.discriminator.parameters()]
@@ -379,7 +379,7 @@ def test_the_spectral_distance_gives_samples_the_power_of_images(build):
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_critic_learns_as_often_as_asked(build, monkeypatch, count):
     trainer, updated = build(n_critic=count), []
-    monkeypatch.setattr(trainer, "update", lambda optimizer, loss, longest=None: updated.append(optimizer))
+    monkeypatch.setattr(trainer, "update", lambda optimizer, loss, **how: updated.append(optimizer))
     step(trainer)
     assert updated == [trainer.network_optimizer] + [trainer.discriminator_optimizer] * count
 
