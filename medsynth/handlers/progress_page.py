@@ -37,10 +37,10 @@ class ProgressPage:
     After each epoch, and at the end. List it behind the handlers whose files it reads.
 
     Args:
-        seconds: between two pages, at least; short epochs are not held up.
+        seconds: between two pages, at least: drawing one takes more than a second.
     """
 
-    def __init__(self, run: Run, seconds: float = 10.0) -> None:
+    def __init__(self, run: Run, seconds: float = RELOAD_SECONDS) -> None:
         self.run = run
         self.seconds = seconds
         self._written = -float("inf")
