@@ -6,9 +6,10 @@ import argparse
 import gc
 import importlib.util
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -29,7 +31,8 @@ IMAGES = 256
 WARM_UP_STEPS = 3
 TURNS = 3  # of each measurement; the fastest counts, since other work on the machine only slows
 MATRIX = 4096
-ALL_KINDS_OF_STEPS = 16  # that FLOPs are counted in: penalties are taken in every 8th or 16th
+ALL_KINDS_OF_STEPS = 16  # that FLOPs and memory are counted in: penalties are taken in every 8th or 16th
+STEPS = "steps"  # what the profiler calls them
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Measurement:
     peak_mib: float
     above_idle_mib: float
     flops_per_image: float
+    tensors_mib: float = float("nan")
 
 
 def add_options(parsers: argparse._SubParsersAction) -> None:
@@ -60,6 +64,7 @@ def add_options(parsers: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure each step in a process of its own, and print the table."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler complains of GPUs that are not there
     peak = in_new_process(matrix_peak, options.threads, options.device)
     print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s, device {options.device}, {options.threads} threads")
     ours = partial(bundle_step, device=options.device)
@@ -71,15 +76,18 @@ def run(options: argparse.Namespace) -> None:
 
         systems.append(("pythae", partial(pythae_step, device=options.device)))
     columns = ("pixels", "step", "precision", "M params", "images/s", "/CPU-s", "peak MiB", "above idle")
-    columns += ("GFLOP/image", "of peak")
+    columns += ("tensors", "GFLOP/image", "of peak")
     headings = " ".join(f"{name:>11}" for name in columns)
-    print(headings + ("  ours to peer: /s, /CPU-s, MiB, above idle" if len(systems) == 3 else ""))
+    print(headings + ("  ours to peer: /s, /CPU-s, MiB, above idle, tensors" if len(systems) == 3 else ""))
     for size in options.image_size:
         found: list[Measurement] = []
         for _, step in systems:  # the peer gets as many parameters as ours has
             parameters = found[0].parameters if found else PARAMETERS
-            arguments = (step, size, options.batch_size, parameters, options.threads, options.seconds, options.device)
-            found.append(in_new_process(measure, *arguments))
+            arguments = (step, size, options.batch_size, parameters, options.threads)
+            measured = in_new_process(measure, *arguments, options.seconds, options.device)
+            if options.device == "cpu":
+                measured = replace(measured, tensors_mib=in_new_process(tensors_mib, *arguments))
+            found.append(measured)
         for (name, _), measurement in zip(systems, found, strict=True):
             print(row(size, name, measurement, peak) + (ratios(measurement, found[2]) if found[2:] else ""))
 
@@ -90,13 +98,13 @@ def row(size: int, name: str, found: Measurement, peak: float) -> str:
     return (
         f"{size:>11} {name:>11} {found.precision:>11} {found.parameters / 1e6:>11.2f} {found.per_second:>11.1f} "
         f"{found.per_cpu_second:>11.1f} {found.peak_mib:>11.0f} "
-        f"{found.above_idle_mib:>11.0f} {found.flops_per_image / 1e9:>11.2f} {share:>11.1%}"
+        f"{found.above_idle_mib:>11.0f} {found.tensors_mib:>11.0f} {found.flops_per_image / 1e9:>11.2f} {share:>11.1%}"
     )
 
 
 def ratios(ours: Measurement, peer: Measurement) -> str:
     """Of the rates and of the memory."""
-    names = ("per_second", "per_cpu_second", "peak_mib", "above_idle_mib")
+    names = ("per_second", "per_cpu_second", "peak_mib", "above_idle_mib", "tensors_mib")
     return "  " + "  ".join(f"{getattr(ours, name) / getattr(peer, name):.2f}" for name in names)
 
 
@@ -230,6 +238,29 @@ def measure(
             step(images)
     flops = counter.total / ALL_KINDS_OF_STEPS / batch_size
     return Measurement(precision, trainable(networks), max(rates), max(cpu_rates), peak, peak - idle, flops)
+
+
+def tensors_mib(
+    build: Callable[[int, int, int], Step], size: int, batch_size: int, parameters: int, threads: int
+) -> float:
+    """The most memory that tensors take while it trains, weights included; call it in a new process.
+
+    The rest of what a process takes above idle is code that PyTorch generates for each shape of a convolution, and
+    memory that was freed and not given back.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step, *_ = build(size, batch_size, parameters)
+        gc.collect()
+        images = torch.rand(batch_size, 1, size, size) * 2 - 1
+        with record_function(STEPS):
+            for _ in range(ALL_KINDS_OF_STEPS):
+                step(images)
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    taken = np.cumsum([event.nbytes() if event.name() == "[memory]" else 0 for event in events])
+    first = next(number for number, event in enumerate(events) if event.name() == STEPS)
+    return float(taken[first:].max()) / 2**20
 
 
 class CountFlops(TorchDispatchMode):
