@@ -56,3 +56,19 @@ def test_the_rate_counts_images_against_the_clock_and_the_cpu(train, monkeypatch
     assert steps == [7, 7]  # the clock moves on by 1 at each look: start, two looks before 3 s are over
     assert per_second == pytest.approx(14 / 4)
     assert per_cpu_second == pytest.approx(14 / 2)
+
+
+def test_the_memory_of_tensors_is_weights_and_what_a_step_needs_at_once(train):
+    mib = 2**20
+
+    def build(size: int, batch_size: int, parameters: int) -> train.Step:
+        torch.empty(64 * mib, dtype=torch.uint8)  # gone before the steps
+        weights = torch.zeros(4 * mib, dtype=torch.uint8)
+
+        def step(images: torch.Tensor) -> None:
+            for _ in range(3):
+                weights + torch.empty(8 * mib, dtype=torch.uint8)[: len(weights)]
+
+        return step, [], "float32"
+
+    assert train.tensors_mib(build, 2, 1, 0, threads=1) == pytest.approx(4 + 8 + 4, abs=0.1)
