@@ -173,7 +173,8 @@ def _found(
     if not paths:
         if not folder.exists():
             raise MedsynthError(f"there is no folder {folder}: give the one with the scans")
-        raise MedsynthError(f"{folder} holds no image named {pattern}: {FORMATS} files are needed")
+        named = "" if pattern == "*" else f" named {pattern}"
+        raise MedsynthError(f"{folder} holds no image{named}: {FORMATS} files are needed")
     layout = _layout(folder, list(paths.values()))
     guesses = _dicom_subjects({path: part for path, part in paths.items() if is_dicom(path)}, notes)
     entries = []

@@ -100,7 +100,7 @@ def test_participants_without_a_row_are_counted_and_a_table_of_others_is_refused
 
 
 def test_an_empty_folder_is_told_what_is_needed(tmp_path):
-    with pytest.raises(MedsynthError, match=r"holds no image named \*: NIfTI"):
+    with pytest.raises(MedsynthError, match=r"holds no image: NIfTI"):
         survey(tmp_path)
 
 
