@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,10 +14,17 @@ TOY = Path(__file__).parent / "toy"
 torch.set_num_threads(1)  # a process that is forked while PyTorch has threads stands still
 
 
+@pytest.fixture(autouse=True)
+def _hooks_and_log_as_before() -> Iterator[None]:
+    """What a run sets for its whole process ends with the test."""
+    hooks, handlers, level = (sys.excepthook, threading.excepthook), logging.root.handlers[:], logging.root.level
+    yield
+    (sys.excepthook, threading.excepthook), logging.root.handlers, logging.root.level = hooks, handlers, level
+
+
 @pytest.fixture
-def toy_run(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+def toy_run(tmp_path: Path) -> Callable[..., Path]:
     """Train the toy bundle as `python -m monai.bundle run training` does; returns the run folder."""
-    hook, handlers, level = sys.excepthook, logging.root.handlers[:], logging.root.level
 
     def train(folder: Path = tmp_path / "run", **overrides: object) -> Path:
         monai.bundle.run(
@@ -28,5 +36,4 @@ def toy_run(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         )
         return folder
 
-    yield train
-    sys.excepthook, logging.root.handlers, logging.root.level = hook, handlers, level
+    return train

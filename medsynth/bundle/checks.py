@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
+import threading
 from collections.abc import Iterator
 from pydoc import locate
 from types import FrameType, TracebackType
@@ -174,7 +175,7 @@ def _references(entry: Any) -> Iterator[str]:
 
 def show_mistakes_in_one_line() -> None:
     """From here on a MedsynthError that nobody caught is one line on stderr; the exit status stays 1."""
-    sys.excepthook = _show
+    sys.excepthook, threading.excepthook = _show, _show_of_thread
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -184,3 +185,11 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
         sys.__excepthook__(kind, error, trace)
     else:
         tqdm.write(line, file=sys.stderr)
+
+
+def _show_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A disk that TensorBoard's thread found full is told when the thread is waited for."""
+    if isinstance(failed.exc_value, OSError):
+        keep_traceback(repr(failed.exc_value), failed.exc_value)
+    else:
+        threading.__excepthook__(failed)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -156,14 +157,20 @@ class Run:
                 f"{id} is a {type(value).__name__}, and model.pt holds plain values only: give a number, text or list"
             ) from error
 
-    def tensorboard(self, iteration: int) -> SummaryWriter:
-        """The run's event writer; opening it drops what was written after `iteration`."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+    @contextlib.contextmanager
+    def tensorboard(self, iteration: int) -> Iterator[SummaryWriter]:
+        """The run's event writer, flushed at the end; opening it drops what was written after `iteration`.
 
-            with disk_errors(self.folder / "tensorboard"):
-                self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration + 1)
-        return self._writer
+        Its thread meets a full disk, and tells whoever writes or flushes next.
+        """
+        folder = self.folder / "tensorboard"
+        with disk_errors(folder):
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+                self._writer = SummaryWriter(str(folder), purge_step=iteration + 1)
+            yield self._writer
+            self._writer.flush()
 
     def _open_folder(self) -> None:
         with disk_errors(self.folder):

@@ -158,10 +158,9 @@ class Logbook:
         self._scalars("validation", values, iteration)
 
     def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
-        writer = self.run.tensorboard(iteration)
-        for name, value in values.items():
-            writer.add_scalar(f"{group}/{name}", value, iteration)
-        writer.flush()
+        with self.run.tensorboard(iteration) as writer:
+            for name, value in values.items():
+                writer.add_scalar(f"{group}/{name}", value, iteration)
 
     def _complete(self, engine: Engine) -> None:
         if self._bar is not None:

@@ -61,6 +61,5 @@ class SampleGrid:
         picture = io.BytesIO()
         save_image(grid, picture, format="png")
         write_bytes(self.run.folder / "samples" / f"epoch_{epoch:04d}.png", picture.getvalue())
-        writer = self.run.tensorboard(iteration)
-        writer.add_image("samples", grid, iteration)
-        writer.flush()
+        with self.run.tensorboard(iteration) as writer:
+            writer.add_image("samples", grid, iteration)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -76,11 +77,22 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_1(tmp_path):
     assert process.stderr == f"error: cannot write {tmp_path / 'file'}: Not a directory: give another output_dir\n"
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(capsys, monkeypatch):
-    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+def test_a_mistake_of_ours_keeps_its_traceback(capsys):
     show_mistakes_in_one_line()
     sys.excepthook(ValueError, ValueError("a bug"), None)
     assert capsys.readouterr().err == "ValueError: a bug\n"
+
+
+@pytest.mark.parametrize(("error", "told"), [(OSError("no space"), ""), (ValueError("a bug"), "ValueError: a bug")])
+def test_what_the_disk_does_to_a_thread_is_left_to_who_waits_for_it(capsys, error, told):
+    def fail():
+        raise error
+
+    show_mistakes_in_one_line()
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    assert (told in capsys.readouterr().err) if told else not capsys.readouterr().err
 
 
 def test_an_error_is_kept_in_the_log_with_its_traceback(toy_run, tmp_path):

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,14 +38,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_bundle() -> Iterator[Callable[..., None]]:
     """Run a config file of `bundles/` as `python -m monai.bundle run` does, in this process."""
-    hook, handlers, level = sys.excepthook, logging.root.handlers[:], logging.root.level
+    hooks, handlers, level = (sys.excepthook, threading.excepthook), logging.root.handlers[:], logging.root.level
 
     def run(workflow: str, config: str, **overrides: object) -> None:
         overrides = {key.replace("__", "#"): value for key, value in overrides.items()}
         monai.bundle.run(workflow, config_file=str(ROOT / "bundles" / config), **overrides)
 
     yield run
-    sys.excepthook, logging.root.handlers, logging.root.level = hook, handlers, level
+    (sys.excepthook, threading.excepthook), logging.root.handlers, logging.root.level = hooks, handlers, level
 
 
 @pytest.fixture(scope="session")

@@ -261,6 +261,18 @@ def test_a_full_or_read_only_disk_is_one_line_and_keeps_the_former_checkpoint(to
     assert_same_run(whole, toy_run(folder, max_epochs=2))
 
 
+def test_a_disk_that_tensorboard_finds_full_is_one_line(toy_run, tmp_path, monkeypatch):
+    def refuse(writer, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", refuse)
+        with pytest.raises(RuntimeError) as stopped:
+            toy_run(tmp_path / "run", max_epochs=1)
+    assert one_line(stopped).startswith(f"error: cannot write {tmp_path / 'run' / 'tensorboard'}: No space left")
+    assert_same_run(toy_run(tmp_path / "whole", max_epochs=1), toy_run(tmp_path / "run", max_epochs=1))
+
+
 def test_untouched_puts_every_generator_back():
     before = random_state.capture()
     with random_state.untouched():

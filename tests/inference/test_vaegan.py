@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
-import sys
 from pathlib import Path
 
 import monai.bundle
@@ -27,7 +25,6 @@ BUNDLE = Path(__file__).parents[2] / "bundles" / "vaegan"
 @pytest.fixture
 def infer(tmp_path):
     """Run the bundle as `python -m monai.bundle run inference` does; returns the rows of images.csv."""
-    hook, handlers, level = sys.excepthook, logging.root.handlers[:], logging.root.level
 
     def run(checkpoint, **overrides) -> list[dict[str, str]]:
         out = str(tmp_path / "out")
@@ -35,8 +32,7 @@ def infer(tmp_path):
         monai.bundle.run("inference", config_file=str(BUNDLE / "inference.json"), **arguments)
         return list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
 
-    yield run
-    sys.excepthook, logging.root.handlers, logging.root.level = hook, handlers, level
+    return run
 
 
 def test_the_bundle_generates_named_images(infer, model_pt, tmp_path):
@@ -110,11 +106,9 @@ def test_mistakes_are_one_line_and_write_nothing(infer, model_pt, tmp_path, over
 
 
 def test_monai_finds_all_properties_of_an_inference_bundle(model_pt, tmp_path):
-    hook = sys.excepthook
     overrides = {"checkpoint": str(model_pt()), "output_dir": str(tmp_path / "out"), "device": "cpu"}
     workflow = ConfigWorkflow(str(BUNDLE / "inference.json"), workflow_type="inference", **overrides)
     workflow.initialize()
-    sys.excepthook = hook
     assert workflow.check_properties() == []
 
 
