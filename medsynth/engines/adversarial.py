@@ -117,6 +117,7 @@ class AdversarialTrainer(Trainer):
         if longest is not None:
             nn.utils.clip_grad_norm_(parameters, longest)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # they would take memory beside the other network's
 
     def average(self, ema: EMAHandler) -> None:
         """Keep `ema` up to date, from wherever a resumed run goes on: ignite counts its warm-up from each start."""
