@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -37,7 +39,17 @@ def start() -> None:
         if not cuda:
             keep_to_own_cores(int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world_size)
+        atexit.register(leave)
     idist.get_world_size()
+
+
+def leave() -> None:
+    """Part from the other processes when this one ends, unless by an error, after which they may never answer.
+
+    The group's own threads else outlive the interpreter, and end a process that did all its work with `SIGABRT`.
+    """
+    if dist.is_initialized() and not hasattr(sys, "last_value"):
+        dist.destroy_process_group()
 
 
 def keep_to_own_cores(local_rank: int, processes: int) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from medsynth import distributed
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can be chosen on Linux alone")
+choosing_cores = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can be chosen on Linux alone")
 
 
 @pytest.fixture
@@ -18,6 +20,7 @@ def machine(monkeypatch) -> dict[str, list[int]]:
     return found
 
 
+@choosing_cores
 @pytest.mark.parametrize(("processes", "shares"), [(1, [[0, 2, 3, 5, 6]]), (2, [[0, 2, 3], [5, 6]])])
 def test_each_process_keeps_to_cores_of_its_own(machine, processes, shares):
     for rank, share in enumerate(shares):
@@ -26,6 +29,19 @@ def test_each_process_keeps_to_cores_of_its_own(machine, processes, shares):
         assert machine["cores"] == share
 
 
+@choosing_cores
 def test_more_processes_than_cores_share_all(machine):
     distributed.keep_to_own_cores(3, 6)
     assert machine["cores"] == [0, 2, 3, 5, 6]
+
+
+def test_processes_end_well_right_after_they_spoke_with_each_other(tmp_path):
+    script = tmp_path / "speak.py"
+    script.write_text(
+        "from medsynth import distributed\ndistributed.start()\n"
+        "assert sum(distributed.all_reduce(1.0) for _ in range(20)) == 40\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(launcher, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
