@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,10 @@ def scalars(folder: Path, tag: str) -> dict[int, float]:
     return {event.step: event.value for event in events.Scalars(tag)}
 
 
-def test_tensorboard_shows_what_the_tables_hold_even_after_a_resume(toy_run):
+def test_tensorboard_shows_what_the_tables_hold_even_after_a_resume(toy_run, monkeypatch):
     toy_run(max_epochs=1)
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 1)  # files are read in the order of the seconds in their names
     folder = toy_run(max_epochs=2)
     losses, metrics = Table(folder / "losses.csv").read(), Table(folder / "metrics.csv").read()
     expected = dict(zip(losses["iteration"], losses["double"], strict=True))
