@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
@@ -88,7 +90,7 @@ class GaussianMixtureDensity(nn.Module):
             label: class index, or one for each vector, -1 for unknown; None: classes as frequent as in the training
                 set, at `position` if that is given.
             position: slice position in [0, 1], or one for each vector; None: positions as in the training set.
-            generator: random state on the CPU.
+            generator: random state; None: PyTorch's own, of the device that the density is on.
             temperature: how far vectors lie from the centres of their Gaussians; 1: as the training set's, less: less.
                 Positions stay as spread as they are.
             even: whether the vectors fill the density more evenly than chance does, by a scrambled Sobol sequence: each
@@ -98,33 +100,38 @@ class GaussianMixtureDensity(nn.Module):
 
         Reference: Owen, Randomly permuted (t,m,s)-nets and (t,s)-sequences, 1995.
         """
-        weights, means, factors = self.weights.cpu(), self.means.cpu(), self.factors.cpu()
-        uniform = _even(count, 2 + means.shape[1], generator) if even else None
-        weights = weights.expand(count, -1, -1)
-        conditioned = position is not None and bool(self.has_position)
-        if conditioned:
-            position = torch.as_tensor(position, dtype=means.dtype).cpu().expand(count)
+        means, factors, device = self.means, self.factors, self.means.device
+
+        def chance(numbers: Callable[..., Tensor], columns: int) -> Tensor:
+            drawn = numbers(count, columns, generator=generator, device=generator.device if generator else device)
+            return drawn.to(device)
+
+        coordinates = means.shape[1]
+        if even:
+            uniform = _even(count, 2 + coordinates, generator)
+            choices, normal = uniform[:, :2].to(device), torch.special.ndtri(uniform[:, 2:].double()).to(means)
+        else:
+            choices, normal = chance(torch.rand, 2), chance(torch.randn, coordinates)
+
+        weights = self.weights.expand(count, -1, -1)
+        if position is not None:
+            position = torch.as_tensor(position, dtype=means.dtype, device=device).expand(count)
             deviation = factors[:, 0, 0]
             likely = (((position[:, None] - means[:, 0]) / deviation).square() / -2).exp() / deviation
-            weights = weights * likely[:, None] + 1e-12
+            weights = torch.where(self.has_position, weights * likely[:, None] + 1e-12, weights)
         if label is None:
-            rows = _choose(self.class_shares.cpu() * weights.sum(dim=2), uniform, 0, generator)
+            rows = _choose(self.class_shares * weights.sum(dim=2), choices[:, 0])
         else:
-            rows = torch.as_tensor(label).cpu().expand(count) % len(self.class_shares)
-        component = _choose(weights[torch.arange(count), rows], uniform, 1, generator)
-        if even:
-            normal = torch.special.ndtri(uniform[:, 2:].double()).to(means)
-        else:
-            normal = torch.randn(count, means.shape[1], generator=generator)
-        if conditioned:  # the position is the first coordinate, so its factor alone decides it
-            normal[:, 0] = (position - means[component, 0]) / factors[component, 0, 0]
+            rows = torch.as_tensor(label, device=device).expand(count) % len(self.class_shares)
+        component = _choose(weights[torch.arange(count, device=device), rows], choices[:, 1])
+        if position is not None:  # it is the first coordinate, so its factor alone decides it
+            placed = (position - means[component, 0]) / factors[component, 0, 0]
+            normal[:, 0] = torch.where(self.has_position, placed, normal[:, 0])
         normal[:, 1:] *= temperature
         points = means[component] + torch.einsum("nij,nj->ni", factors[component], normal)
 
         labels = torch.where(rows == len(self.class_shares) - 1, -1, rows)
-        positions = points[:, 0].clamp(0, 1) if self.has_position else torch.full((count,), torch.nan)
-        device = self.means.device
-        return points[:, 1:].to(device), labels.to(device), positions.to(device)
+        return points[:, 1:], labels, torch.where(self.has_position, points[:, 0].clamp(0, 1), torch.nan)
 
 
 def _even(count: int, coordinates: int, generator: torch.Generator | None) -> Tensor:
@@ -134,10 +141,7 @@ def _even(count: int, coordinates: int, generator: torch.Generator | None) -> Te
     return uniform.clamp(SMALLEST_UNIFORM, 1 - SMALLEST_UNIFORM)
 
 
-def _choose(weights: Tensor, uniform: Tensor | None, coordinate: int, generator: torch.Generator | None) -> Tensor:
-    """The index of a weight in each row of (N, K), as likely as the weight is large: by chance, or by `uniform`."""
-    if uniform is None:
-        return weights.multinomial(1, generator=generator).squeeze(1)
+def _choose(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The index of a weight in each row of (N, K), as likely as the weight is large, by numbers (N,) from 0 to 1."""
     up_to = weights.cumsum(dim=1)
-    chosen = uniform[:, coordinate, None] >= up_to / up_to[:, -1:]
-    return chosen.sum(dim=1).clamp_max(weights.shape[1] - 1)
+    return (uniform[:, None] >= up_to / up_to[:, -1:]).sum(dim=1).clamp_max(weights.shape[1] - 1)
