@@ -163,12 +163,22 @@ def _sliced_distance(fake: Tensor, real: Tensor, projections: int, patch: int) -
     directions = torch.randn(projections, real.shape[1], patch, patch, device=real.device)
     directions = directions / directions.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
     stride = max(1, real.shape[-1] // PLACES)
-    start = int(torch.randint(stride, ()))
+    if stride > 1:
+        fake, real = _from_a_random_place(fake, real, patch, stride)
     of_fake, of_real = (
-        F.conv2d(images[..., start:, start:], directions, stride=stride).transpose(0, 1).flatten(1).sort(dim=1).values
+        F.conv2d(images, directions, stride=stride).transpose(0, 1).flatten(1).sort(dim=1).values
         for images in (fake, real)
     )
     return ((of_fake - of_real).abs().mean(dim=1) / (of_real.std(dim=1) + 1e-6)).mean()
+
+
+def _from_a_random_place(fake: Tensor, real: Tensor, patch: int, stride: int) -> list[Tensor]:
+    """The part of both sets that a number of patches, the same each time, fills; the same part of both."""
+    length = real.shape[-1] - stride + 1
+    length -= (length - patch) % stride
+    first = torch.randint(real.shape[-1] - length + 1, (2, 1), device=real.device)
+    rows, columns = torch.arange(length, device=real.device) + first
+    return [images.index_select(2, rows).index_select(3, columns) for images in (fake, real)]
 
 
 def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:
@@ -192,5 +202,6 @@ def radial_power(images: Tensor) -> Tensor:
     cycles = torch.fft.fftfreq(size, 1 / size, device=images.device)
     radius = torch.hypot(cycles[:, None], cycles).round().long().flatten()
     power = torch.fft.fft2(images, norm="ortho").abs().square().flatten(0, 1).mean(dim=0).flatten()
-    rings = power.new_zeros(size).index_add(0, radius, power) / radius.bincount(minlength=size).clamp_min(1)
-    return rings[1 : size // 2 + 1] + LEAST_POWER
+    both = torch.stack([power, torch.ones_like(power)], dim=1)
+    rings, places = power.new_zeros(size, 2).index_add(0, radius, both)[1 : size // 2 + 1].unbind(dim=1)
+    return rings / places + LEAST_POWER

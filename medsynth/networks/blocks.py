@@ -32,7 +32,7 @@ def binomial_blur(features: Tensor) -> Tensor:
 
     Reference: Zhang, arXiv:1904.11486; in a generator, Karras et al., StyleGAN, arXiv:1812.04948, section 2.
     """
-    weights = torch.tensor([0.25, 0.5, 0.25], dtype=features.dtype, device=features.device)
+    weights = 0.5 - 0.25 * torch.arange(-1, 2, dtype=features.dtype, device=features.device).abs()
     kernel = torch.outer(weights, weights).expand(features.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(features, (1, 1, 1, 1), mode="replicate"), kernel, groups=features.shape[1])
 

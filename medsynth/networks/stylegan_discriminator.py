@@ -81,7 +81,7 @@ class StyleGanDiscriminator(Growing):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The activations at each scale of (N, C, resolution, resolution), finest first."""
-        level = self.level()
+        level = self.level() if self.is_progressive else len(self.blocks)  # the first waits for a GPU
         features = [self.from_image[level if self.is_progressive else -1](image)]
         for number in range(level, 0, -1):
             down = self.blocks[number - 1](features[-1])

@@ -108,7 +108,7 @@ def iterate(trainer: StyleGanTrainer, times: int = 1) -> list[dict[str, float]]:
 
 
 def test_each_class_learns_its_own_images(build):
-    trainer = build(length=60, patch=1.0)
+    trainer = build(length=120, patch=1.0)
     torch.manual_seed(1)
     trainer.run()
     for label, side in ((0, slice(None, SIZE // 2)), (1, slice(SIZE // 2, None))):

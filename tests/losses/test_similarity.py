@@ -10,6 +10,7 @@ from skimage.metrics import structural_similarity
 from torch.nn.functional import unfold
 
 from medsynth.losses.similarity import (
+    _from_a_random_place,
     energy_score,
     feature_distance,
     foreground,
@@ -209,3 +210,18 @@ def test_structural_dissimilarity_keeps_its_precision_under_autocast():
     exact = structural_dissimilarity(picture(0), picture(0) + 0.01)
     with torch.autocast("cpu", torch.bfloat16):
         assert structural_dissimilarity(picture(0), picture(0) + 0.01).item() == pytest.approx(exact.item())
+
+
+def test_patches_of_large_images_are_taken_at_other_places_each_time():
+    places = [
+        torch.arange(64.0).expand(2, 1, 64, 64),
+        torch.arange(64.0)[:, None].expand(2, 1, 64, 64),
+    ]  # of each pixel
+    seen = set()
+    for seed in range(100):
+        torch.manual_seed(seed)
+        columns, rows = _from_a_random_place(*places, patch=7, stride=4)
+        assert columns.shape == rows.shape == (2, 1, 59, 59)  # 14 patches a side
+        assert torch.equal(columns[0, 0, 0].diff(), torch.ones(58))
+        seen.add((int(rows[0, 0, 0, 0]), int(columns[0, 0, 0, 0])))
+    assert {row for row, _ in seen} == {column for _, column in seen} == set(range(6))
