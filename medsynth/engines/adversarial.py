@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -13,12 +13,18 @@ from monai.engines import Trainer
 from torch import Tensor, nn
 
 from medsynth.distributed import average_gradients, same_everywhere
+from medsynth.engines.replay import Compute, RecordingMemory, Replayed
 from medsynth.errors import MedsynthError
 
 
 def use_bfloat16(device: torch.device, amp: bool) -> bool:
     """Whether mixed precision is asked for and gains anything: on GPUs, and on CPUs that multiply bfloat16 matrices."""
     return amp and (device.type != "cpu" or torch.cpu._is_amx_tile_supported())
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All that it updates."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @contextmanager
@@ -65,6 +71,7 @@ class AdversarialTrainer(Trainer):
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers: as MONAI's `Trainer` takes them.
         amp: compute in bfloat16 where the device gains by it; losses and penalties stay in float32.
+        cuda_graphs: on a GPU, record what `replayed` gets.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class AdversarialTrainer(Trainer):
         epoch_length: int | None = None,
         train_handlers=None,
         amp: bool = True,
+        cuda_graphs: bool = True,
     ) -> None:
         if not isinstance(max_epochs, int) or max_epochs < 1:
             raise MedsynthError(f"max_epochs is {max_epochs!r}: give 1 or more")
@@ -88,31 +96,31 @@ class AdversarialTrainer(Trainer):
             decollate=False,
         )
         self.bfloat16 = use_bfloat16(self.state.device, amp)
+        self.recordings = RecordingMemory() if cuda_graphs and self.state.device.type == "cuda" else None
         self.add_event_handler(Events.EPOCH_STARTED, self._begin_if_new)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision as configured; the same code runs without it."""
         return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def update(
-        self,
-        optimizer: torch.optim.Optimizer,
-        loss: Tensor,
-        longest: float | None = None,
-        then: Callable[[], Tensor] | None = None,
-    ) -> None:
-        """One step of `optimizer` down the gradient of `loss`, averaged over all processes.
+    def replayed(self, compute: Compute, optimizer: torch.optim.Optimizer) -> Replayed:
+        """Work that leaves gradients for `optimizer`, as a CUDA graph where that is asked for and possible."""
+        return Replayed(compute, parameters_of(optimizer), self.recordings)
+
+    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor, longest: float | None = None) -> None:
+        """One step of `optimizer` down the gradient of `loss`, as `descend` makes it."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.descend(optimizer, longest)
+
+    def descend(self, optimizer: torch.optim.Optimizer, longest: float | None = None) -> None:
+        """One step of `optimizer` down the gradients that its parameters have, averaged over all processes.
 
         Args:
-            then: computes what `loss` lacks, when its graph is gone: neither takes memory beside the other.
             longest: norm that a longer gradient is scaled down to. A critic goes without: what looks like an explosion
                 is its penalty pulling it back.
         """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if then is not None:
-            then().backward()
+        parameters = parameters_of(optimizer)
         average_gradients(parameters)
         if longest is not None:
             nn.utils.clip_grad_norm_(parameters, longest)

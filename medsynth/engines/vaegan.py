@@ -32,6 +32,7 @@ IMAGES_TO_START_FROM = 4096
 PIXELS = 64 * 64  # of an image for which the weights are given, see `VaeGanWeights`
 PROJECTIONS = 8  # of the patches of a scale
 LIKELIHOOD = ("l1", "ssim", "feature", "kl")  # terms that are sums over pixels in theory, and means here
+FACTS = ("image", "label", "position")  # of a batch, that the critic sees
 RISING = ("kl", "adversarial", "patch", "energy", "spectrum")  # terms that warm up
 
 
@@ -85,7 +86,7 @@ class LatentBank(nn.Module):
     def keep(self, index: Tensor, latents: Tensor) -> None:
         """Remember the latent vectors (N, features) of the slices `index` (N,)."""
         self.latents[index] = latents.detach()
-        self.seen[index] = True
+        self.seen.index_fill_(0, index, True)
 
 
 class VaeGanTrainer(AdversarialTrainer):
@@ -100,7 +101,7 @@ class VaeGanTrainer(AdversarialTrainer):
     gradient has the raster of its strided convolutions, and so have the generator's images.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp, cuda_graphs: as `AdversarialTrainer`.
         network: encoder, decoder and density.
         discriminator: the critic.
         network_optimizer, discriminator_optimizer: of the two.
@@ -157,6 +158,10 @@ class VaeGanTrainer(AdversarialTrainer):
         self.pixels = network.decoder.image_size**2 / PIXELS
         self.penalty_weight = penalty_interval * weights.penalty * (self.pixels if game == "logistic" else 1)
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
+        self.network_gradients = self.replayed(self._network_gradients, network_optimizer)
+        self.critic_gradients = {
+            due: self.replayed(partial(self._critic_gradients, due), discriminator_optimizer) for due in (False, True)
+        }
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
         self.average(ema)
 
@@ -169,10 +174,33 @@ class VaeGanTrainer(AdversarialTrainer):
 
         Returns: the images that they made of a batch, reconstructions first, with labels and positions; the losses.
         """
-        real, label, position, weights = batch["image"], batch["label"], batch["position"], self.weights
-        raise_scores, _ = GAMES[self.game]
-        count = max(1, min(round(len(real) * (1 - self.reconstructed)), len(real) - 1))
-        new, old = slice(count), slice(min(count, len(real) - 1), None)  # drawn anew, and reconstructed
+        real, label, position = batch["image"], batch["label"], batch["position"]
+        new, old = self.shares(len(real))
+        warmth = torch.full((), min(1.0, self.state.iteration / self.warmup), device=real.device)
+        found = self.network_gradients(real=real, label=label, position=position, warmth=warmth)
+        self.descend(self.network_optimizer, longest=1.0)
+        self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(found.pop("posterior")))
+        fake = {"image": found.pop("fake")}
+        fake |= {name: torch.cat([batch[name][old], batch[name][new]]) for name in ("label", "position")}
+        return fake, found
+
+    def shares(self, count: int) -> tuple[slice, slice]:
+        """Which images of a batch are drawn anew, and which are reconstructed; of a single one, both."""
+        drawn = max(1, min(round(count * (1 - self.reconstructed)), count - 1))
+        return slice(drawn), slice(min(drawn, count - 1), None)
+
+    def _network_gradients(self, real: Tensor, label: Tensor, position: Tensor, warmth: Tensor) -> dict[str, Tensor]:
+        """The gradients of encoder and decoder.
+
+        Args:
+            real: (N, C, H, W), with `label` and `position`, (N,) each.
+            warmth: 0-d, part of the weights of terms that warm up.
+
+        Returns: `fake`, (N, C, H, W), and `posterior`, the latent vectors of what is reconstructed; the losses.
+        """
+        weights, (raise_scores, _) = self.weights, GAMES[self.game]
+        new, old = self.shares(len(real))
+        count = new.stop
         fake_label, fake_position = (torch.cat([fact[old], fact[new]]) for fact in (label, position))
         latents, *_ = self.network.density.sample(2 * count, label[new].repeat(2), position[new].repeat(2))
 
@@ -205,31 +233,35 @@ class VaeGanTrainer(AdversarialTrainer):
                 with torch.no_grad():
                     target = self.discriminator.features(shown_real)
                 terms["feature"] = feature_distance([layer[: len(real[old])] for layer in features], target)
-        total = sum(self.weight(name) * term for name, term in terms.items())
-        self.update(self.network_optimizer, total, longest=1.0)
-        self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(posterior.detach()))
-        found = {name: term.detach() for name, term in {"total": total, **terms}.items()}
-        return {"image": fake.detach(), "label": fake_label, "position": fake_position}, found
+        total = sum(self.weight(name, warmth) * term for name, term in terms.items())
+        total.backward()
+        made = {"fake": fake, "posterior": posterior, "total": total, **terms}
+        return {name: value.detach() for name, value in made.items()}
 
-    def weight(self, name: str) -> float:
-        """What a term of the generator counts in this iteration."""
-        warmth = min(1.0, self.state.iteration / self.warmup) if name in RISING else 1.0
-        return getattr(self.weights, name) * warmth * (self.pixels if name in LIKELIHOOD else 1.0)
+    def weight(self, name: str, warmth: Tensor) -> Tensor | float:
+        """What a term of the generator counts."""
+        weight = getattr(self.weights, name) * (self.pixels if name in LIKELIHOOD else 1.0)
+        return weight * warmth if name in RISING else weight
 
     def train_critic(self, real: dict[str, Tensor], fake: dict[str, Tensor]) -> dict[str, Tensor]:
         """Updates of the critic on a batch and on what was made of it, with labels and positions; the losses."""
-        _, tell_apart = GAMES[self.game]
+        due = (self.state.iteration - 1) % self.penalty_interval == 0
+        images = {f"real_{name}": real[name] for name in FACTS} | {f"fake_{name}": fake[name] for name in FACTS}
         found: dict[str, Tensor] = {}
         for _ in range(self.n_critic):
-            shown = self.shifted(real["image"], fake["image"])
-            found["critic"] = tell_apart(*self.scores(shown, (real, fake)))
+            found = self.critic_gradients[due](**images)
+            self.descend(self.discriminator_optimizer)
+        return found
 
-            def penalty(shown: list[Tensor] = shown) -> Tensor:
-                found["penalty"] = self.penalty(*shown, real["label"], real["position"])
-                return self.penalty_weight * found["penalty"]
-
-            due = (self.state.iteration - 1) % self.penalty_interval == 0
-            self.update(self.discriminator_optimizer, found["critic"], then=penalty if due else None)
+    def _critic_gradients(self, with_penalty: bool, **images: Tensor) -> dict[str, Tensor]:
+        """The gradients of the critic, for images, labels and positions `real_*` and `fake_*`; the losses."""
+        real, fake = ({name: images[f"{kind}_{name}"] for name in FACTS} for kind in ("real", "fake"))
+        shown = self.shifted(real["image"], fake["image"])
+        found = {"critic": GAMES[self.game][1](*self.scores(shown, (real, fake)))}
+        found["critic"].backward()
+        if with_penalty:  # when the other graph is gone: neither takes memory beside the other
+            found["penalty"] = self.penalty(*shown, real["label"], real["position"])
+            (self.penalty_weight * found["penalty"]).backward()
         return {name: value.detach() for name, value in found.items()}
 
     def scores(self, shown: Sequence[Tensor], facts: Sequence[dict[str, Tensor]]) -> list[Tensor]:
@@ -244,12 +276,16 @@ class VaeGanTrainer(AdversarialTrainer):
 
     def shifted(self, *sets: Tensor) -> list[Tensor]:
         """Sets of images (N, C, H, W), all shifted alike; what leaves at one side enters at the opposite one."""
-        offset = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
-        return [images.roll(offset, dims=(2, 3)) for images in sets]
+        if not self.shift:
+            return list(sets)
+        device, size = sets[0].device, sets[0].shape[-1]
+        offsets = torch.randint(-self.shift, self.shift + 1, (2, 1), device=device)
+        rows, columns = (torch.arange(size, device=device) - offsets) % size
+        return [images.index_select(2, rows).index_select(3, columns) for images in sets]
 
     def penalty(self, real: Tensor, fake: Tensor, label: Tensor, position: Tensor) -> Tensor:
         """The critic's gradient penalty at a few images of the batch, in float32."""
-        few = torch.randperm(len(real), device=real.device)[: self.penalty_images]
+        few = torch.rand(len(real), device=real.device).argsort()[: self.penalty_images]
         critic = partial(self.discriminator, label=label[few], position=position[few])
         images = real[few].requires_grad_() if self.game == "logistic" else interpolate_images(real[few], fake[few])
         return gradient_penalty(critic, images, self.penalty_target)
@@ -263,7 +299,7 @@ class VaeGanTrainer(AdversarialTrainer):
         images = dataset.read(index)[:, None].float().to(self.state.device)
         self.network.start_from(images)
         for some, part in zip(torch.from_numpy(index).split(256), images.split(256), strict=True):
-            self.bank.keep(some, self.network.encoder.linear_part(part))
+            self.bank.keep(some.to(part.device), self.network.encoder.linear_part(part))
         self.fit_density()
         same_everywhere(self.network)
         self.generator.load_state_dict(self.network.state_dict())
