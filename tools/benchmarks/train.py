@@ -28,9 +28,10 @@ from medsynth.engines.vaegan import VaeGanTrainer
 CONFIG = Path(__file__).parents[2] / "bundles" / "vaegan" / "train.json"
 PARAMETERS = 3_700_000  # trainable, all networks together, as nearly as the widths allow
 IMAGES = 256
-WARM_UP_STEPS = 3
+WARM_UP_STEPS = {"cpu": 3, "cuda": 32}  # a GPU's are recorded when each kind of step has run a few times
 TURNS = 3  # of each measurement; the fastest counts, since other work on the machine only slows
 MATRIX = 4096
+PEER = "pythae"
 ALL_KINDS_OF_STEPS = 16  # that FLOPs and memory are counted in: penalties are taken in every 8th or 16th
 STEPS = "steps"  # what the profiler calls them
 
@@ -45,7 +46,7 @@ class Measurement:
     per_cpu_second: float
     peak_mib: float
     above_idle_mib: float
-    flops_per_image: float
+    flops_per_image: float = float("nan")
     tensors_mib: float = float("nan")
 
 
@@ -69,27 +70,32 @@ def run(options: argparse.Namespace) -> None:
     print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s, device {options.device}, {options.threads} threads")
     ours = partial(bundle_step, device=options.device)
     systems = [("ours", partial(ours, amp=True)), ("ours", partial(ours, amp=False))]
+    if options.device != "cpu":
+        systems.append(("unrecorded", partial(ours, amp=True, cuda_graphs=False)))
     if options.peer and importlib.util.find_spec("pythae") is None:
         print("pythae is not installed: pip install pythae to measure against it")
     elif options.peer:
         from benchmarks.peers import pythae_step
 
-        systems.append(("pythae", partial(pythae_step, device=options.device)))
+        systems.append((PEER, partial(pythae_step, device=options.device)))
     columns = ("pixels", "step", "precision", "M params", "images/s", "/CPU-s", "peak MiB", "above idle")
     columns += ("tensors", "GFLOP/image", "of peak")
     headings = " ".join(f"{name:>11}" for name in columns)
-    print(headings + ("  ours to peer: /s, /CPU-s, MiB, above idle, tensors" if len(systems) == 3 else ""))
+    has_peer = systems[-1][0] == PEER
+    print(headings + ("  ours to peer: /s, /CPU-s, MiB, above idle, tensors" if has_peer else ""))
     for size in options.image_size:
         found: list[Measurement] = []
         for _, step in systems:  # the peer gets as many parameters as ours has
             parameters = found[0].parameters if found else PARAMETERS
             arguments = (step, size, options.batch_size, parameters, options.threads)
             measured = in_new_process(measure, *arguments, options.seconds, options.device)
+            flops = in_new_process(flops_per_image, *arguments)
+            measured = replace(measured, flops_per_image=flops)
             if options.device == "cpu":
                 measured = replace(measured, tensors_mib=in_new_process(tensors_mib, *arguments))
             found.append(measured)
         for (name, _), measurement in zip(systems, found, strict=True):
-            print(row(size, name, measurement, peak) + (ratios(measurement, found[2]) if found[2:] else ""))
+            print(row(size, name, measurement, peak) + (ratios(measurement, found[-1]) if has_peer else ""))
 
 
 def row(size: int, name: str, found: Measurement, peak: float) -> str:
@@ -143,10 +149,10 @@ Step = tuple[Callable[[Tensor], None], list[nn.Module], str]
 """A function that trains on a batch (N, 1, size, size) in [-1, 1], the networks that it trains, its precision."""
 
 
-def bundle_step(size: int, batch_size: int, parameters: int, amp: bool, device: str) -> Step:
+def bundle_step(size: int, batch_size: int, parameters: int, amp: bool, device: str, cuda_graphs: bool = True) -> Step:
     """The step of the trainer that the bundle's config builds, with about so many parameters, on random images."""
     widths = range(8, 129, 8)  # what normalization groups and attention heads divide
-    build = partial(trainer_of, size, batch_size, amp=amp, device=device)
+    build = partial(trainer_of, size, batch_size, amp=amp, device=device, cuda_graphs=cuda_graphs)
     trainer = build(closest_width(lambda width: networks_of(build(width)), widths, parameters))
     trainer.begin()
     facts = {name: fact.to(device) for name, fact in trainer.data_loader.dataset.facts(np.arange(batch_size)).items()}
@@ -163,11 +169,11 @@ def networks_of(trainer: VaeGanTrainer) -> list[nn.Module]:
     return [trainer.network, trainer.discriminator]
 
 
-def trainer_of(size: int, batch_size: int, channels: int, amp: bool, device: str) -> VaeGanTrainer:
+def trainer_of(size: int, batch_size: int, channels: int, **settings: object) -> VaeGanTrainer:
     """The trainer of the bundle's config on random slices, without handlers."""
     parser = ConfigParser()
     parser.read_config(CONFIG)
-    parser.update({"image_size": size, "channels": channels, "amp": amp, "device": device, "classes": ["AD", "NC"]})
+    parser.update({"image_size": size, "channels": channels, "classes": ["AD", "NC"]} | settings)
     parser["train"]["dataloader"] = SliceLoader(RandomSlices(size), batch_size)
     parser["train"]["handlers"] = []
     return parser.get_parsed_content("train#trainer")
@@ -229,15 +235,22 @@ def measure(
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     images = torch.rand(batch_size, 1, size, size, device=device) * 2 - 1
-    for _ in range(WARM_UP_STEPS):
+    for _ in range(WARM_UP_STEPS[device]):
         step(images)
     rates, cpu_rates = zip(*(rate(step, images, seconds / TURNS) for _ in range(TURNS)), strict=True)
     peak = peak_mib(device)
+    return Measurement(precision, trainable(networks), max(rates), max(cpu_rates), peak, peak - idle)
+
+
+def flops_per_image(build: Callable[..., Step], size: int, batch_size: int, parameters: int, threads: int) -> float:
+    """What a training step computes, counted on the CPU: what is recorded cannot be looked at."""
+    torch.set_num_threads(threads)
+    step, *_ = build(size, batch_size, parameters, device="cpu")
+    images = torch.rand(batch_size, 1, size, size) * 2 - 1
     with CountFlops() as counter:
         for _ in range(ALL_KINDS_OF_STEPS):
             step(images)
-    flops = counter.total / ALL_KINDS_OF_STEPS / batch_size
-    return Measurement(precision, trainable(networks), max(rates), max(cpu_rates), peak, peak - idle, flops)
+    return counter.total / ALL_KINDS_OF_STEPS / batch_size
 
 
 def tensors_mib(
