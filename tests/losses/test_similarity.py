@@ -213,14 +213,11 @@ def test_structural_dissimilarity_keeps_its_precision_under_autocast():
 
 
 def test_patches_of_large_images_are_taken_at_other_places_each_time():
-    places = [
-        torch.arange(64.0).expand(2, 1, 64, 64),
-        torch.arange(64.0)[:, None].expand(2, 1, 64, 64),
-    ]  # of each pixel
+    columns_of, rows_of = torch.arange(64.0).expand(2, 1, 64, 64), torch.arange(64.0)[:, None].expand(2, 1, 64, 64)
     seen = set()
     for seed in range(100):
         torch.manual_seed(seed)
-        columns, rows = _from_a_random_place(*places, patch=7, stride=4)
+        columns, rows = _from_a_random_place(columns_of, rows_of, patch=7, stride=4)
         assert columns.shape == rows.shape == (2, 1, 59, 59)  # 14 patches a side
         assert torch.equal(columns[0, 0, 0].diff(), torch.ones(58))
         seen.add((int(rows[0, 0, 0, 0]), int(columns[0, 0, 0, 0])))
