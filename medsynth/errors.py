@@ -13,6 +13,21 @@ class MedsynthError(Exception):
     """
 
 
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_whole(name: str, value: object, least: int, give: str = "") -> None:
+    """Refuse a setting that is no whole number from `least` on; `give` says what to give instead.
+
+    Raises:
+        MedsynthError: with the name of the setting.
+    """
+    if not is_whole(value) or value < least:
+        raise MedsynthError(f"{name} is {value!r}: give {give or f'a whole number, {least} or more'}")
+
+
 def as_line(error: BaseException | None) -> str | None:
     """The `error: ...` line of the MedsynthError that `error` is or was raised from; None if there is none."""
     while error is not None and not isinstance(error, MedsynthError):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medsynth.errors import MedsynthError, as_line, run_tool
+from medsynth.errors import MedsynthError, as_line, check_whole, run_tool
 
 
 def raise_behind(kind: type[Exception]) -> None:
@@ -41,3 +41,20 @@ def test_a_tool_keeps_the_traceback_of_a_bug():
 
     with pytest.raises(ZeroDivisionError):
         run_tool(divide)
+
+
+@pytest.mark.parametrize("value", [2, 10**9])
+def test_whole_numbers_from_the_least_on_are_taken(value):
+    check_whole("batch_size", value, 2)
+
+
+@pytest.mark.parametrize("value", [1, -5, 2.0, "3", None, True, [4]])
+def test_what_is_no_whole_number_from_the_least_on_is_told(value):
+    with pytest.raises(MedsynthError) as raised:
+        check_whole("batch_size", value, 2)
+    assert str(raised.value) == f"batch_size is {value!r}: give a whole number, 2 or more"
+
+
+def test_what_to_give_instead_can_be_said():
+    with pytest.raises(MedsynthError, match="^overlap is -1: give null, or 0 or more$"):
+        check_whole("overlap", -1, 0, "null, or 0 or more")

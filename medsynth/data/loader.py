@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from medsynth.data.slices import PreparedSlices
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 
 CHUNK = 1024  # slices copied to the device at a time
 
@@ -46,8 +46,7 @@ class SliceLoader:
         drop_last: bool = True,
         most: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise MedsynthError(f"batch_size is {batch_size}: give 1 or more")
+        check_whole("batch_size", batch_size, 1)
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
         self.device, self.flip, self.drop_last = torch.device(device), flip, drop_last and shuffle
         self.iteration = 0

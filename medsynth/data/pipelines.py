@@ -29,7 +29,7 @@ from medsynth.data.transforms import (
     ScaleToUnit,
     SetAir,
 )
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 
 MODALITIES = ("mri", "ct", "image")
 PLANES = {"axial": "PLS", "coronal": "ILA", "sagittal": "IPR"}
@@ -77,8 +77,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", _checked_window(self.modality, self.window))
         object.__setattr__(self, "spacing_mm", _checked_spacing(self.spacing_mm))
-        if not isinstance(self.image_size, int) or isinstance(self.image_size, bool) or self.image_size < 1:
-            raise MedsynthError(f"image_size is {self.image_size!r}: give a whole number of pixels, such as 64")
+        check_whole("image_size", self.image_size, 1, "a whole number of pixels, such as 64")
         if not 0 <= self.min_foreground < 1:
             raise MedsynthError(f"min_foreground is {self.min_foreground!r}: give a share of the slice, such as 0.05")
         if self.plane not in PLANES:

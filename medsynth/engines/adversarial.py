@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medsynth.distributed import average_gradients, same_everywhere
 from medsynth.engines.replay import Compute, RecordingMemory, Replayed
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 
 
 def use_bfloat16(device: torch.device, amp: bool) -> bool:
@@ -84,8 +84,7 @@ class AdversarialTrainer(Trainer):
         amp: bool = True,
         cuda_graphs: bool = True,
     ) -> None:
-        if not isinstance(max_epochs, int) or max_epochs < 1:
-            raise MedsynthError(f"max_epochs is {max_epochs!r}: give 1 or more")
+        check_whole("max_epochs", max_epochs, 1)
         super().__init__(
             device=device,
             max_epochs=max_epochs,

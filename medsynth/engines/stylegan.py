@@ -18,7 +18,7 @@ from medsynth.distributed import mean_of_all
 from medsynth.engines.adaptive_augmentation import AdaptiveAugmentation
 from medsynth.engines.adversarial import AdversarialTrainer, frozen, losses
 from medsynth.engines.growing import GrowingSchedule, Phase, check_batch
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 from medsynth.losses.adversarial import GAMES, check_game
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, path_lengths
 from medsynth.losses.similarity import SMALLEST_SCALE, energy_score, sliced_patch_distance
@@ -65,9 +65,7 @@ class StyleGanLoss:
     def __post_init__(self) -> None:
         check_game("loss#game", self.game)
         for name in ("r1_interval", "path_length_interval"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise MedsynthError(f"loss#{name} is {value!r}: give 1 for every step, or more")
+            check_whole(f"loss#{name}", getattr(self, name), 1, "1 for every step, or more")
 
 
 class MovingMean(nn.Module):

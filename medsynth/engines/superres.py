@@ -17,7 +17,7 @@ from medsynth.data.patches import random_patches, random_symmetry
 from medsynth.data.slices import SliceDataset
 from medsynth.distributed import share_of_draws
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses, use_bfloat16
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_whole
 from medsynth.handlers.schedule import TwoStages
 from medsynth.losses.relativistic import relativistic
 from medsynth.losses.similarity import feature_distance, foreground
@@ -185,7 +185,7 @@ def _checked_patch(patch_size: int | None, side: int, scale: int) -> int:
     """Fine pixels a side, no more than the slices have."""
     if patch_size is None:
         patch_size = USUAL_PATCH * scale
-    if not isinstance(patch_size, int) or isinstance(patch_size, bool) or patch_size < 8 * scale or patch_size % scale:
+    if not is_whole(patch_size) or patch_size < 8 * scale or patch_size % scale:
         raise MedsynthError(
             f"patch_size is {patch_size!r}: give null for the usual size, or a multiple of scale {scale} from "
             f"{8 * scale} on"

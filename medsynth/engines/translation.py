@@ -14,7 +14,7 @@ from medsynth.data.datalist import PAIR
 from medsynth.data.domain_loader import DomainLoader
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
 from medsynth.engines.image_pool import ImagePool
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 from medsynth.losses.adversarial import (
     discriminator_hinge,
     discriminator_least_squares,
@@ -79,8 +79,7 @@ class WithoutPartner:
     def __post_init__(self) -> None:
         if not isinstance(self.variety, (int, float)) or not 0 <= self.variety <= 1:
             raise MedsynthError(f"variety is {self.variety!r}: give a number from 0 to 1")
-        if not isinstance(self.cycle_interval, int) or self.cycle_interval < 1:
-            raise MedsynthError(f"cycle_interval is {self.cycle_interval!r}: give 1 for every batch, or more")
+        check_whole("cycle_interval", self.cycle_interval, 1, "1 for every batch, or more")
 
 
 class TranslationTrainer(AdversarialTrainer):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medsynth.distributed import same_everywhere
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 from medsynth.losses.adversarial import GAMES, check_game
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
 from medsynth.losses.similarity import (
@@ -143,11 +143,10 @@ class VaeGanTrainer(AdversarialTrainer):
         super().__init__(**trainer_args)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        least = {"n_critic": (n_critic, 1), "penalty_interval": (penalty_interval, 1)}
-        least |= {"warmup": (warmup, 1), "shift": (shift, 0)}
-        for name, (value, lowest) in least.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-                raise MedsynthError(f"{name} is {value!r}: give {lowest} or more")
+        counts = {"n_critic": n_critic, "penalty_images": penalty_images, "penalty_interval": penalty_interval}
+        for name, value in (counts | {"warmup": warmup}).items():
+            check_whole(name, value, 1)
+        check_whole("shift", shift, 0)
         if not isinstance(reconstructed, (int, float)) or not 0 < reconstructed < 1:
             raise MedsynthError(f"reconstructed is {reconstructed!r}: give a share between 0 and 1, such as 0.25")
         self.weights, self.game = weights, check_game("game", game)

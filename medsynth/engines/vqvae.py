@@ -12,7 +12,7 @@ from ignite.handlers import EMAHandler
 from torch import Tensor
 
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 from medsynth.handlers.schedule import TwoStages
 from medsynth.losses.adversarial import discriminator_hinge, generator_hinge
 from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
@@ -69,8 +69,7 @@ class CodebookLearning:
     restart_below: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.warmup, int) or self.warmup < 0:
-            raise MedsynthError(f"codebook#warmup is {self.warmup!r}: give a number of iterations, 0 or more")
+        check_whole("codebook#warmup", self.warmup, 0, "a number of iterations, 0 or more")
         if not isinstance(self.decay, (int, float)) or not 0 <= self.decay < 1:
             raise MedsynthError(f"codebook#decay is {self.decay!r}: give a number from 0 to below 1, such as 0.99")
         if not isinstance(self.restart_below, (int, float)) or not 0 <= self.restart_below < 1:

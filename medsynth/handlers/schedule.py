@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from medsynth import distributed
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 
 if TYPE_CHECKING:
     from medsynth.bundle.run import Run
@@ -95,8 +95,7 @@ class RootDecay(Schedule):
         self, run: Run, optimizers: Sequence[Optimizer], iterations: int, max_minutes: float | None = None
     ) -> None:
         super().__init__(run, optimizers, max_minutes)
-        if not isinstance(iterations, int) or iterations < 1:
-            raise MedsynthError(f"decay_iterations is {iterations!r}: give 1 or more")
+        check_whole("decay_iterations", iterations, 1)
         self.iterations = iterations
 
     def rate(self, engine: Engine) -> float:

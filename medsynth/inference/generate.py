@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data.output import GRID_COLUMNS, ImageFolder, SliceSpace, digits, safe
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 
 BLOCK = 16  # images drawn together: their number must not change with what is asked for, or the images would
 UNLABELLED = "unlabelled"  # in file names
@@ -44,10 +44,8 @@ class Request:
     seed: int
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.num_images) or self.num_images < 1:
-            raise MedsynthError(f"num_images is {self.num_images!r}: give 1 or more")
-        if not _is_whole(self.seed) or self.seed < 0:
-            raise MedsynthError(f"seed is {self.seed!r}: give a whole number, 0 or more")
+        check_whole("num_images", self.num_images, 1)
+        check_whole("seed", self.seed, 0)
         is_number = isinstance(self.position, (int, float)) and not isinstance(self.position, bool)
         if self.position is not None and not (is_number and 0 <= self.position <= 1):
             raise MedsynthError(
@@ -98,8 +96,7 @@ def check_request(
 
 def check_batch_size(batch_size: int) -> None:
     """Refuse what is no number of images."""
-    if not _is_whole(batch_size) or batch_size < 1:
-        raise MedsynthError(f"batch_size is {batch_size!r}: give 1 or more")
+    check_whole("batch_size", batch_size, 1)
 
 
 def slice_space(model: LoadedModel) -> SliceSpace:
@@ -177,7 +174,3 @@ def image_name(label: str | None, seed: int, index: int, count: int) -> str:
 def square(count: int) -> int:
     """Columns of a grid of that many images."""
     return min(GRID_COLUMNS, math.ceil(count**0.5))
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import trange
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 from medsynth.networks.stylegan import StyleGan
 
 SPACES = ("w", "w+")
@@ -38,8 +38,7 @@ class Projection:
     """
 
     def __init__(self, steps: int, space: str, learning_rate: float) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise MedsynthError(f"steps is {steps!r}: give 1 or more steps of the projection, such as 300")
+        check_whole("steps", steps, 1, "1 or more steps of the projection, such as 300")
         if space not in SPACES:
             raise MedsynthError(f"space is {space!r}: choose one of {', '.join(SPACES)}")
         self.steps, self.space, self.learning_rate = steps, space, learning_rate

@@ -29,7 +29,7 @@ from medsynth.data.pipelines import PLANES, Preprocessing, find, read_picture, v
 from medsynth.data.sources import Source
 from medsynth.data.transforms import CheckFinite, with_neighbours
 from medsynth.engines.adversarial import use_bfloat16
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 from medsynth.inference.volumes import refuse_ct
 from medsynth.networks.resampling import repeat
 from medsynth.networks.rrdb import RRDBNet
@@ -118,14 +118,12 @@ class SliceUpscaler:
     amp: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, least in (("tile_size", self.tile_size, 8), ("batch_size", self.batch_size, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise MedsynthError(f"{name} is {value!r}: give a whole number, {least} or more")
+        check_whole("tile_size", self.tile_size, 8)
+        check_whole("batch_size", self.batch_size, 1)
         if self.overlap is None:
             object.__setattr__(self, "overlap", reach(self.network))
-        elif not isinstance(self.overlap, int) or isinstance(self.overlap, bool) or self.overlap < 0:
-            raise MedsynthError(f"overlap is {self.overlap!r}: give null, or coarse pixels around a tile, 0 or more")
-        elif self.overlap < reach(self.network):
+        check_whole("overlap", self.overlap, 0, "null, or coarse pixels around a tile, 0 or more")
+        if self.overlap < reach(self.network):
             log.warning("overlap %d is less than the network sees (%d): tiles show", self.overlap, reach(self.network))
 
     @torch.inference_mode()

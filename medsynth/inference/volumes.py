@@ -35,7 +35,7 @@ from medsynth.data.transforms import (
     window,
     with_neighbours,
 )
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 
 THUMBNAIL = 256  # pixels of a slice in the grid
 MOST_SHOWN = 36  # inputs in the grid
@@ -153,8 +153,7 @@ class VolumeInferer:
             raise MedsynthError(
                 f"overlap is {self.overlap!r}: give a part of a tile from 0 to less than 1, such as 0.25"
             )
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise MedsynthError(f"batch_size is {self.batch_size!r}: give 1 or more")
+        check_whole("batch_size", self.batch_size, 1)
 
     @torch.inference_mode()
     def __call__(self, volume: ReadyVolume, network: SliceNetwork) -> Tensor:
@@ -255,8 +254,7 @@ class VolumeRequest:
     sidecar: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
-            raise MedsynthError(f"num_samples is {self.num_samples!r}: give 1 or more")
+        check_whole("num_samples", self.num_samples, 1)
 
 
 def write_volumes(

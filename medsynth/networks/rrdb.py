@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 from medsynth.networks.resampling import average, repeat, spline, truncate, zero_fill
 
 BASES = {"kspace": zero_fill, "area": spline}
@@ -161,8 +161,7 @@ class RRDBNet(nn.Module):
             if value not in choices:
                 raise MedsynthError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")
         for name, value in (("channels", channels), ("blocks", blocks), ("growth", growth)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise MedsynthError(f"{name} is {value!r}: give a whole number, 1 or more")
+            check_whole(name, value, 1)
         self.scale, self.degradation, self.neighbours, self.consistent = scale, degradation, neighbours, consistent
         self.first = nn.Conv2d(1 + 2 * neighbours, channels, 3, padding=1)
         of_trunk = (channels, growth, residual_scale) if trunk == "dense" else (channels, residual_scale)

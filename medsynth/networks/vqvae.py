@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.networks.nets import VQVAE
 from torch import Tensor
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole, is_whole
 from medsynth.networks.codebook import Codebook
 
 CODE_FEATURES = (4, 16)  # smallest and largest; longer codes lie further apart, and fewer of them are used
@@ -99,26 +99,20 @@ def _checked_stride(
     image_size: int, channels: Sequence[int], residual_layers: int, num_codes: int, code_features: int
 ) -> int:
     """Pixels a side of a code's place."""
-    if isinstance(channels, (str, int)) or not channels or any(not _is_whole(c) or c < 1 for c in channels):
+    if isinstance(channels, (str, int)) or not channels or any(not is_whole(c) or c < 1 for c in channels):
         raise MedsynthError(
             f'channels is {channels!r}: give a number for each halving of the grid, such as "[64, 128]"'
         )
     stride = 2 ** len(channels)
     smallest = max(SMALLEST_IMAGE, 2 * stride)
-    if not _is_whole(image_size) or image_size < smallest or image_size % stride:
-        nearest = max(round(image_size / stride) * stride, smallest) if _is_whole(image_size) else 64
+    if not is_whole(image_size) or image_size < smallest or image_size % stride:
+        nearest = max(round(image_size / stride) * stride, smallest) if is_whole(image_size) else 64
         raise MedsynthError(
             f"image_size {image_size}: this network needs a multiple of {stride} from {smallest} on, such as "
             f"{nearest}; set --image_size {nearest}"
         )
-    if not _is_whole(residual_layers) or residual_layers < 0:
-        raise MedsynthError(f"residual_layers is {residual_layers!r}: give 0 or more")
-    if not _is_whole(num_codes) or num_codes < 2:
-        raise MedsynthError(f"num_codes is {num_codes!r}: give 2 or more, such as 256")
-    if not _is_whole(code_features) or not CODE_FEATURES[0] <= code_features <= CODE_FEATURES[1]:
+    check_whole("residual_layers", residual_layers, 0)
+    check_whole("num_codes", num_codes, 2, "2 or more, such as 256")
+    if not is_whole(code_features) or not CODE_FEATURES[0] <= code_features <= CODE_FEATURES[1]:
         raise MedsynthError(f"code_features is {code_features!r}: give {CODE_FEATURES[0]} to {CODE_FEATURES[1]}")
     return stride
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -22,7 +22,7 @@ from medsynth.data.pipelines import PLANES, Preprocessing, locate, read_picture,
 from medsynth.data.preparation import channel_planes
 from medsynth.data.sources import Source
 from medsynth.data.transforms import ChooseSlices, ResampleInPlane, ScaleToUnit
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 from medsynth.inference.superres import SliceUpscaler, load_upscaler
 from medsynth.metrics.checks import CannotMeasure
 from medsynth.metrics.fourier_ring import FourierRing
@@ -122,8 +122,7 @@ class SuperResolutionEvaluation:
         slices_per_subject: int = 30,
         seed: int = 0,
     ) -> None:
-        if not isinstance(slices_per_subject, int) or slices_per_subject < 1:
-            raise MedsynthError(f"slices_per_subject is {slices_per_subject!r}: give 1 or more")
+        check_whole("slices_per_subject", slices_per_subject, 1)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         network = upscaler.network
         self.degradation = Degradation(

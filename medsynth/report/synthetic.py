@@ -16,7 +16,7 @@ from PIL import Image
 from medsynth.data import datalist, sources
 from medsynth.data.header import unreadable
 from medsynth.data.pipelines import CT_WINDOWS_HU, as_grey
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_whole
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,10 @@ def find(path: str | None) -> list[SyntheticFile]:
 
 def choose(files: Sequence[SyntheticFile], num_images: int | None, seed: int) -> list[SyntheticFile]:
     """`num_images` at random, in their order; all where there are no more, or where it is None."""
-    if num_images is not None and (not isinstance(num_images, int) or num_images < 1):
-        raise MedsynthError(f"num_images is {num_images!r}: give 1 or more, or null for all")
-    if num_images is None or num_images >= len(files):
+    if num_images is None:
+        return list(files)
+    check_whole("num_images", num_images, 1, "1 or more, or null for all")
+    if num_images >= len(files):
         return list(files)
     return [files[i] for i in sorted(np.random.default_rng(seed).permutation(len(files))[:num_images])]
 
