@@ -136,7 +136,7 @@ def sliced_patch_distance(fake: Tensor, real: Tensor, projections: int = 16, pat
     The finest detail, what a 3 x 3 mean takes away, counts as a scale of its own: it is faint beside the rest.
 
     Args:
-        fake, real: (N, C, H, W), equally many; which is with which does not matter.
+        fake, real: (N, C, H, H), equally many; which is with which does not matter.
         projections: random directions a scale.
         patch: pixels a side of a patch.
 
@@ -163,11 +163,9 @@ def _sliced_distance(fake: Tensor, real: Tensor, projections: int, patch: int) -
     directions = torch.randn(projections, real.shape[1], patch, patch, device=real.device)
     directions = directions / directions.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
     stride = max(1, real.shape[-1] // PLACES)
-    if stride > 1:
-        fake, real = _from_a_random_place(fake, real, patch, stride)
     of_fake, of_real = (
         F.conv2d(images, directions, stride=stride).transpose(0, 1).flatten(1).sort(dim=1).values
-        for images in (fake, real)
+        for images in _from_a_random_place(fake, real, patch, stride)
     )
     return ((of_fake - of_real).abs().mean(dim=1) / (of_real.std(dim=1) + 1e-6)).mean()
 
@@ -176,9 +174,9 @@ def _from_a_random_place(fake: Tensor, real: Tensor, patch: int, stride: int) ->
     """The part of both sets that a number of patches, the same each time, fills; the same part of both."""
     length = real.shape[-1] - stride + 1
     length -= (length - patch) % stride
-    first = torch.randint(real.shape[-1] - length + 1, (2, 1), device=real.device)
-    rows, columns = torch.arange(length, device=real.device) + first
-    return [images.index_select(2, rows).index_select(3, columns) for images in (fake, real)]
+    first = torch.randint(real.shape[-1] - length + 1, (), device=real.device)
+    places = torch.arange(length, device=real.device) + first
+    return [images.index_select(2, places).index_select(3, places) for images in (fake, real)]
 
 
 def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
@@ -101,17 +99,14 @@ class GaussianMixtureDensity(nn.Module):
         Reference: Owen, Randomly permuted (t,m,s)-nets and (t,s)-sequences, 1995.
         """
         means, factors, device = self.means, self.factors, self.means.device
+        source = generator.device if generator else device
+        uniform = _even(count, 2 + means.shape[1], generator).to(device) if even else None
 
-        def chance(numbers: Callable[..., Tensor], columns: int) -> Tensor:
-            drawn = numbers(count, columns, generator=generator, device=generator.device if generator else device)
-            return drawn.to(device)
-
-        coordinates = means.shape[1]
-        if even:
-            uniform = _even(count, 2 + coordinates, generator)
-            choices, normal = uniform[:, :2].to(device), torch.special.ndtri(uniform[:, 2:].double()).to(means)
-        else:
-            choices, normal = chance(torch.rand, 2), chance(torch.randn, coordinates)
+        def choose(weights: Tensor, coordinate: int) -> Tensor:
+            if uniform is not None:
+                return _chosen(weights, uniform[:, coordinate])
+            race = torch.empty(weights.shape, device=source).exponential_(generator=generator)
+            return (weights / race.to(device)).argmax(dim=1)
 
         weights = self.weights.expand(count, -1, -1)
         if position is not None:
@@ -120,10 +115,14 @@ class GaussianMixtureDensity(nn.Module):
             likely = (((position[:, None] - means[:, 0]) / deviation).square() / -2).exp() / deviation
             weights = torch.where(self.has_position, weights * likely[:, None] + 1e-12, weights)
         if label is None:
-            rows = _choose(self.class_shares * weights.sum(dim=2), choices[:, 0])
+            rows = choose(self.class_shares * weights.sum(dim=2), 0)
         else:
             rows = torch.as_tensor(label, device=device).expand(count) % len(self.class_shares)
-        component = _choose(weights[torch.arange(count, device=device), rows], choices[:, 1])
+        component = choose(weights[torch.arange(count, device=device), rows], 1)
+        if uniform is not None:
+            normal = torch.special.ndtri(uniform[:, 2:].double()).to(means)
+        else:
+            normal = torch.randn(count, means.shape[1], generator=generator, device=source).to(device)
         if position is not None:  # it is the first coordinate, so its factor alone decides it
             placed = (position - means[component, 0]) / factors[component, 0, 0]
             normal[:, 0] = torch.where(self.has_position, placed, normal[:, 0])
@@ -141,7 +140,7 @@ def _even(count: int, coordinates: int, generator: torch.Generator | None) -> Te
     return uniform.clamp(SMALLEST_UNIFORM, 1 - SMALLEST_UNIFORM)
 
 
-def _choose(weights: Tensor, uniform: Tensor) -> Tensor:
+def _chosen(weights: Tensor, uniform: Tensor) -> Tensor:
     """The index of a weight in each row of (N, K), as likely as the weight is large, by numbers (N,) from 0 to 1."""
     up_to = weights.cumsum(dim=1)
     return (uniform[:, None] >= up_to / up_to[:, -1:]).sum(dim=1).clamp_max(weights.shape[1] - 1)

@@ -221,4 +221,4 @@ def test_patches_of_large_images_are_taken_at_other_places_each_time():
         assert columns.shape == rows.shape == (2, 1, 59, 59)  # 14 patches a side
         assert torch.equal(columns[0, 0, 0].diff(), torch.ones(58))
         seen.add((int(rows[0, 0, 0, 0]), int(columns[0, 0, 0, 0])))
-    assert {row for row, _ in seen} == {column for _, column in seen} == set(range(6))
+    assert seen == {(first, first) for first in range(6)}
