@@ -127,7 +127,7 @@ def test_embedding_writes_latents_alone(run_bundle, trained, tmp_path):
         ({"truncation": 2}, "truncation is 2: give a number from 0"),
         ({"checkpoint": "none.pt"}, "there is no model none.pt: train one"),
         ({"mode": "project", "input": "EMPTY"}, "holds no image"),
-        ({"num_images": 0}, "num_images is 0: give 1 or more"),
+        ({"num_images": 0}, "num_images is 0: give a whole number, 1 or more"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(infer, tmp_path, overrides, message):

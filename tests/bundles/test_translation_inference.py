@@ -127,7 +127,7 @@ def test_of_a_datalist_the_images_that_the_direction_starts_from_are_translated(
         ({"direction": "source_to_targt"}, "choose one of source_to_target, target_to_source"),
         ({"input": None}, "no input is given"),
         ({"input": "nowhere"}, "input nowhere does not exist"),
-        ({"num_samples": 0}, "num_samples is 0: give 1 or more"),
+        ({"num_samples": 0}, "num_samples is 0: give a whole number, 1 or more"),
         ({"planes": ["oblique"]}, "give a list with some of axial"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"input": "2_target.nii.gz"}, "has air of -1000, as CT has, and this model's input is MRI"),

@@ -84,7 +84,7 @@ def test_latents_pass_as_they_are_until_the_codes_are_taken_from_them(trainer):
 
 
 def test_a_run_without_an_epoch_is_refused(trainer):
-    with pytest.raises(MedsynthError, match="max_epochs is -1: give 1 or more"):
+    with pytest.raises(MedsynthError, match="max_epochs is -1: give a whole number, 1 or more"):
         trainer(max_epochs=-1)
 
 

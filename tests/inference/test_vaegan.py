@@ -91,7 +91,7 @@ def test_the_bundle_interpolates_in_whole_strips(infer, model_pt, tmp_path):
         ({"input": str(BUNDLE.parent / "none.nii.gz")}, "none.nii.gz does not exist"),
         ({"label": "MCI"}, "it has the classes AD, NC"),
         ({"temperature": 1.5}, "temperature is 1.5: give a number above 0"),
-        ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0: give a whole number, 1 or more"),
         ({"device": "nowhere"}, "device nowhere cannot be used"),
         ({"num_image": 3}, "the nearest valid key is 'num_images'"),
         ({"checkpoint": "none.pt"}, "there is no model none.pt: train one"),
