@@ -173,15 +173,13 @@ class VaeGanTrainer(AdversarialTrainer):
 
         Returns: the images that they made of a batch, reconstructions first, with labels and positions; the losses.
         """
-        real, label, position = batch["image"], batch["label"], batch["position"]
-        new, old = self.shares(len(real))
+        real, label, position = (batch[name] for name in FACTS)
         warmth = torch.full((), min(1.0, self.state.iteration / self.warmup), device=real.device)
         found = self.network_gradients(real=real, label=label, position=position, warmth=warmth)
         self.descend(self.network_optimizer, longest=1.0)
+        _, old = self.shares(len(real))
         self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(found.pop("posterior")))
-        fake = {"image": found.pop("fake")}
-        fake |= {name: torch.cat([batch[name][old], batch[name][new]]) for name in ("label", "position")}
-        return fake, found
+        return {name: found.pop(f"fake_{name}") for name in FACTS}, found
 
     def shares(self, count: int) -> tuple[slice, slice]:
         """Which images of a batch are drawn anew, and which are reconstructed; of a single one, both."""
@@ -195,7 +193,8 @@ class VaeGanTrainer(AdversarialTrainer):
             real: (N, C, H, W), with `label` and `position`, (N,) each.
             warmth: 0-d, part of the weights of terms that warm up.
 
-        Returns: `fake`, (N, C, H, W), and `posterior`, the latent vectors of what is reconstructed; the losses.
+        Returns: `fake_image`, `fake_label` and `fake_position`, like the real ones; `posterior`, the latent vectors of
+            what is reconstructed; the losses.
         """
         weights, (raise_scores, _) = self.weights, GAMES[self.game]
         new, old = self.shares(len(real))
@@ -234,8 +233,8 @@ class VaeGanTrainer(AdversarialTrainer):
                 terms["feature"] = feature_distance([layer[: len(real[old])] for layer in features], target)
         total = sum(self.weight(name, warmth) * term for name, term in terms.items())
         total.backward()
-        made = {"fake": fake, "posterior": posterior, "total": total, **terms}
-        return {name: value.detach() for name, value in made.items()}
+        made = {"fake_image": fake, "fake_label": fake_label, "fake_position": fake_position, "posterior": posterior}
+        return {name: value.detach() for name, value in (made | {"total": total} | terms).items()}
 
     def weight(self, name: str, warmth: Tensor) -> Tensor | float:
         """What a term of the generator counts."""
