@@ -89,8 +89,7 @@ def run(options: argparse.Namespace) -> None:
             parameters = found[0].parameters if found else PARAMETERS
             arguments = (step, size, options.batch_size, parameters, options.threads)
             measured = in_new_process(measure, *arguments, options.seconds, options.device)
-            flops = in_new_process(flops_per_image, *arguments)
-            measured = replace(measured, flops_per_image=flops)
+            measured = replace(measured, flops_per_image=in_new_process(flops_per_image, *arguments))
             if options.device == "cpu":
                 measured = replace(measured, tensors_mib=in_new_process(tensors_mib, *arguments))
             found.append(measured)
@@ -235,7 +234,7 @@ def measure(
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     images = torch.rand(batch_size, 1, size, size, device=device) * 2 - 1
-    for _ in range(WARM_UP_STEPS[device]):
+    for _ in range(WARM_UP_STEPS[torch.device(device).type]):
         step(images)
     rates, cpu_rates = zip(*(rate(step, images, seconds / TURNS) for _ in range(TURNS)), strict=True)
     peak = peak_mib(device)
