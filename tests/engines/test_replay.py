@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medsynth.engines import replay
 from medsynth.engines.replay import PLAIN_CALLS, RecordingMemory, Replayed
 from medsynth.errors import MedsynthError
 
@@ -38,27 +37,8 @@ def compute(weight, log) -> Callable[..., dict[str, Tensor]]:
 
 
 @pytest.fixture(autouse=True)
-def recorder(monkeypatch, weight, log) -> None:
-    """Does on a CPU what a CUDA graph does: the same again, in the same tensors."""
-
-    def recorded(compute, inputs, memory):
-        log.append("recorded")
-        results = compute(**inputs)
-        gradient = weight.grad
-        for tensor in (*results.values(), gradient):
-            tensor.fill_(torch.nan)  # recording does no work
-
-        def again() -> None:
-            log.append("replayed")
-            weight.grad = None
-            for name, value in compute(**inputs).items():
-                results[name].copy_(value)
-            gradient.copy_(weight.grad)
-            weight.grad = None
-
-        return again, results
-
-    monkeypatch.setattr(replay, "recorded", recorded)
+def recorder(record_on_cpu, weight, log) -> None:
+    record_on_cpu([weight], log)
 
 
 def test_it_computes_plainly_at_first_and_from_its_recording_then(compute, weight, log):

@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -382,12 +381,11 @@ def test_the_critic_learns_as_often_as_asked(build, monkeypatch, count):
     assert updated == [trainer.network_optimizer] + [trainer.discriminator_optimizer] * count
 
 
-def test_recorded_steps_train_as_plain_ones_do(build, monkeypatch):
+def test_recorded_steps_train_as_plain_ones_do(build, record_on_cpu):
     histories: list[list[dict[str, float]]] = []
     for memory in (None, replay.RecordingMemory()):
         trainer = build(penalty_interval=2, n_critic=2, warmup=20, shift=1)
-        parameters = [*trainer.network.parameters(), *trainer.discriminator.parameters()]
-        monkeypatch.setattr(replay, "recorded", partial(recorded_on_cpu, parameters))
+        record_on_cpu([*trainer.network.parameters(), *trainer.discriminator.parameters()])
         for work in (trainer.network_gradients, *trainer.critic_gradients.values()):
             work.memory = memory
         torch.manual_seed(0)
@@ -398,23 +396,6 @@ def test_recorded_steps_train_as_plain_ones_do(build, monkeypatch):
             found = trainer._iteration(trainer, next(batches))["losses"]
             histories[-1].append({name: value.item() for name, value in found.items()})
     assert histories[0] == histories[1]
-
-
-def recorded_on_cpu(parameters, compute, inputs, memory):
-    """What runs `compute` again into the same tensors, as a CUDA graph does, and the tensors of its results."""
-    with torch.random.fork_rng():
-        results = compute(**inputs)
-    gradients = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
-
-    def again() -> None:
-        for parameter in gradients:
-            parameter.grad = None
-        for name, value in compute(**inputs).items():
-            results[name].copy_(value)
-        for parameter, gradient in gradients.items():
-            gradient.copy_(parameter.grad)
-
-    return again, results
 
 
 @pytest.mark.parametrize("n_critic", [0, 1.5])
