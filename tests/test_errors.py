@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medsynth.errors import MedsynthError, as_line, check_whole, run_tool
+from medsynth.errors import MedsynthError, as_line, check_whole, is_number, run_tool
 
 
 def raise_behind(kind: type[Exception]) -> None:
@@ -58,3 +58,10 @@ def test_what_is_no_whole_number_from_the_least_on_is_told(value):
 def test_what_to_give_instead_can_be_said():
     with pytest.raises(MedsynthError, match="^overlap is -1: give null, or 0 or more$"):
         check_whole("overlap", -1, 0, "null, or 0 or more")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [(0, True), (-1.5, True), (True, False), ("1", False), (None, False), (float("nan"), False)]
+)
+def test_what_is_a_number(value, number):
+    assert is_number(value) == number

@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from optuna import Trial
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_number
 
 _RANGE = {"low", "high", "log", "step"}
 _DIRECTIONS = ("minimize", "maximize")
@@ -91,7 +91,7 @@ def _check_domain(domain: Any, where: str) -> None:
     if not (isinstance(domain, dict) and {"low", "high"} <= set(domain) <= _RANGE):
         raise MedsynthError(f'{where} is {domain}: give {{"low": .., "high": ..}} or {{"choices": [..]}}')
     low, high = domain["low"], domain["high"]
-    if not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high)) or low > high:
+    if not (is_number(low) and is_number(high)) or low > high:
         raise MedsynthError(f"{where}: low is {low!r} and high {high!r}: give numbers, the smaller one as low")
     if domain.get("log") and low <= 0:
         raise MedsynthError(f"{where}: a range with log begins above 0, not at {low}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +28,7 @@ from medsynth.data.transforms import (
     ScaleToUnit,
     SetAir,
 )
-from medsynth.errors import MedsynthError, check_whole
+from medsynth.errors import MedsynthError, check_whole, is_number
 
 MODALITIES = ("mri", "ct", "image")
 PLANES = {"axial": "PLS", "coronal": "ILA", "sagittal": "IPR"}
@@ -182,12 +181,7 @@ def _checked_window(modality: str, window: Any) -> str | tuple[float, float] | N
         raise MedsynthError(f"modality is {modality!r}: choose one of {', '.join(MODALITIES)}")
     if window is None or (modality == "ct" and isinstance(window, str) and window in CT_WINDOWS_HU):
         return window
-    if (
-        isinstance(window, (list, tuple))
-        and len(window) == 2
-        and all(map(_is_number, window))
-        and window[0] < window[1]
-    ):
+    if isinstance(window, (list, tuple)) and len(window) == 2 and all(map(is_number, window)) and window[0] < window[1]:
         return float(window[0]), float(window[1])
     names = f", the name of a window ({', '.join(CT_WINDOWS_HU)})" if modality == "ct" else ""
     raise MedsynthError(f"window is {window!r}: give null{names} or [low, high] for modality {modality}")
@@ -199,7 +193,7 @@ def _checked_spacing(spacing: Any) -> tuple[float, float] | None:
     if (
         isinstance(spacing, (list, tuple))
         and len(spacing) == 2
-        and all(_is_number(size) and size > 0 for size in spacing)
+        and all(is_number(size) and size > 0 for size in spacing)
     ):
         return float(spacing[0]), float(spacing[1])
     raise MedsynthError(f"spacing_mm is {spacing!r}: give null or two sizes in mm, [between rows, between columns]")
@@ -209,12 +203,8 @@ def _checked_positions(positions: Any) -> tuple[float, float]:
     if (
         isinstance(positions, (list, tuple))
         and len(positions) == 2
-        and all(map(_is_number, positions))
+        and all(map(is_number, positions))
         and 0 <= positions[0] < positions[1] <= 1
     ):
         return float(positions[0]), float(positions[1])
     raise MedsynthError(f"positions is {positions!r}: give [low, high] from 0 to 1, such as [0.3, 0.8]")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_number
 from medsynth.networks.growing import resolutions_up_to
 
 logger = logging.getLogger(__name__)
@@ -109,9 +109,7 @@ def _check(name: str, numbers: Sequence[float], least: float) -> None:
     good = (
         isinstance(numbers, (list, tuple))
         and len(numbers)
-        and all(
-            isinstance(number, (int, float)) and not isinstance(number, bool) and number >= least for number in numbers
-        )
+        and all(is_number(number) and number >= least for number in numbers)
     )
     if not good:
         raise MedsynthError(f"{name} is {numbers!r}: give a list of numbers, one a resolution, {least} or more")

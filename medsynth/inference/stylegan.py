@@ -17,7 +17,7 @@ from torchvision.utils import make_grid
 
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data.output import GRID_COLUMNS, ImageFolder
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_number
 from medsynth.inference.generate import (
     BLOCK,
     Drawn,
@@ -75,7 +75,7 @@ class StyleGanInference:
     ) -> None:
         check_request(model, StyleGan, "StyleGAN", mode, MODES, bool(inputs))
         check_batch_size(batch_size)
-        if isinstance(truncation, bool) or not isinstance(truncation, (int, float)) or not 0 <= truncation <= 1:
+        if not is_number(truncation) or not 0 <= truncation <= 1:
             raise MedsynthError(
                 f"truncation is {truncation!r}: give a number from 0, the mean image, to 1, all variety"
             )

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from monai.networks.blocks import SpatialAttentionBlock
 from torch import Tensor, nn
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_number
 from medsynth.networks.attention import ChannelSpatialAttention
 from medsynth.networks.blocks import ResidualDown, StyledNorm, binomial_blur, image_levels
 from medsynth.networks.components import principal_components
@@ -363,7 +363,7 @@ class VaeGan(nn.Module):
 
 def check_temperature(temperature: float) -> float:
     """Refuse a temperature that is none, or above that of the training set."""
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature <= 1:
+    if not is_number(temperature) or not 0 < temperature <= 1:
         raise MedsynthError(f"temperature is {temperature!r}: give a number above 0, to 1 for all variety")
     return temperature
 
