@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from medsynth.errors import MedsynthError, as_line, check_whole, is_number, run_tool
@@ -61,7 +63,8 @@ def test_what_to_give_instead_can_be_said():
 
 
 @pytest.mark.parametrize(
-    ("value", "number"), [(0, True), (-1.5, True), (True, False), ("1", False), (None, False), (float("nan"), False)]
+    ("value", "number"),
+    [(0, True), (-1.5, True), (10**400, True), (True, False), ("1", False), (None, False), (math.nan, False)],
 )
 def test_what_is_a_number(value, number):
     assert is_number(value) == number

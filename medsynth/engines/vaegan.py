@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medsynth.distributed import same_everywhere
 from medsynth.engines.adversarial import AdversarialTrainer, check_weights, frozen, losses
-from medsynth.errors import MedsynthError, check_whole
+from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.losses.adversarial import GAMES, check_game
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
 from medsynth.losses.similarity import (
@@ -147,7 +147,7 @@ class VaeGanTrainer(AdversarialTrainer):
         for name, value in (counts | {"warmup": warmup}).items():
             check_whole(name, value, 1)
         check_whole("shift", shift, 0)
-        if not isinstance(reconstructed, (int, float)) or not 0 < reconstructed < 1:
+        if not is_number(reconstructed) or not 0 < reconstructed < 1:
             raise MedsynthError(f"reconstructed is {reconstructed!r}: give a share between 0 and 1, such as 0.25")
         self.weights, self.game = weights, check_game("game", game)
         self.reconstructed, self.shift = reconstructed, shift
