@@ -72,3 +72,15 @@ def test_the_memory_of_tensors_is_weights_and_what_a_step_needs_at_once(train):
         return step, [], "float32"
 
     assert train.tensors_mib(build, 2, 1, 0, threads=1) == pytest.approx(4 + 8 + 4, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("is_used", "kinds"), [(False, {torch.float32}), (True, {torch.float32, torch.bfloat16})], ids=["without", "with"]
+)
+def test_the_peak_is_measured_in_bfloat16_only_where_training_uses_it(train, monkeypatch, is_used, kinds):
+    multiplied = set()
+    monkeypatch.setattr(train, "MATRIX", 8)
+    monkeypatch.setattr(train, "use_bfloat16", lambda device, amp: is_used)
+    monkeypatch.setattr(train.torch, "mm", lambda a, b: multiplied.add(a.dtype))
+    assert train.matrix_peak(torch.get_num_threads(), "cpu") > 0
+    assert multiplied == kinds

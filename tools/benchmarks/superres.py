@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.metrics import cpu_seconds
+from medsynth.engines.adversarial import use_bfloat16
 from medsynth.engines.superres import MixedPrecisionInferer
 from medsynth.networks.rrdb import RRDBNet
 
 ORIGINAL = {"scale": 4, "channels": 64, "blocks": 23, "growth": 32, "upsampling": "nearest"}
 SMALL = {"scale": 2, "channels": 64, "trunk": "residual", "blocks": 10, "residual_scale": 1.0}
 TRAINED = (4, 44)  # images, and coarse pixels a side, of a training step
+CPU = torch.device("cpu")
 
 
 def add_options(parsers: argparse._SubParsersAction) -> None:
@@ -35,23 +37,23 @@ def run(options: argparse.Namespace) -> None:
     networks = {"original": RRDBNet(**ORIGINAL), "bundle's": RRDBNet(**SMALL)}
     print(f"{options.size} x {options.size} coarse pixels, {options.threads} thread(s)")
     print(f"{'network':>10} {'scale':>6} {'M params':>9} {'precision':>10} {'fine MPix/CPU-s':>16}")
+    mixed = "bfloat16" if use_bfloat16(CPU, True) else "float32"
     for name, network in networks.items():
         network.to(memory_format=torch.channels_last).eval()
-        for precision, amp in (("float32", False), ("bfloat16", True)):
-            report(name, network, coarse, network.scale, precision, amp)
+        for precision in dict.fromkeys(("float32", mixed)):
+            report(name, network, coarse, network.scale, precision)
     if importlib.util.find_spec("basicsr") is not None:
         from basicsr.archs.rrdbnet_arch import RRDBNet as BasicRRDBNet
 
-        report("BasicSR", BasicRRDBNet(1, 1, scale=4).eval(), coarse, 4, "float32", False)
+        report("BasicSR", BasicRRDBNet(1, 1, scale=4).eval(), coarse, 4, "float32")
     seconds = cpu_seconds(training_step(networks["bundle's"].train()))
-    print(
-        f"{seconds:.3f} CPU-seconds a training step of {TRAINED[0]} patches of {TRAINED[1]} x {TRAINED[1]} in bfloat16"
-    )
+    images, side = TRAINED
+    print(f"{seconds:.3f} CPU-seconds a training step of {images} patches of {side} x {side} in {mixed}")
 
 
-def report(name: str, network: nn.Module, coarse: Tensor, scale: int, precision: str, amp: bool) -> None:
+def report(name: str, network: nn.Module, coarse: Tensor, scale: int, precision: str) -> None:
     """Print the speed of one network."""
-    inferer = MixedPrecisionInferer("cpu", amp)
+    inferer = MixedPrecisionInferer(CPU, amp=precision == "bfloat16")
     with torch.inference_mode():
         seconds = cpu_seconds(lambda: inferer(coarse, network))
     parameters = sum(p.numel() for p in network.parameters()) / 1e6
@@ -66,7 +68,7 @@ def training_step(network: RRDBNet) -> Callable[[], None]:
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(CPU.type, torch.bfloat16, enabled=use_bfloat16(CPU, True)):
             found = network.detail(coarse)
         optimizer.zero_grad()
         F.smooth_l1_loss(found.float(), truth).backward()

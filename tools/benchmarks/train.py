@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.data import peak_mib as process_peak_mib
 from medsynth.data.loader import SliceLoader
+from medsynth.engines.adversarial import use_bfloat16
 from medsynth.engines.vaegan import VaeGanTrainer
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "vaegan" / "train.json"
@@ -69,7 +70,8 @@ def run(options: argparse.Namespace) -> None:
     peak = in_new_process(matrix_peak, options.threads, options.device)
     print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s, device {options.device}, {options.threads} threads")
     ours = partial(bundle_step, device=options.device)
-    systems = [("ours", partial(ours, amp=True)), ("ours", partial(ours, amp=False))]
+    mixed = use_bfloat16(torch.device(options.device), True)
+    systems = [("ours", partial(ours, amp=amp)) for amp in ((True, False) if mixed else (False,))]
     if options.device != "cpu":
         systems.append(("unrecorded", partial(ours, amp=True, cuda_graphs=False)))
     if options.peer and importlib.util.find_spec("pythae") is None:
@@ -120,10 +122,11 @@ def in_new_process(function: Callable, *arguments: object) -> object:
 
 
 def matrix_peak(threads: int, device: str) -> float:
-    """The most FLOP/s that large matrix products reach here, in float32 or bfloat16."""
+    """The most FLOP/s that large matrix products reach here, in float32, or in bfloat16 where training uses it."""
     torch.set_num_threads(threads)
     fastest = 0.0
-    for kind in (torch.float32, torch.bfloat16):
+    kinds = [torch.float32] + [torch.bfloat16] * use_bfloat16(torch.device(device), True)  # elsewhere it takes hours
+    for kind in kinds:
         a, b = (torch.randn(MATRIX, MATRIX, device=device).to(kind) for _ in range(2))
         for _ in range(2 + TURNS):
             start = finished(device)
