@@ -60,7 +60,7 @@ class ResidualDown(nn.Module):
         """(N, channels_in, H, W) -> (N, channels_out, H / 2, W / 2)."""
         hidden = self.conv1(F.leaky_relu(self.norm1(features), 0.2))
         hidden = self.conv2(F.leaky_relu(self.norm2(hidden), 0.2))
-        return hidden + self.shortcut(F.avg_pool2d(features, 2))
+        return hidden.add_(self.shortcut(F.avg_pool2d(features, 2)))
 
 
 class StyledNorm(nn.Module):

@@ -28,7 +28,7 @@ class DiscriminatorBlock(nn.Module):
         hidden = F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(features), 0.2, inplace=True)), 0.2, inplace=True)
         if self.shortcut is None:
             return hidden
-        return (hidden + self.shortcut(F.avg_pool2d(features, 2))) * 0.5**0.5
+        return (hidden + self.shortcut(F.avg_pool2d(features, 2))).mul_(0.5**0.5)
 
 
 class FromImage(nn.Module):

@@ -94,9 +94,9 @@ class Noise(nn.Module):
         self.strength = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, features: Tensor, which: Tensor) -> Tensor:
-        """(N, channels, H, W) and which of them get noise, (N,) of 0 and 1 -> the same shape."""
+        """(N, channels, H, W) and which of them get noise, (N,) of 0 and 1 -> `features`, changed in place."""
         maps = torch.randn_like(features[:, :1]) * which[:, None, None, None].to(features.dtype)
-        return features + self.strength.to(features.dtype) * maps
+        return features.addcmul_(self.strength.to(features.dtype), maps)
 
 
 class StyledUp(nn.Module):
@@ -121,10 +121,10 @@ class StyledUp(nn.Module):
         """(N, channels_in, H, W) and the sketch of the image -> (N, channels_out, 2 H, 2 W)."""
         hidden = self.enlarge(self.conv1(F.leaky_relu(self.norm1(features, style), 0.2, inplace=True)))
         size = 2 * int(hidden.shape[-1])
-        hidden = hidden + self.sketch(F.pixel_unshuffle(F.adaptive_avg_pool2d(sketch, size), 2))
+        hidden.add_(self.sketch(F.pixel_unshuffle(F.adaptive_avg_pool2d(sketch, size), 2)))
         hidden = hidden if noise is None else self.noise(hidden, noise)
         hidden = self.conv2(F.leaky_relu(self.norm2(hidden, style), 0.2, inplace=True))
-        return self.attention(hidden) + self.enlarge(self.shortcut(features))
+        return self.attention(hidden).add_(self.enlarge(self.shortcut(features)))
 
 
 class Decoder(nn.Module):
@@ -176,7 +176,7 @@ class Decoder(nn.Module):
         features = self.attention(self.up[0](self.start(latent).unflatten(1, (-1, 4, 4)), sketch, style, noise))
         for up in self.up[1:]:
             features = up(features, sketch, style, noise)
-        fine = self.smooth(F.pixel_shuffle(F.leaky_relu(self.norm(features), 0.2), 2))
+        fine = self.smooth(F.pixel_shuffle(F.leaky_relu(self.norm(features), 0.2, inplace=True), 2))
         fine = self.mix(torch.cat([fine, sketch.to(fine.dtype)], dim=1))
         fine = fine if noise is None else self.noise(fine, noise)
         return sketch + self.without_kept_components(self.head(F.leaky_relu(fine, 0.2, inplace=True)).float())
