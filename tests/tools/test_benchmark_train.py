@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,26 @@ def test_the_peak_is_measured_in_bfloat16_only_where_training_uses_it(train, mon
     monkeypatch.setattr(train.torch, "mm", lambda a, b: multiplied.add(a.dtype))
     assert train.matrix_peak(torch.get_num_threads(), "cpu") > 0
     assert multiplied == kinds
+
+
+def test_systems_are_measured_in_turns_and_the_fastest_turn_of_each_counts(train, monkeypatch):
+    rates, calls = iter([10.0, 3.0, 30.0, 1.0, 20.0, 2.0]), []
+
+    def in_new_process(function, step, size, batch_size, parameters, threads, *more):
+        calls.append((function.__name__, step, parameters))
+        if function is not train.measure:
+            return 5.0
+        assert more == (4.0, "cpu")
+        return train.Measurement("float32", 77, next(rates), 1.0, 100.0, 50.0)
+
+    monkeypatch.setattr(train, "in_new_process", in_new_process)
+    options = argparse.Namespace(batch_size=16, threads=1, seconds=12.0, device="cpu")
+    found = train.measure_in_turns(["ours", "peer"], 64, options)
+    assert calls[:4] == [
+        ("measure", "ours", train.PARAMETERS),
+        ("measure", "peer", 77),
+        ("measure", "ours", 77),
+        ("measure", "peer", 77),
+    ]
+    assert [turn.per_second for turn in found] == [30.0, 3.0]
+    assert all(turn.flops_per_image == turn.tensors_mib == 5.0 for turn in found)

@@ -86,17 +86,29 @@ def run(options: argparse.Namespace) -> None:
     has_peer = systems[-1][0] == PEER
     print(headings + ("  ours to peer: /s, /CPU-s, MiB, above idle, tensors" if has_peer else ""))
     for size in options.image_size:
-        found: list[Measurement] = []
-        for _, step in systems:  # the peer gets as many parameters as ours has
-            parameters = found[0].parameters if found else PARAMETERS
-            arguments = (step, size, options.batch_size, parameters, options.threads)
-            measured = in_new_process(measure, *arguments, options.seconds, options.device)
-            measured = replace(measured, flops_per_image=in_new_process(flops_per_image, *arguments))
-            if options.device == "cpu":
-                measured = replace(measured, tensors_mib=in_new_process(tensors_mib, *arguments))
-            found.append(measured)
+        found = measure_in_turns([step for _, step in systems], size, options)
         for (name, _), measurement in zip(systems, found, strict=True):
             print(row(size, name, measurement, peak) + (ratios(measurement, found[-1]) if has_peer else ""))
+
+
+def measure_in_turns(steps: list[Callable[..., Step]], size: int, options: argparse.Namespace) -> list[Measurement]:
+    """The fastest of each, one round after the other: the machine's speed changes from one minute to the next."""
+    kinds, parameters = range(len(steps)), PARAMETERS
+
+    def apart(function: Callable, number: int, *more: object) -> object:
+        return in_new_process(function, steps[number], size, options.batch_size, parameters, options.threads, *more)
+
+    rounds: list[list[Measurement]] = []
+    for _ in range(TURNS):
+        rounds.append([])
+        for number in kinds:
+            rounds[-1].append(apart(measure, number, options.seconds / TURNS, options.device))
+            parameters = rounds[0][0].parameters  # the others get as many as the first has
+    found = [max(measured, key=lambda turn: turn.per_second) for measured in zip(*rounds, strict=True)]
+    found = [replace(found[number], flops_per_image=apart(flops_per_image, number)) for number in kinds]
+    if options.device == "cpu":
+        found = [replace(found[number], tensors_mib=apart(tensors_mib, number)) for number in kinds]
+    return found
 
 
 def row(size: int, name: str, found: Measurement, peak: float) -> str:
