@@ -89,7 +89,9 @@ def pick_frame(frames: int, frame: int | None, shape: Sequence[int]) -> int | No
     if frames == 1:
         return None
     if frame is None:
-        raise MedsynthError(f"is 4D, {tuple(shape)}: pick a frame with --frame (0 to {frames - 1})")
+        raise MedsynthError(
+            f"is 4D, {tuple(shape)}: pick a frame with --frame (0 to {frames - 1}) of tools/make_datalist.py"
+        )
     if not 0 <= frame < frames:
         raise MedsynthError(f"has no frame {frame}: pick one from 0 to {frames - 1} with --frame")
     return frame
