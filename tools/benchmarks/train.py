@@ -93,21 +93,24 @@ def run(options: argparse.Namespace) -> None:
 
 def measure_in_turns(steps: list[Callable[..., Step]], size: int, options: argparse.Namespace) -> list[Measurement]:
     """The fastest of each, one round after the other: the machine's speed changes from one minute to the next."""
-    kinds, parameters = range(len(steps)), PARAMETERS
+    parameters = PARAMETERS
 
-    def apart(function: Callable, number: int, *more: object) -> object:
-        return in_new_process(function, steps[number], size, options.batch_size, parameters, options.threads, *more)
+    def apart(function: Callable, step: Callable[..., Step], *more: object) -> object:
+        return in_new_process(function, step, size, options.batch_size, parameters, options.threads, *more)
 
     rounds: list[list[Measurement]] = []
     for _ in range(TURNS):
         rounds.append([])
-        for number in kinds:
-            rounds[-1].append(apart(measure, number, options.seconds / TURNS, options.device))
+        for step in steps:  # not in shorter ones: some steps have a penalty and others have none
+            rounds[-1].append(apart(measure, step, options.seconds, options.device))
             parameters = rounds[0][0].parameters  # the others get as many as the first has
-    found = [max(measured, key=lambda turn: turn.per_second) for measured in zip(*rounds, strict=True)]
-    found = [replace(found[number], flops_per_image=apart(flops_per_image, number)) for number in kinds]
-    if options.device == "cpu":
-        found = [replace(found[number], tensors_mib=apart(tensors_mib, number)) for number in kinds]
+    found = []
+    for step, measured in zip(steps, zip(*rounds, strict=True), strict=True):
+        fastest = max(measured, key=lambda turn: turn.per_second)
+        fastest = replace(fastest, flops_per_image=apart(flops_per_image, step))
+        if options.device == "cpu":
+            fastest = replace(fastest, tensors_mib=apart(tensors_mib, step))
+        found.append(fastest)
     return found
 
 
