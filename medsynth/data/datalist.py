@@ -129,8 +129,8 @@ def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:
         raise MedsynthError(
             f'datalist {path}: "training" is empty, and nothing can be learned from it: move subjects there'
         )
-    _check_files(path, splits)
     _check_subjects(path, splits)
+    _check_files(path, splits)
     return Datalist(
         str(values.get("name", path.stem)), splits, values.get("modalities", {}), hashlib.sha256(content).hexdigest()
     )

@@ -34,6 +34,8 @@ class Checkpoint:
     when Ctrl-C or SIGTERM asks to stop, and at the end. After an error the last file stays as it is: the failed
     iteration may have changed half of the weights.
 
+    Ctrl-C and SIGTERM fire INTERRUPT when all is saved, for last pictures.
+
     Args:
         validator: the evaluator whose best metric is kept.
         minutes: longest time between two saves.
@@ -76,6 +78,8 @@ class Checkpoint:
                 self._save(engine)
         if stop_signal:
             logger.info("Stopped at iteration %d; the same command goes on from there", iteration)
+            engine.fire_event(Events.INTERRUPT)
+            idist.barrier()  # torchrun kills the others when one has ended
             sys.exit(128 + stop_signal)  # what a shell expects of a process that a signal stopped
 
     def _complete(self, engine: Engine) -> None:

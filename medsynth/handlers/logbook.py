@@ -88,7 +88,7 @@ class Logbook:
         self._device = engine.state.device
         if self.run.is_main:
             engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-            engine.add_event_handler(Events.COMPLETED, self._complete)
+            engine.add_event_handler(Events.COMPLETED | Events.INTERRUPT, self._complete)
             if self.validator is not None:
                 self.validator.add_event_handler(Events.COMPLETED, self._write_metrics, engine)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)

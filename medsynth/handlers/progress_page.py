@@ -34,7 +34,7 @@ NOT_MEASURES = ("iteration", "epoch")
 class ProgressPage:
     """Writes `index.html`, one file with all that it shows: losses, validation, grids of samples over time, settings.
 
-    After each epoch, and at the end. List it behind the handlers whose files it reads.
+    After each epoch, at the end and when a run is stopped. List it behind the handlers whose files it reads.
 
     Args:
         seconds: between two pages, at least: drawing one takes more than a second.
@@ -49,6 +49,7 @@ class ProgressPage:
         """Follow `engine`'s run, on the main process alone."""
         if self.run.is_main:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._refresh)
+            engine.add_event_handler(Events.INTERRUPT, self._write, None)
             engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def _refresh(self, engine: Engine) -> None:
@@ -125,8 +126,12 @@ def _losses(folder: Path) -> page.Section | None:
 
 
 def _settings(config: Path) -> dict[str, str]:
-    """What stands at the top of the configuration."""
+    """What stands at the top of the configuration: values, as users give them, but no expressions."""
     if not config.exists():
         return {}
     entries = json.loads(config.read_text())
-    return {name: str(value) for name, value in entries.items() if not isinstance(value, (dict, list))}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in entries.items()
+        if not isinstance(value, (dict, list)) and not str(value).startswith(("$", "@"))
+    }

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class SampleGrid:
     """Draws the same latents again and again: `samples/epoch_0000.png` untrained, then every few epochs and at the end.
 
+    Untrained is a run that has begun, with all that the engine does before its first step.
+
     Args:
         interval_epochs: between two pictures.
         count: of images in one; a square number fills it.
@@ -35,9 +37,9 @@ class SampleGrid:
         """Draw during `engine`'s run, on the main process alone."""
         if not self.run.is_main:
             return
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval_epochs), self._draw)
-        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.COMPLETED | Events.INTERRUPT, self._complete)
 
     def pictures(self, engine: Engine) -> tuple[Tensor, int]:
         """Images (M, C, H, W) in [-1, 1] on the CPU, and how many of them make a row."""

@@ -82,6 +82,11 @@ def test_an_image_listed_twice_is_named(tmp_path):
         datalist.read(tmp_path / "list.json")
 
 
+def test_a_scan_in_two_splits_is_told_as_the_patient_it_shows(written):
+    with pytest.raises(MedsynthError, match="subject a is in training and in test"):
+        datalist.read(written(training=["a"], test=["a"]))
+
+
 def test_labels_are_text_and_unknown_ones_none(tmp_path):
     for name in "abc":
         (tmp_path / name).touch()

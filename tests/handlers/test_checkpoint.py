@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import ToyTrainer
+from toy import ToyTrainer, stop_at
 from tqdm import tqdm
 
 from medsynth.bundle.run import Run
@@ -58,19 +58,6 @@ def one_line(raised: pytest.ExceptionInfo[BaseException]) -> str:
     assert line is not None
     assert "\n" not in line
     return line
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, iteration: int, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal in the middle of an iteration, once."""
-    whole = ToyTrainer._iteration
-
-    def interrupted(self, engine, batch):
-        if engine.state.iteration == iteration:
-            monkeypatch.setattr(ToyTrainer, "_iteration", whole)
-            os.kill(os.getpid(), number)
-        return whole(self, engine, batch)
-
-    monkeypatch.setattr(ToyTrainer, "_iteration", interrupted)
 
 
 def test_two_halves_equal_the_whole(toy_run, tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from PIL import Image
-from toy import ToyEvaluator, ToyTrainer
+from toy import ToyEvaluator, ToyTrainer, stop_at
 
 from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
@@ -22,6 +23,30 @@ def samples(folder: Path) -> list[str]:
 
 def test_sample_grids_are_drawn_untrained_every_few_epochs_and_at_the_end(toy_run):
     assert samples(toy_run(max_epochs=3)) == ["epoch_0000.png", "epoch_0002.png", "epoch_0003.png"]
+
+
+def test_the_untrained_grid_shows_what_the_engine_begins_with(toy_run, monkeypatch):
+    begun = []
+    build = ToyTrainer.__init__
+
+    def build_and_begin(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        self.add_event_handler(Events.EPOCH_STARTED, lambda: begun.append(True))
+
+    monkeypatch.setattr(ToyTrainer, "__init__", build_and_begin)
+    monkeypatch.setattr(ToyTrainer, "sample", lambda self, count, seed: torch.full((9, 1, 4, 4), float(bool(begun))))
+    with Image.open(toy_run(max_epochs=1) / "samples/epoch_0000.png") as picture:
+        assert picture.convert("L").getpixel((4, 4)) == 255
+
+
+def test_a_run_stopped_in_its_first_epoch_has_pictures_up_to_there(toy_run, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 5)
+    with pytest.raises(SystemExit):
+        toy_run(max_epochs=3)
+    folder = tmp_path / "run"
+    assert samples(folder) == ["epoch_0000.png", "epoch_0001.png"]
+    assert (folder / "losses.png").exists()
+    assert "iteration 5:" in (folder / "index.html").read_text()
 
 
 def test_a_resumed_run_draws_no_untrained_grid_again(toy_run):
@@ -136,6 +161,8 @@ def test_the_page_of_a_run_shows_pictures_losses_and_validation_and_needs_no_oth
     assert text.count("data:image/png;base64,") == 3 + 1 + 1  # grids, curves of validation and of losses
     assert "val_error" in text
     assert '"refresh"' not in text  # the run is over
+    assert "<dd>null</dd>" in text
+    assert "@network" not in text
     assert not [
         address for address in re.findall(r'(?:src|href)="([^"]*)', text) if not address.startswith(("data:", "#"))
     ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pytest
 import torch
 from ignite.engine import Engine
 from ignite.metrics import Average
@@ -108,3 +111,16 @@ class ToyEvaluator(Evaluator):
         self.network.eval()
         with torch.no_grad():
             return {"error": F.mse_loss(self.network(image + 0.1 * torch.randn_like(image)), image).item()}
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, iteration: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal in the middle of an iteration, once."""
+    whole = ToyTrainer._iteration
+
+    def interrupted(self, engine, batch):
+        if engine.state.iteration == iteration:
+            monkeypatch.setattr(ToyTrainer, "_iteration", whole)
+            os.kill(os.getpid(), number)
+        return whole(self, engine, batch)
+
+    monkeypatch.setattr(ToyTrainer, "_iteration", interrupted)
