@@ -117,7 +117,7 @@ def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
 
 def classes_of(entries: list[dict]) -> str:
     """How many images each class has."""
-    return counted(entry["label"] or "unknown" for entry in entries) or "none"
+    return counted(entry["label"] or "unlabelled" for entry in entries) or "none"
 
 
 def counted(values: Iterable[str], most: int = 5) -> str:

@@ -55,8 +55,8 @@ class Preprocessing:
         image_size: rows and columns of a slice.
         min_foreground: part of a slice that the head must cover.
         plane: of the slices, `axial`, `coronal` or `sagittal`.
-        positions: of the first and the last slice taken, from 0 to 1. Axial: the brain's lower end to the top of the
-            head; coronal: back to front of the head; sagittal: its left to its right.
+        positions: of the first and the last slice taken, from 0 to 1. Axial: 150 mm below the top of the head to
+            its top; coronal: back to front of the head; sagittal: its left to its right.
         neighbours: slices on each side that come along as channels; at the ends of a volume, its last slice again.
         bias_correction: for `mri`, even out the brightness of each volume first (N4; some seconds a volume).
         keep_pixels: what does not fit into the slice is cut off, instead of a coarser spacing for the whole set.

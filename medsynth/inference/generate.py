@@ -34,7 +34,7 @@ class Request:
     Args:
         num_images: how many.
         label: name of a class; None: classes as frequent as in the training set.
-        position: slice position, 0 at the brain's lower end and 1 at its top; None: as in the training set.
+        position: slice position, 0 at 150 mm below the top of the head and 1 at the top; None: as in the training set.
         seed: the same one gives the same images; the first of many are those of a smaller `num_images`.
     """
 
@@ -49,7 +49,7 @@ class Request:
         is_number = isinstance(self.position, (int, float)) and not isinstance(self.position, bool)
         if self.position is not None and not (is_number and 0 <= self.position <= 1):
             raise MedsynthError(
-                f"position is {self.position!r}: give null or a number from 0, the brain's lower end, to 1, its top"
+                f"position is {self.position!r}: give null or a number from 0, 150 mm below the top of the head, to 1"
             )
 
     def condition(self, model: LoadedModel) -> dict[str, Any]:

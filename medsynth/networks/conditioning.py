@@ -32,7 +32,7 @@ class Conditioning(nn.Module):
 
         Args:
             label: (N,) class indices, `UNKNOWN_CLASS` (-1) where unknown; None: unknown for all.
-            position: (N,) from 0 (inferior) to 1 (superior end of the brain), NaN where unknown; None: unknown for all.
+            position: (N,) from 0 (150 mm below the top of the head) to 1 (the top); NaN: unknown; None: all are.
             like: any tensor with N rows, for device and type.
 
         Returns: (N, features); zeros where neither is in use.
