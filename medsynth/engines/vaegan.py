@@ -95,7 +95,8 @@ class VaeGanTrainer(AdversarialTrainer):
     A share of the batch is reconstructed, without noise: what noise stands for cannot be foretold. For the rest, new
     images of the same classes and positions are drawn, with noise, from the density of the slices' latest latent
     vectors, fitted after each epoch. They are what users generate, so the critic judges them like reconstructions. Its
-    opinion of these reaches the encoder too, other than in the paper: without, encoder and decoder drift apart.
+    opinion of these reaches the encoder too, other than in the paper: without, encoder and decoder drift apart. How far
+    it takes the encoder can be bounded (`VaeGan.encoder_correction`).
 
     What the critic sees is shifted by a few pixels, real and fake images alike, another way every time. Otherwise its
     gradient has the raster of its strided convolutions, and so have the generator's images.

@@ -50,11 +50,15 @@ def self_attention(channels: int) -> SpatialAttentionBlock:
 class Encoder(nn.Module):
     """(N, C, size, size) -> mean and log-variance of the latent vector, each (N, latent_features).
 
-    A linear map of the image carries the bulk, the convolutions what is not linear; their last layer starts at 0.
+    A linear map of the image carries the bulk, the convolutions what is not linear; their last layer starts at 0. They
+    move each number of the mean by at most `correction`, if that is given.
     """
 
-    def __init__(self, image_size: int, image_channels: int, channels: int, latent_features: int) -> None:
+    def __init__(
+        self, image_size: int, image_channels: int, channels: int, latent_features: int, correction: float | None
+    ) -> None:
         super().__init__()
+        self.correction = correction
         widths = channels_per_level(image_size, channels)
         self.linear = nn.Linear(image_channels * linear_size(image_size) ** 2, latent_features).requires_grad_(False)
         self.stem = nn.Conv2d(4 * image_channels, widths[0], 3, padding=1)
@@ -74,6 +78,7 @@ class Encoder(nn.Module):
         features = self.norm(self.down[-1](self.attention(features)))
         features = F.leaky_relu(features + self.condition(condition)[:, :, None, None], 0.2)
         mean, log_variance = self.head(features.flatten(1)).float().chunk(2, dim=1)
+        mean = mean if self.correction is None else self.correction * mean.tanh()
         return mean + self.linear_part(image).float(), log_variance.clamp(-10, 4)
 
     def linear_part(self, image: Tensor) -> Tensor:
@@ -236,11 +241,13 @@ class VaeGan(nn.Module):
         kept_components: leading components of the linear map that the convolutions leave as they are.
         noise_injection: whether samples get random texture that z does not describe.
         mapping_features: width of the network that moves vectors drawn from the density; 0: they stay.
+        encoder_correction: how far the encoder's convolutions move each number of z from what the linear map makes of
+            the image, at most; the training set's standard deviation is 1. None: as far as they learn to.
         temperature: of samples, unless they are asked for with another: above 0, at most 1.
         antialias: whether what the decoder enlarges is smoothed, so that images show no raster.
 
     Raises:
-        MedsynthError: for an image size that does not halve down to 4.
+        MedsynthError: for an image size that does not halve down to 4, and for what is no number in its range.
     """
 
     def __init__(
@@ -255,13 +262,16 @@ class VaeGan(nn.Module):
         kept_components: int = 0,
         noise_injection: bool = True,
         mapping_features: int = 0,
+        encoder_correction: float | None = None,
         temperature: float = 1.0,
         antialias: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = check_temperature(temperature)
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
-        self.encoder = Encoder(image_size, image_channels, channels, latent_features)
+        self.encoder = Encoder(
+            image_size, image_channels, channels, latent_features, check_correction(encoder_correction)
+        )
         self.decoder = Decoder(
             image_size, image_channels, channels, latent_features, kept_components, noise_injection, antialias
         )
@@ -359,6 +369,13 @@ class VaeGan(nn.Module):
             parts = zip(latents.split(64), labels.split(64), positions.split(64), strict=False)
             images = torch.cat([self.draw(*part) for part in parts])
         return images.clamp(-1, 1), labels, positions
+
+
+def check_correction(correction: float | None) -> float | None:
+    """Refuse what the encoder's convolutions cannot keep to: a number from 0, or None."""
+    if correction is not None and not (is_number(correction) and correction >= 0):
+        raise MedsynthError(f"encoder_correction is {correction!r}: give a number from 0, such as 0.1, or null")
+    return correction
 
 
 def check_temperature(temperature: float) -> float:

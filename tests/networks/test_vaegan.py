@@ -75,6 +75,24 @@ def test_it_starts_as_principal_component_analysis():
     assert mean.mean(dim=0) == pytest.approx(torch.zeros(4), abs=1e-2)
 
 
+@pytest.mark.parametrize("correction", [0.0, 0.1, 3])
+def test_convolutions_correct_the_mean_within_their_bound(correction):
+    network = VaeGan(16, 1, CHANNELS, 4, encoder_correction=correction)
+    torch.nn.init.normal_(network.encoder.head.weight, std=0.05)
+    images = pictures(300)
+    network.start_from(images)
+    with torch.no_grad():
+        moved = network.encode(images)[0] - network.encoder.linear_part(images)
+    assert moved.abs().max() <= correction + 1e-5
+    assert moved.abs().max() >= correction / 2
+
+
+@pytest.mark.parametrize("correction", [-0.1, float("nan"), float("inf"), True, "much"])
+def test_a_correction_that_makes_no_sense_is_told(correction):
+    with pytest.raises(MedsynthError, match="encoder_correction is .*: give a number from 0"):
+        VaeGan(16, encoder_correction=correction)
+
+
 def test_above_64_pixels_it_starts_as_principal_components_of_the_averaged_images():
     images = pictures(40, 128)
     network = VaeGan(128, 1, CHANNELS, 12)
