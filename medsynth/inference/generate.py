@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from medsynth.bundle.recipe import LoadedModel
 from medsynth.data.output import GRID_COLUMNS, ImageFolder, SliceSpace, digits, safe
-from medsynth.errors import MedsynthError, check_whole
+from medsynth.errors import MedsynthError, check_whole, is_number
 
 BLOCK = 16  # images drawn together: their number must not change with what is asked for, or the images would
 UNLABELLED = "unlabelled"  # in file names
@@ -46,8 +46,7 @@ class Request:
     def __post_init__(self) -> None:
         check_whole("num_images", self.num_images, 1)
         check_whole("seed", self.seed, 0)
-        is_number = isinstance(self.position, (int, float)) and not isinstance(self.position, bool)
-        if self.position is not None and not (is_number and 0 <= self.position <= 1):
+        if self.position is not None and not (is_number(self.position) and 0 <= self.position <= 1):
             raise MedsynthError(
                 f"position is {self.position!r}: give null or a number from 0, 150 mm below the top of the head, to 1"
             )
