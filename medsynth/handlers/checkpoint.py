@@ -110,6 +110,7 @@ class Checkpoint:
             "random_state": random_state.capture(),
         }
         if self.validator is not None:
+            content["best_metric_name"] = self.validator.state.key_metric_name
             content["best_metric"] = float(self.validator.state.best_metric)
             content["best_metric_epoch"] = int(self.validator.state.best_metric_epoch)
         save_plain(self.run.checkpoint, content, former=self.run.former_checkpoint)
@@ -127,8 +128,7 @@ class Checkpoint:
         state.epoch = state.iteration // state.epoch_length
         self.run.load_state_dict(content["run"])
         if self.validator is not None and "best_metric" in content:
-            self.validator.state.best_metric = content["best_metric"]
-            self.validator.state.best_metric_epoch = content["best_metric_epoch"]
+            self._restore_best(content)
         if self.run.is_main:
             random_state.restore(content["random_state"])
         else:  # the file has the states of the first process alone
@@ -138,6 +138,13 @@ class Checkpoint:
             logger.info("This run is complete: %d epochs; raise max_epochs to train on", state.epoch)
         else:
             logger.info("Going on from iteration %d (epoch %d)", state.iteration, state.epoch + 1)
+
+    def _restore_best(self, content: dict) -> None:
+        state = self.validator.state
+        if content.get("best_metric_name") == state.key_metric_name:
+            state.best_metric, state.best_metric_epoch = content["best_metric"], content["best_metric_epoch"]
+        else:
+            logger.info("The best model is chosen anew from here on: %s chooses it now", state.key_metric_name)
 
     def _read(self) -> dict[str, Any]:
         """The newest checkpoint that can be read; a damaged one is set aside, so that it cannot replace a good one."""

@@ -153,6 +153,20 @@ def test_a_complete_run_trains_nothing_and_changes_nothing(toy_run):
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_another_measure_chooses_the_best_model_anew(toy_run, known):
+    folder = toy_run(max_epochs=2)
+    latest, model = folder / "checkpoints/latest.pt", folder / "model.pt"
+    content = torch.load(latest, weights_only=True)
+    assert content["best_metric_name"] == "val_error"
+    content |= {"best_metric": -1.0, "best_metric_name": "val_error" if known else "another"}  # no error is lower
+    torch.save(content, latest)
+    before = model.read_bytes()
+    toy_run(max_epochs=4)
+    assert (model.read_bytes() == before) == known
+    assert ("The best model is chosen anew" in (folder / "train.log").read_text()) == (not known)
+
+
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(toy_run, tmp_path):
     whole = toy_run(tmp_path / "whole", max_epochs=4)
     folder = toy_run(tmp_path / "damaged", max_epochs=2)
