@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from monai.networks.blocks import SpatialAttentionBlock
 from torch import Tensor, nn
 
-from medsynth.errors import MedsynthError, is_number
+from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.networks.attention import ChannelSpatialAttention
 from medsynth.networks.blocks import ResidualDown, StyledNorm, binomial_blur, image_levels
 from medsynth.networks.components import principal_components
@@ -247,7 +247,8 @@ class VaeGan(nn.Module):
         antialias: whether what the decoder enlarges is smoothed, so that images show no raster.
 
     Raises:
-        MedsynthError: for an image size that does not halve down to 4, and for what is no number in its range.
+        MedsynthError: for an image size that does not halve down to 4, and for what is no number, or no whole one,
+            in its range.
     """
 
     def __init__(
@@ -267,6 +268,13 @@ class VaeGan(nn.Module):
         antialias: bool = False,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("latent_features", latent_features, 1),
+            ("mixture_components", mixture_components, 1),
+            ("kept_components", kept_components, 0),
+            ("mapping_features", mapping_features, 0),
+        ):
+            check_whole(name, value, least)
         self.temperature = check_temperature(temperature)
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
         self.encoder = Encoder(

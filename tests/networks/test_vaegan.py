@@ -93,6 +93,13 @@ def test_a_correction_that_makes_no_sense_is_told(correction):
         VaeGan(16, encoder_correction=correction)
 
 
+@pytest.mark.parametrize("setting", ["latent_features", "mixture_components", "kept_components", "mapping_features"])
+@pytest.mark.parametrize("value", [-1, 2.5, True, "8"])
+def test_counts_that_make_no_sense_are_told(setting, value):
+    with pytest.raises(MedsynthError, match=f"{setting} is {value!r}: give a whole number"):
+        VaeGan(16, **{setting: value})
+
+
 def test_above_64_pixels_it_starts_as_principal_components_of_the_averaged_images():
     images = pictures(40, 128)
     network = VaeGan(128, 1, CHANNELS, 12)
