@@ -18,7 +18,9 @@ def curves(columns: dict[str, list[float]]) -> bytes:
     """
     names = [name for name in columns if name not in _NOT_DRAWN]
     rows = -(-len(names) // 3)
-    figure = Figure(figsize=(12, 2.6 * rows), layout="constrained")
+    height = 2.6 * rows
+    figure = Figure(figsize=(12, height))  # a layout that fits itself to its labels takes twice the time
+    figure.subplots_adjust(0.05, 0.45 / height, 0.99, 1 - 0.3 / height, wspace=0.18, hspace=0.4)
     for i, name in enumerate(names):
         axes = figure.add_subplot(rows, min(3, len(names)), i + 1)
         iterations, values = np.array(columns["iteration"]), np.array(columns[name])
