@@ -10,6 +10,7 @@ import pytest
 import torch
 from gpu_double import pretended_gpu
 from monai.bundle import load_bundle_config
+from two_ranks import run_on_two_ranks
 
 from medsynth.bundle.packing import pack_bundle
 
@@ -35,7 +36,7 @@ def data(heads, pairs) -> Callable[[str], dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def on_two_ranks(torchrun, data, cache_dir, tmp_path_factory) -> Callable[[str, str], Path]:
+def on_two_ranks(data, cache_dir, tmp_path_factory) -> Callable[[str, str], Path]:
     """The folder of a run of two iterations on two processes; made once. A later stage takes the first one's model."""
     folders: dict[tuple[str, str], Path] = {}
 
@@ -43,9 +44,9 @@ def on_two_ranks(torchrun, data, cache_dir, tmp_path_factory) -> Callable[[str, 
         if (stem, name) not in folders:
             folders[stem, name] = folder = tmp_path_factory.mktemp(stem) / name.removesuffix(".json")
             options = settings(stem, name) | {"max_epochs": 1, "output_dir": str(folder)}
-            process = torchrun(workflow="training", config=f"{stem}/{name}", **options)
-            messages = process.communicate()[1]
-            assert process.returncode == 0, messages[-3000:]
+            messages = folder.with_suffix(".log")
+            ended = run_on_two_ranks("training", ROOT / "bundles" / stem / name, messages, **options)
+            assert ended == [0, 0], messages.read_text()[-3000:]
         return folders[stem, name]
 
     def settings(stem: str, name: str) -> dict[str, object]:
