@@ -16,6 +16,7 @@ from medsynth.data.layout import LAYOUTS, Survey, read_participants, survey
 from medsynth.data.listing import is_listing
 from medsynth.data.pairs import check_alignment, find_pairs
 from medsynth.errors import MedsynthError, run_tool
+from medsynth.storage import disk_errors
 
 MOST_LINES = 30  # of what was left out
 SHARES = (0.7, 0.15, 0.15)
@@ -32,7 +33,8 @@ def main() -> None:
     found = find(options, table)
     splits = split(found, options.split, options.seed)
     modalities = {str(i): contrast for i, contrast in enumerate(found.contrasts)}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(options.output):
+        options.output.parent.mkdir(parents=True, exist_ok=True)
     datalist.write(options.output, Datalist(options.name or options.output.stem, splits, modalities))
     print("\n".join(table_of(found, splits)))
     print(f"written to {options.output}")

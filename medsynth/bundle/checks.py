@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from medsynth.bundle.log import keep_traceback
-from medsynth.errors import MedsynthError, as_line
+from medsynth.errors import MedsynthError, as_line, is_number
 
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 _MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
@@ -32,9 +32,10 @@ def check_config() -> None:
 
 
 def check_overrides(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
-    """Refuse misspelt keys and a device that is not there, and read JSON's words."""
+    """Refuse misspelt keys, words for numbers and a device that is not there, and read JSON's words."""
     refuse_unknown_keys(parser, config_files)
     read_json_words(parser)
+    refuse_other_kinds(ConfigParser.load_config_file(config_files[0]), parser.config)
     refuse_missing_device(parser.config.get("device"))
 
 
@@ -113,6 +114,27 @@ def refuse_unknown_keys(parser: ConfigParser, config_files: tuple[str, ...]) -> 
         near = _nearest(path[-1], beside) or _nearest(path[-1], dict(_leaves(given)))
         advice = f"the nearest valid key is '{near}'" if near else f"valid keys there are {', '.join(beside)}"
         raise MedsynthError(f"'{key}': no such key in {config_files[0]}: {advice}")
+
+
+def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
+    """Refuse what is no number where the first config file has one, and other than true or false where it has these.
+
+    Null and expressions are taken: what they mean is for those who use them.
+
+    Raises:
+        MedsynthError: with the key, what it is, and what to give.
+    """
+    if isinstance(given, (dict, list)) and type(given) is type(merged):
+        old, new = (dict(enumerate(entry)) if isinstance(entry, list) else entry for entry in (given, merged))
+        for key in (key for key in old if key in new):
+            refuse_other_kinds(old[key], new[key], f"{above}#{key}" if above else str(key))
+    elif isinstance(given, (bool, int, float)) and merged is not None and not str(merged).startswith(("$", "@")):
+        if isinstance(given, bool):
+            fits, needed = isinstance(merged, bool), "true or false"
+        else:
+            fits, needed = is_number(merged), f"a number, such as {given}"
+        if not fits:
+            raise MedsynthError(f"{above} is {merged!r}: give {needed}")
 
 
 def _nearest(name: str, keys: dict[str, str]) -> str | None:

@@ -85,6 +85,8 @@ class AdversarialTrainer(Trainer):
         cuda_graphs: bool = True,
     ) -> None:
         check_whole("max_epochs", max_epochs, 1)
+        if epoch_length is not None:
+            check_whole("epoch_length", epoch_length, 1)
         super().__init__(
             device=device,
             max_epochs=max_epochs,

@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from medsynth import distributed
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_number
 
 if TYPE_CHECKING:
     from medsynth.bundle.run import Run
@@ -69,9 +69,14 @@ class TimeLimit:
 
     Args:
         max_minutes: counted from the start of the run, data preparation included; None for no limit.
+
+    Raises:
+        MedsynthError: for what is no number from 0.
     """
 
     def __init__(self, run: Run, max_minutes: float | None = None) -> None:
+        if max_minutes is not None and not (is_number(max_minutes) and max_minutes >= 0):
+            raise MedsynthError(f"max_minutes is {max_minutes!r}: give a number from 0, such as 60, or null")
         self.run = run
         self.max_minutes = max_minutes
 

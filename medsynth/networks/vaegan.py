@@ -389,7 +389,7 @@ def check_correction(correction: float | None) -> float | None:
 def check_temperature(temperature: float) -> float:
     """Refuse a temperature that is none, or above that of the training set."""
     if not is_number(temperature) or not 0 < temperature <= 1:
-        raise MedsynthError(f"temperature is {temperature!r}: give a number above 0, to 1 for all variety")
+        raise MedsynthError(f"temperature is {temperature!r}: give a number above 0, at most 1: all variety")
     return temperature
 
 

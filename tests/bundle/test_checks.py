@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,7 +11,12 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from medsynth.bundle.checks import read_json_words, refuse_missing_device, show_mistakes_in_one_line
+from medsynth.bundle.checks import (
+    read_json_words,
+    refuse_missing_device,
+    refuse_other_kinds,
+    show_mistakes_in_one_line,
+)
 from medsynth.errors import MedsynthError, as_line
 
 TOY = Path(__file__).parents[1] / "toy"
@@ -41,6 +47,43 @@ def test_a_key_like_no_other_is_refused_with_the_valid_ones(toy_run):
     with pytest.raises(RuntimeError) as refused:
         toy_run(validate__zzz=1)
     assert as_line(refused.value).endswith("valid keys there are evaluator")
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ({"rate": "fast"}, "rate is 'fast': give a number, such as 0.5"),
+        ({"rate": True}, "rate is True: give a number, such as 0.5"),
+        ({"rate": float("nan")}, "rate is nan: give a number, such as 0.5"),
+        ({"inner": {"betas": [0.0, "x"]}}, "inner#betas#1 is 'x': give a number, such as 1"),
+        ({"inner": {"on": "maybe"}}, "inner#on is 'maybe': give true or false"),
+        ({"inner": {"on": 1}}, "inner#on is 1: give true or false"),
+    ],
+)
+def test_another_kind_of_value_than_the_file_s_is_refused_with_its_key(override, line):
+    given = {"rate": 0.5, "name": "x", "inner": {"betas": [0.0, 1], "on": False}}
+    with pytest.raises(MedsynthError, match=f"^{re.escape(line)}$"):
+        refuse_other_kinds(given, given | override)
+
+
+def test_numbers_null_expressions_and_other_shapes_are_taken():
+    given = {"rate": 0.5, "count": 3, "name": "x", "inner": {"betas": [0.0, 1], "on": False}}
+    refuse_other_kinds(given, {"rate": 1, "count": None, "name": 7, "inner": {"betas": [0.5], "on": "@name"}})
+    refuse_other_kinds(given, {"rate": "$1 / 2", "count": 4.5, "name": "y", "inner": "@other"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("max_minutes", "two", "max_minutes is 'two': give a number from 0, such as 60, or null"),
+        ("max_minutes", -1, "max_minutes is -1: give a number from 0, such as 60, or null"),
+        ("max_epochs", "x", "max_epochs is 'x': give a number, such as "),
+    ],
+)
+def test_a_word_for_a_number_is_told_with_its_key(toy_run, key, value, line):
+    with pytest.raises(RuntimeError) as refused:
+        toy_run(**{key: value})
+    assert as_line(refused.value).startswith(f"error: {line}")
 
 
 def test_a_parameter_that_the_file_leaves_out_is_taken(toy_run):
