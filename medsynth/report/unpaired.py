@@ -15,7 +15,7 @@ from medsynth.metrics.embedding import separation
 from medsynth.metrics.inception import inception_distance
 from medsynth.metrics.result import Measure
 from medsynth.metrics.sets import ImageSet
-from medsynth.metrics.unpaired import UnpairedResult, evaluate_unpaired
+from medsynth.metrics.unpaired import LEAST_IMAGES, UnpairedResult, evaluate_unpaired
 from medsynth.report.folder import ReportFolder, provenance
 from medsynth.report.page import Page
 from medsynth.report.sections import effect_section, image_sections, measure_section, subject_section
@@ -75,6 +75,12 @@ class UnpairedEvaluation:
             *(len(sets.synthetic), len(sets.train), sets.train.subject_count),
             *(len(sets.held_out), sets.held_out.subject_count),
         )
+        if len(sets.synthetic) < LEAST_IMAGES:
+            log.warning(
+                "most measures need %d synthetic images or more, and will be left out: stop here and give more, 1,000 at "
+                "best",
+                LEAST_IMAGES,
+            )
         result = evaluate_unpaired(
             sets.train,
             sets.held_out,
