@@ -77,8 +77,7 @@ class UnpairedEvaluation:
         )
         if len(sets.synthetic) < LEAST_IMAGES:
             log.warning(
-                "most measures need %d synthetic images or more, and will be left out: stop here and give more, 1,000 at "
-                "best",
+                "most measures need %d synthetic images or more and will be left out: give more, better 1,000",
                 LEAST_IMAGES,
             )
         result = evaluate_unpaired(
