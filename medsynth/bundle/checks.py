@@ -33,9 +33,10 @@ def check_config() -> None:
 
 def check_overrides(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
     """Refuse misspelt keys, words for numbers and a device that is not there, and read JSON's words."""
-    refuse_unknown_keys(parser, config_files)
+    given = ConfigParser.load_config_file(config_files[0])
+    refuse_unknown_keys(parser, given, config_files[0])
     read_json_words(parser)
-    refuse_other_kinds(ConfigParser.load_config_file(config_files[0]), parser.config)
+    refuse_other_kinds(given, parser.config)
     refuse_missing_device(parser.config.get("device"))
 
 
@@ -45,7 +46,7 @@ def refuse_missing_device(device: Any) -> None:
     Raises:
         MedsynthError: with what to give instead.
     """
-    if not isinstance(device, str) or device.startswith(("$", "@")):
+    if not isinstance(device, str) or _is_expression(device):
         return
     try:
         torch.empty(0, device=device)
@@ -95,15 +96,14 @@ def find_config() -> tuple[ConfigParser | None, tuple[str, ...]]:
     return parser, ()
 
 
-def refuse_unknown_keys(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
-    """Refuse each key that the first config file lacks and nothing takes; MONAI would add it without a word.
+def refuse_unknown_keys(parser: ConfigParser, given: dict[str, Any], config_file: str) -> None:
+    """Refuse each key that `given`, the config file's content, lacks and nothing takes; MONAI would add it silently.
 
     A new key is taken if the `_target_` beside it has a parameter of that name, or if another entry refers to it.
 
     Raises:
         MedsynthError: with the nearest valid key.
     """
-    given = ConfigParser.load_config_file(config_files[0])
     workflow_ids = {"initialize", "run", "finalize"}
     referred = set(_references(parser.config))
     for path, siblings in _new_keys(given, parser.config, parser.locator):
@@ -113,11 +113,11 @@ def refuse_unknown_keys(parser: ConfigParser, config_files: tuple[str, ...]) -> 
         beside = {sibling: "#".join([*path[:-1], sibling]) for sibling in siblings if sibling not in _MONAI_KEYS}
         near = _nearest(path[-1], beside) or _nearest(path[-1], dict(_leaves(given)))
         advice = f"the nearest valid key is '{near}'" if near else f"valid keys there are {', '.join(beside)}"
-        raise MedsynthError(f"'{key}': no such key in {config_files[0]}: {advice}")
+        raise MedsynthError(f"'{key}': no such key in {config_file}: {advice}")
 
 
 def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
-    """Refuse what is no number where the first config file has one, and other than true or false where it has these.
+    """Refuse what is no number where `given`, the config file's content, has one, and so for true and false.
 
     Null and expressions are taken: what they mean is for those who use them.
 
@@ -128,13 +128,17 @@ def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
         old, new = (dict(enumerate(entry)) if isinstance(entry, list) else entry for entry in (given, merged))
         for key in (key for key in old if key in new):
             refuse_other_kinds(old[key], new[key], f"{above}#{key}" if above else str(key))
-    elif isinstance(given, (bool, int, float)) and merged is not None and not str(merged).startswith(("$", "@")):
-        if isinstance(given, bool):
-            fits, needed = isinstance(merged, bool), "true or false"
-        else:
-            fits, needed = is_number(merged), f"a number, such as {given}"
-        if not fits:
-            raise MedsynthError(f"{above} is {merged!r}: give {needed}")
+    elif merged is None or _is_expression(merged):
+        return
+    elif isinstance(given, bool) and not isinstance(merged, bool):
+        raise MedsynthError(f"{above} is {merged!r}: give true or false")
+    elif is_number(given) and not is_number(merged):
+        raise MedsynthError(f"{above} is {merged!r}: give a number, such as {given}")
+
+
+def _is_expression(value: Any) -> bool:
+    """Whether MONAI makes something else of it, an expression or a reference."""
+    return isinstance(value, str) and value.startswith(("$", "@"))
 
 
 def _nearest(name: str, keys: dict[str, str]) -> str | None:
