@@ -45,6 +45,12 @@ class LoadedModel:
     discriminator: nn.Module | None = None
     discriminator_definition: dict[str, Any] | None = None
 
+    @property
+    def modalities(self) -> list[str]:
+        """Of its images; where it has two domains, of both."""
+        recipes = (self.preprocessing, *self.preprocessing.values())
+        return sorted({recipe["modality"] for recipe in recipes if isinstance(recipe, dict) and "modality" in recipe})
+
 
 def save_model(
     path: Path | str,

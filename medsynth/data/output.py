@@ -1,4 +1,4 @@
-"""Slices back to files: NIfTI in the user's units and geometry, each with a sidecar that says what it is."""
+"""Slices back to files: NIfTI in the user's units and geometry, or PNG, each with a sidecar that says what it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -19,6 +19,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -32,6 +34,7 @@ from medsynth.storage import disk_errors, write_bytes, write_text
 SCANNER, ALIGNED = 1, 2  # NIfTI codes of a scanner's coordinates, and of others that are anatomical
 BIDS_VERSION = "1.10.0"
 INTEGERS = {(0.0, 255.0): np.uint8, (0.0, 65535.0): np.uint16}  # of pictures, by what -1 and 1 stand for
+ENDINGS = {"nifti": ".nii.gz", "png": ".png"}  # of files, by format
 GRID_COLUMNS = 9
 DESCRIPTIONS = ("images.csv", "grid.png", "dataset_description.json")
 EXTRAS = ("latents.npz", "projected.npz", "interpolation.gif")  # what some modes write beside the images
@@ -110,6 +113,21 @@ def nifti(array: np.ndarray, affine: np.ndarray, origin: str = "synthetic", code
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
+def png(array: np.ndarray) -> bytes:
+    """A PNG file of one slice (rows, columns, 1) of 8 or 16 bits, neither turned nor mirrored.
+
+    Raises:
+        MedsynthError: it is anything else.
+    """
+    if array.shape[2:] != (1,) or array.dtype not in (np.uint8, np.uint16):
+        found = f"{' x '.join(map(str, array.shape))} of {array.dtype}"
+        raise MedsynthError(f"format png holds one slice of uint8 or uint16, and this is {found}: leave format out")
+    text, buffer = PngInfo(), io.BytesIO()
+    text.add_text("Software", f"medsynth {version('medsynth')}, synthetic")
+    Image.fromarray(array[..., 0]).save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
 def form_code(path: str | Path) -> int:
     """NIfTI code of an input's coordinates: the one that it has, or a scanner's where its format has none."""
     try:
@@ -137,21 +155,58 @@ class ImageFolder:
     Attributes:
         images: the folder in it that holds them.
         rows: of images.csv, so far.
+        ending: of the images' file names.
 
     Args:
         folder: where to; it need not exist.
         stem: of the system, the beginning of every name.
         model_digest: SHA-256 of the model.pt.
         overwrite: replace the images of an earlier call, all of them; if false, a folder that has some is refused.
+        format: of ENDINGS; `png` is for pictures.
+        modalities: of the model's images.
     """
 
-    def __init__(self, folder: str | Path, stem: str, model_digest: str, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        stem: str,
+        model_digest: str,
+        overwrite: bool = False,
+        format: str = "nifti",
+        modalities: Sequence[str] = (),
+    ) -> None:
+        _check_format(format, modalities)
         self.folder, self.stem, self.model_digest = Path(folder), stem, model_digest
+        self.format, self.ending = format, ENDINGS[format]
+        self._names: dict[str, str] = {}
         self.rows: list[dict[str, Any]] = []
         self.images = self.folder / "images"
         parts = [self.images, *(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS, "dicom"))]
         if not overwrite and (found := [path for path in parts if path.exists()]):
             raise MedsynthError(f"{found[0]} is there already: give another output_dir, or --overwrite true")
+
+    def name_after(self, inputs: Mapping[str, str | Path]) -> None:
+        """With PNG, give each image the name of the picture that it is made from; with NIfTI, change nothing.
+
+        Args:
+            inputs: the name that `write` will get -> the input's file.
+
+        Raises:
+            MedsynthError: two inputs have one name, or a file of the user's has it already; nothing is written then.
+        """
+        if self.format != "png":
+            return
+        first: dict[str, str | Path] = {}
+        for name, path in inputs.items():
+            self._names[name] = own = Path(str(path).removesuffix(".gz")).stem
+            if own.casefold() in first:
+                raise MedsynthError(
+                    f"{first[own.casefold()]} and {path} would both become {own}.png: rename one, or leave format out"
+                )
+            first[own.casefold()] = path
+            files = [self.images / f"{own}{ending}" for ending in (".png", ".json")]
+            if (found := [file for file in files if file.exists()]) and not _is_synthetic(files[1]):
+                raise MedsynthError(f"{found[0]} is there and was not made by medsynth: give another output_dir")
 
     def write(
         self,
@@ -165,33 +220,32 @@ class ImageFolder:
         """Write one image (rows, columns, slices) and its sidecar.
 
         Args:
-            name: what follows the stem; nothing of an input's name.
+            name: what follows the stem, nothing of an input's name; see `name_after`.
             facts: for the sidecar and, in small letters, for its row in images.csv.
             sidecar: for the sidecar alone.
             code: NIfTI's, of the coordinates.
         """
+        image = png(array) if self.format == "png" else nifti(array, affine, code=code)
         if not self.rows:
             self._open(self.images)
-        name = f"{self.stem}_{name}"
+        name = self._full(name)
         content = self._origin() | facts | sidecar
         # the sidecar first: no image is ever without one
         write_text(self.images / f"{name}.json", json.dumps(content, indent=4) + "\n")
-        write_bytes(self.images / f"{name}.nii.gz", nifti(array, affine, code=code))
+        write_bytes(self.images / f"{name}{self.ending}", image)
         facts = {key.lower(): value for key, value in facts.items()}
-        self.rows.append({"file": f"images/{name}.nii.gz"} | facts)
+        self.rows.append({"file": f"images/{name}{self.ending}"} | facts)
 
     def tell(self, name: str, source: Source) -> None:
-        """Say in the log which input became which image; no file says so, since inputs may be named after patients."""
-        log.info("%s_%s.nii.gz is made from %s", self.stem, name, source.path)
+        """Say in the log which input became which image; no sidecar does, since inputs may be named after patients."""
+        log.info("%s%s is made from %s", self._full(name), self.ending, source.path)
 
     def write_dicom(self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source) -> None:
         """Write one image again, as a DICOM series that refers to that which it was made from."""
         files = sources.files(source) if sources.is_dicom(source.path) else ()
         derivation = f"Synthetic: made by medsynth {version('medsynth')}, model {self.stem} {self.model_digest[:16]}"
         # what is there under this name is of an earlier call that is to be replaced: `__init__` made sure of it
-        export(
-            array, affine, self.folder / "dicom" / f"{self.stem}_{name}", modality, derivation, files, overwrite=True
-        )
+        export(array, affine, self.folder / "dicom" / self._full(name), modality, derivation, files, overwrite=True)
 
     def finish(self, grid: Tensor, columns: int = GRID_COLUMNS) -> None:
         """Write what describes the images together.
@@ -222,6 +276,10 @@ class ImageFolder:
             self._open(self.folder)
         write_bytes(self.folder / name, content)
 
+    def _full(self, name: str) -> str:
+        """Of a file, without its ending."""
+        return self._names.get(name, f"{self.stem}_{name}")
+
     def _origin(self) -> dict[str, Any]:
         return {
             "Synthetic": True,
@@ -239,7 +297,8 @@ class ImageFolder:
                 path.unlink(missing_ok=True)
             for sidecar in self.images.glob("*.json"):
                 if _is_synthetic(sidecar):
-                    sidecar.with_suffix(".nii.gz").unlink(missing_ok=True)
+                    for ending in ENDINGS.values():
+                        sidecar.with_suffix(ending).unlink(missing_ok=True)
                     shutil.rmtree(self.folder / "dicom" / sidecar.stem, ignore_errors=True)
                     sidecar.unlink()
 
@@ -258,6 +317,16 @@ def in_rows(columns: int, *sets: Sequence[Tensor]) -> list[Tensor]:
         for images in sets
         for image in images[start : start + columns]
     ]
+
+
+def _check_format(format: str, modalities: Sequence[str]) -> None:
+    if format not in ENDINGS:
+        raise MedsynthError(f"format is {format!r}: choose one of {', '.join(ENDINGS)}")
+    if format == "png" and (others := set(modalities) - {"image"}):
+        raise MedsynthError(
+            "format png is for models of pictures (modality image), and this one is of "
+            f"{' and '.join(sorted(others))}: leave format out"
+        )
 
 
 def _software() -> dict[str, str]:

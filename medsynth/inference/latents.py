@@ -60,11 +60,13 @@ class WrittenLatents:
 
 
 @torch.inference_mode()
-def latents_of_images(model: LoadedModel, request: Request, truncation: float, stem: str) -> dict[str, np.ndarray]:
+def latents_of_images(
+    model: LoadedModel, request: Request, truncation: float, stem: str, ending: str
+) -> dict[str, np.ndarray]:
     """The styles in W of the images that a request draws, with what is known of each, row by row.
 
     Args:
-        stem: of the files' names.
+        stem, ending: of the files' names.
 
     Returns: `w` (N, features), `label`, "" where unknown, `position`, NaN where unknown, `seed`, `index`, `image`.
     """
@@ -77,14 +79,14 @@ def latents_of_images(model: LoadedModel, request: Request, truncation: float, s
     styles, labels, positions = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     names = np.array([*model.classes, ""])[labels]
     total = request.num_images
-    files = [f"images/{stem}_{image_name(name or None, request.seed, i, total)}.nii.gz" for i, name in enumerate(names)]
+    files = [image_name(name or None, request.seed, i, total) for i, name in enumerate(names)]
     return {
         "w": styles,
         "label": names,
         "position": positions,
         "seed": np.full(total, request.seed),
         "index": np.arange(total),
-        "image": np.array(files),
+        "image": np.array([f"images/{stem}_{file}{ending}" for file in files]),
     }
 
 

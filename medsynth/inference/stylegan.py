@@ -128,8 +128,9 @@ class StyleGanInference:
         self.output.write_extra("projected.npz", as_npz({"w": self.projection.found.numpy(), "image": files}))
 
     def _write_latents(self) -> None:
-        columns = latents_of_images(self.model, self.request, self.truncation, self.output.stem)
-        self.output.write_extra(LATENTS, as_npz(columns))
+        output = self.output
+        columns = latents_of_images(self.model, self.request, self.truncation, output.stem, output.ending)
+        output.write_extra(LATENTS, as_npz(columns))
 
     def _grids_of_classes(self, condition: dict[str, Any]) -> None:
         """81 images of each class, from the same latent vectors: what differs at a place is the class."""

@@ -218,15 +218,17 @@ class SuperResolution:
         _check_scale(scale, upscaler.network.scale)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.output, self.inputs, self.upscaler, self.dicom = output, inputs, upscaler, dicom
+        self.names = [f"x{upscaler.network.scale}_{i:0{digits(len(inputs))}d}" for i in range(len(inputs))]
+        output.name_after({name: entry["image"] for name, entry in zip(self.names, inputs, strict=True)})
 
     def run(self) -> None:
-        """Write them, numbered in the order of the inputs.
+        """Write them, numbered in the order of the inputs, or named like these where the format is PNG.
 
         Inputs that cannot be used are named and left out; only where all are, it is an error.
         """
         shown: list[Tensor] = []
         reasons: list[str] = []
-        for index, entry in enumerate(tqdm(self.inputs, desc="super-resolution", unit="volume")):
+        for name, entry in zip(self.names, tqdm(self.inputs, desc="super-resolution", unit="volume"), strict=True):
             source = Source.of(entry)
             try:
                 _refuse_twice(source)
@@ -235,7 +237,7 @@ class SuperResolution:
                 reasons.append(f"{source.path} {error}")
                 continue
             fine = self._finer(upright)
-            self._write(f"x{self.upscaler.network.scale}_{index:0{digits(len(self.inputs))}d}", source, upright, fine)
+            self._write(name, source, upright, fine)
             if len(shown) < 2 * MOST_SHOWN:
                 shown += _shown(upright, fine)
         if not shown:

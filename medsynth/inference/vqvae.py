@@ -78,6 +78,8 @@ class VqVaeInference:
     ) -> None:
         check_request(stage_one(model), SliceVqVae, "VQ-VAE or of a prior over its codes", mode, MODES, bool(inputs))
         check_batch_size(batch_size)
+        if mode == "encode" and output.format == "png":
+            raise MedsynthError("mode is encode and format is png, and code maps are NIfTI files: leave format out")
         if mode == "generate" and not is_prior(model):
             raise MedsynthError(
                 "the checkpoint is of stage one, which knows no distribution of code maps: train a prior "

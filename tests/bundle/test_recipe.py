@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.networks.nets import FullyConnectedNet
 
-from medsynth.bundle.recipe import load_model, save_model
+from medsynth.bundle.recipe import LoadedModel, load_model, save_model
 from medsynth.errors import MedsynthError
 from medsynth.networks.patch_discriminator import Discriminators
 from medsynth.networks.translation import Translator
@@ -96,6 +96,18 @@ def test_a_definition_that_is_more_than_a_network_is_refused_on_saving_and_on_lo
     with pytest.raises(MedsynthError):
         save_model(tmp_path / "new.pt", network(), definition, PREPROCESSING)
     assert not (tmp_path / "new.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "found"),
+    [
+        ({"modality": "mri", "image_size": 8}, ["mri"]),
+        ({"source": {"modality": "mri"}, "target": {"modality": "ct"}}, ["ct", "mri"]),
+        ({"source": {"modality": "image"}, "target": {"modality": "image"}}, ["image"]),
+    ],
+)
+def test_a_model_tells_the_modalities_of_its_domains(preprocessing, found):
+    assert LoadedModel(torch.nn.Identity(), preprocessing, [], {}, "", {}).modalities == found
 
 
 def test_an_expression_in_the_preprocessing_is_refused(path):

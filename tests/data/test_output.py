@@ -131,6 +131,81 @@ def test_overwriting_leaves_no_image_of_before_and_takes_no_file_of_the_user_s(f
     assert len((tmp_path / "out" / "images.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_png_has_the_pixels_and_bits_of_its_slice(tmp_path, kind):
+    pixels = np.linspace(0, np.iinfo(kind).max, 15).astype(kind).reshape(5, 3)
+    folder = ImageFolder(tmp_path, "toy", "abc", format="png", modalities=["image"])
+    folder.write("NC_0", pixels[..., None], np.eye(4), {"Label": "NC"}, {})
+    folder.finish(torch.zeros(1, 1, 8, 8))
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["toy_NC_0.json", "toy_NC_0.png"]
+    stored = np.asarray(Image.open(tmp_path / "images/toy_NC_0.png"))
+    assert stored.dtype == kind
+    np.testing.assert_array_equal(stored, pixels)
+    assert next(csv.DictReader((tmp_path / "images.csv").open()))["file"] == "images/toy_NC_0.png"
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "found"),
+    [((8, 8, 2), np.uint8, "8 x 8 x 2 of uint8"), ((8, 8, 1), np.float32, "float32"), ((8, 8, 1), np.int16, "int16")],
+)
+def test_what_no_png_can_hold_is_refused_before_an_earlier_image_is_replaced(fill, tmp_path, shape, kind, found):
+    fill(1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    folder = ImageFolder(tmp_path / "out", "toy", "abc", overwrite=True, format="png")
+    with pytest.raises(MedsynthError, match=f"one slice of uint8 or uint16, and this is .*{found}: leave format out"):
+        folder.write("NC_0", np.zeros(shape, kind), np.eye(4), {}, {})
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("format", "modalities", "told"),
+    [
+        ("jpg", ["image"], "format is 'jpg': choose one of nifti, png"),
+        ("png", ["ct", "image"], "for models of pictures .modality image., and this one is of ct: leave format out"),
+    ],
+)
+def test_a_format_that_does_not_fit_the_model_is_refused_at_the_start(tmp_path, format, modalities, told):
+    with pytest.raises(MedsynthError, match=told):
+        ImageFolder(tmp_path, "toy", "abc", format=format, modalities=modalities)
+
+
+def write_after(folder, *paths, **options):
+    """One PNG for each input, named after it."""
+    output = ImageFolder(folder, "toy", "abc", format="png", **options)
+    output.name_after({str(index): path for index, path in enumerate(paths)})
+    for index in range(len(paths)):
+        output.write(str(index), np.full((8, 8, 1), index, np.uint8), np.eye(4), {}, {})
+
+
+def test_a_png_may_keep_the_name_of_its_input_and_nifti_never_does(tmp_path):
+    write_after(tmp_path / "out", "in/ct1.png", "in/b.c.nii.gz")
+    names = {path.name for path in (tmp_path / "out/images").iterdir()}
+    assert names == {"ct1.png", "ct1.json", "b.c.png", "b.c.json"}
+    folder = ImageFolder(tmp_path / "nifti", "toy", "abc")
+    folder.name_after({"0": "in/ct1.png"})
+    folder.write("0", np.zeros((8, 8, 1)), np.eye(4), {}, {})
+    assert {path.name for path in folder.images.iterdir()} == {"toy_0.nii.gz", "toy_0.json"}
+
+
+def test_overwriting_takes_our_png_files_of_any_name_and_no_others(fill, tmp_path):
+    images = tmp_path / "out" / "images"
+    write_after(tmp_path / "out", "in/ct1.png", "in/ct2.png")
+    Image.new("L", (8, 8)).save(images / "mine.png")
+    write_after(tmp_path / "out", "in/ct2.png", overwrite=True)
+    assert {path.name for path in images.iterdir()} == {"ct2.png", "ct2.json", "mine.png"}
+    fill(1, overwrite=True)
+    assert {path.name for path in images.iterdir()} == {"toy_NC_0.nii.gz", "toy_NC_0.json", "mine.png"}
+    with pytest.raises(MedsynthError, match=r"mine.png is there and was not made by medsynth: give another output_dir"):
+        write_after(tmp_path / "out", "in/mine.png", overwrite=True)
+    assert (images / "toy_NC_0.nii.gz").exists()
+
+
+def test_two_inputs_of_one_name_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(MedsynthError, match=r"a/1.png and b/1.jpg would both become 1.png: rename one"):
+        write_after(tmp_path / "out", "a/1.png", "b/1.jpg")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     folder = ImageFolder(tmp_path / "file" / "out", "toy", "abc")

@@ -121,6 +121,19 @@ def test_a_picture_of_the_right_size_comes_back_in_its_own_scale(tmp_path, model
     assert image.get_data_dtype() == np.uint8
 
 
+def test_a_reconstruction_as_png_is_numbered_and_carries_nothing_of_the_input_s_name(tmp_path, model_pt):
+    model = load_model(model_pt("image", (0.0, 255.0)))
+    Image.new("L", (16, 16), 99).save(tmp_path / "MUELLER.png")
+    output = ImageFolder(tmp_path / "out", "vaegan", model.digest, format="png")
+    reconstruct(find_inputs(str(tmp_path / "MUELLER.png")), model, SimpleInferer(), output, 8)
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.name for path in output.images.iterdir()} == {
+        "vaegan_reconstruct_0000.json",
+        "vaegan_reconstruct_0000.png",
+    }
+    assert not any(b"MUELLER" in path.read_bytes() for path in written)
+
+
 def test_a_bad_volume_is_left_out_and_only_bad_ones_are_an_error(tmp_path, ball, model_pt, caplog):
     model = load_model(model_pt(spacing_mm=8.0))
     good = save(tmp_path / "b.nii.gz", ball)

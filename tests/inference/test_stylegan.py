@@ -153,14 +153,14 @@ def test_projection_finds_a_generated_image_again(network, space, least):
 
 def test_latents_are_those_of_the_images_that_are_generated(model, network):
     request = Request(20, None, None, 7)
-    columns = latents_of_images(model, request, 0.7, "stylegan")
+    columns = latents_of_images(model, request, 0.7, "stylegan", ".png")
     images = list(sampled(network.sample, request, request.condition(model) | {"truncation": 0.7}))
     assert [{0: "AD", 1: "NC"}[label] for _, label, _ in images] == columns["label"].tolist()
     assert columns["position"] == pytest.approx([position for *_, position in images])
     with torch.no_grad():  # an untrained network adds no noise
         again = network.synthesis(network.spread(torch.from_numpy(columns["w"])), noise="none").clamp(-1, 1)
     torch.testing.assert_close(again, torch.stack([image for image, *_ in images]), atol=1e-4, rtol=1e-4)
-    assert columns["image"][19] == f"images/stylegan_{columns['label'][19]}_7_0019.nii.gz"
+    assert columns["image"][19] == f"images/stylegan_{columns['label'][19]}_7_0019.png"
 
 
 def test_written_latents_belong_to_their_images_and_to_no_others(tmp_path):

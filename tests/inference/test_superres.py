@@ -13,7 +13,7 @@ from nibabel.orientations import axcodes2ornt
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from medsynth.bundle.recipe import load_model, save_model
+from medsynth.bundle.recipe import LoadedModel, load_model, save_model
 from medsynth.data.dicom_export import export
 from medsynth.data.output import ImageFolder
 from medsynth.data.pipelines import PLANES, Preprocessing
@@ -228,6 +228,42 @@ def test_a_picture_comes_back_in_its_own_grey_values(finer, tmp_path):
     assert (made.shape, made.get_data_dtype()) == ((40, 62, 1), np.uint8)
     means = np.asarray(made.dataobj, float).reshape(20, 2, 31, 2).mean((1, 3))
     assert np.median(np.abs(means - picture)) < 1
+
+
+@pytest.fixture
+def finer_png(tmp_path):
+    """The folder in which pictures became finer, as PNG files."""
+
+    def run(*paths: Path) -> Path:
+        preprocessing = Preprocessing("image", None, None, 32).to_dict()
+        model = LoadedModel(untrained(degradation="area"), preprocessing, [], {}, "", {})
+        output = ImageFolder(tmp_path / "out", "superres", "", overwrite=True, format="png")
+        SuperResolution(model, output, [{"image": str(path)} for path in paths], SliceUpscaler(model.network)).run()
+        return output.folder
+
+    return run
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_finer_png_keeps_the_name_and_the_bits_of_its_picture(finer_png, tmp_path, kind):
+    most = np.iinfo(kind).max
+    picture = np.random.default_rng(0).integers(0, most, (20, 31), kind, endpoint=True)
+    Image.fromarray(picture).save(tmp_path / "ct1001.png")
+    out = finer_png(tmp_path / "ct1001.png")
+    assert {path.name for path in (out / "images").iterdir()} == {"ct1001.png", "ct1001.json"}
+    made = np.asarray(Image.open(out / "images/ct1001.png"))
+    assert (made.shape, made.dtype) == ((40, 62), kind)
+    assert np.median(np.abs(made.reshape(20, 2, 31, 2).mean((1, 3)) - picture)) < most / 255
+    assert "ct1001" not in (out / "images/ct1001.json").read_text()
+    (out / "images").rename(tmp_path / "kept")
+    with pytest.raises(MedsynthError, match="by super-resolution already .x2.: "):
+        finer_png(tmp_path / "kept/ct1001.png")
+
+
+def test_pictures_of_one_name_are_refused_before_any_is_made_finer(finer_png, tmp_path):
+    with pytest.raises(MedsynthError, match=r"would both become a.png"):
+        finer_png(tmp_path / "1/a.png", tmp_path / "2/a.png")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dicom_series_comes_back_as_nifti_and_as_dicom(head, finer, tmp_path):

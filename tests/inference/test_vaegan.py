@@ -55,6 +55,18 @@ def test_computed_tomography_comes_out_in_hounsfield_units(infer, model_pt, tmp_
     assert image.get_fdata().max() > 2  # neither [-1, 1] nor [0, 1]
 
 
+@pytest.mark.parametrize(("high", "kind"), [(255.0, np.uint8), (65535.0, np.uint16)])
+def test_a_model_of_pictures_writes_png_with_the_values_of_its_nifti(infer, model_pt, tmp_path, high, kind):
+    checkpoint = model_pt("image", (0.0, high))
+    nifti = [nib.load(tmp_path / "out" / row["file"]).get_fdata()[..., 0] for row in infer(checkpoint, num_images=2)]
+    rows = infer(checkpoint, num_images=2, format="png", overwrite=True)
+    assert {path.suffix for path in (tmp_path / "out/images").iterdir()} == {".json", ".png"}
+    for row, expected in zip(rows, nifti, strict=True):
+        pixels = np.asarray(Image.open(tmp_path / "out" / row["file"]))
+        assert pixels.dtype == kind
+        np.testing.assert_array_equal(pixels, expected)
+
+
 def test_a_sidecar_says_how_real_slices_become_comparable(infer, model_pt, tmp_path):
     rows = infer(model_pt("ct", (0.0, 80.0)), num_images=1)
     sidecar = json.loads((tmp_path / "out" / rows[0]["file"].replace(".nii.gz", ".json")).read_text())
@@ -92,6 +104,7 @@ def test_the_bundle_interpolates_in_whole_strips(infer, model_pt, tmp_path):
         ({"label": "MCI"}, "it has the classes AD, NC"),
         ({"temperature": 1.5}, "temperature is 1.5: give a number above 0"),
         ({"batch_size": 0}, "batch_size is 0: give a whole number, 1 or more"),
+        ({"format": "png"}, "format png is for models of pictures (modality image), and this one is of mri"),
         ({"device": "nowhere"}, "device nowhere cannot be used"),
         ({"num_image": 3}, "the nearest valid key is 'num_images'"),
         ({"checkpoint": "none.pt"}, "there is no model none.pt: train one"),

@@ -5,9 +5,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
-from medsynth.data.output import SliceSpace, nifti
+from medsynth.data.output import ImageFolder, SliceSpace, nifti
 from medsynth.errors import MedsynthError
 from medsynth.report.synthetic import choose, find, read_slices
 
@@ -34,6 +35,20 @@ def test_a_generated_slice_comes_back_as_it_was_in_0_to_1_by_its_sidecar(tmp_pat
     images, good, bad = read_slices([file], None, 0.1)
     assert images[0] == pytest.approx(upright, abs=1e-6)
     assert (good, bad) == ([0], [])
+
+
+def test_a_generated_png_is_read_as_its_nifti_would_be(tmp_path):
+    pixels = np.arange(48, dtype=np.uint16).reshape(8, 6, 1)
+    sidecar = {"Preprocessing": {}, "IntensityBounds": [0, 64], "Label": "AD"}
+    found = []
+    for format in ("nifti", "png"):
+        output = ImageFolder(tmp_path / format, "toy", "", format=format)
+        output.write("0", pixels, SPACE.slice_affine(8, 6), {}, sidecar)
+        output.finish(torch.zeros(1, 1, 8, 8))
+        found += find(str(output.folder))
+    assert [file.label for file in found] == ["AD", "AD"]
+    images, *_ = read_slices(found, None, 0.0)
+    assert images == pytest.approx(np.stack([pixels[..., 0] / 64] * 2))
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ALS", "LAI"])
