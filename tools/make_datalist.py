@@ -14,7 +14,7 @@ from medsynth.data import datalist
 from medsynth.data.datalist import PAIR, SPLITS, Datalist
 from medsynth.data.layout import LAYOUTS, Survey, read_participants, survey
 from medsynth.data.listing import is_listing
-from medsynth.data.pairs import check_alignment, find_pairs
+from medsynth.data.pairs import check_alignment, find_pairs, pair_domains
 from medsynth.errors import MedsynthError, run_tool
 from medsynth.storage import disk_errors
 
@@ -43,11 +43,13 @@ def main() -> None:
 def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Survey:
     """Images, or pairs of them that are checked for alignment."""
     if options.source and options.target:
-        found = find_pairs(options.folder, options.source, options.target, table)
+        found = find_pairs(options.folder, options.source, options.target, table, options.subject_pattern)
     elif options.source or options.target:
         raise MedsynthError("pairs need both --source and --target, such as '*_T1w.nii.gz' and '*_FLAIR.nii.gz'")
     else:
-        found = survey(options.folder, table, options.pattern, options.frame, options.label)
+        found = survey(options.folder, table, options.pattern, options.frame, options.label, options.subject_pattern)
+        if found.layout == "domains":
+            pair_domains(found)
     if any(entry.keys() >= set(PAIR) for entry in found.entries):
         folder = options.output.with_name(f"{options.output.stem}_registered") if options.register else None
         if folder is not None and folder.exists() and not options.overwrite:
@@ -61,10 +63,17 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
 
 
 def split(found: Survey, shares: list[float] | None, seed: int) -> dict[str, list[dict]]:
-    """As folders or a table told, unless shares are given; else by patient."""
+    """As folders or a table told, unless shares are given; else by patient.
+
+    Where only validation patients are missing, they are taken from the training patients.
+    """
     if found.splits is not None and shares is None:
         kept = set(map(id, found.entries))
         splits = {name: [entry for entry in entries if id(entry) in kept] for name, entries in found.splits.items()}
+        if not splits["validation"]:
+            splits["training"], splits["validation"] = datalist.hold_out(splits["training"], seed)
+            count = len({entry["subject"] for entry in splits["validation"]})
+            found.notes.append(f"the given split has no validation: {count} of the training patients were taken for it")
     else:
         splits = datalist.split_by_patient(found.entries, shares or SHARES, seed)
     if not splits["training"]:
@@ -82,6 +91,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--source", help="of pairs: names of the files to start from, such as '*_T1w.nii.gz'")
     parser.add_argument("--target", help="of pairs: names of the files to arrive at, such as '*_FLAIR.nii.gz'")
     parser.add_argument("--register", action="store_true", help="register targets to sources, beside the datalist")
+    parser.add_argument(
+        "--subject_pattern",
+        help="regular expression that finds the patient, and if you like the slice, in a path below the folder, "
+        r"such as '(?P<subject>\d+)_(?P<slice>\d+)$'; default: guessed",
+    )
     parser.add_argument("--participants", type=Path, help="table with a column participant_id, .tsv or .csv")
     parser.add_argument("--label", help="column of that table that holds the class")
     parser.add_argument(
@@ -95,11 +109,14 @@ def parse_options() -> argparse.Namespace:
 
 def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
     """What was found, what was left out and why, line by line."""
+    beside = sum("segmentation" in entry for entry in found.entries)
     rows = [
         ("layout", LAYOUTS.get(found.layout, "pairs")),
         ("subjects", str(len({entry["subject"] for entry in found.entries}))),
         ("images", str(sum(len(datalist.files_of(entry)) for entry in found.entries))),
+        *([("names", found.example)] if found.example else []),
         ("classes", classes_of(found.entries)),
+        *([("segmentations", str(beside))] if beside else []),
         ("sizes", counted(" x ".join(map(str, header.shape)) for header in found.headers)),
         ("spacings in mm", counted(" x ".join(f"{mm:.3g}" for mm in header.spacing_mm) for header in found.headers)),
     ]

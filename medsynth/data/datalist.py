@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from medsynth.data import phantom
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_number
 from medsynth.storage import write_text
 
 SPLITS = ("training", "validation", "test")
 PHANTOM_FOLDER = "data/phantom"
 PHANTOM_PAIRS = ("T1w", "CT")  # in a folder of their own
-IMAGE, PAIR = ("image",), ("source", "target")  # keys of the files of an entry
+IMAGE, PAIR = ("image",), ("source", "target")  # keys of the images of an entry
+BESIDE = ("segmentation", "mask")  # keys of what may lie beside them
+HELD_OUT = 0.1  # part of the training patients that validate where no others are given
 UNKNOWN_LABELS = ("", "n/a", "N/A", "nan")
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,8 @@ class Datalist:
         name: of the study.
         splits: for `training`, `validation` and `test`, lists of entries
             {"image": absolute path, "subject": str, "label": str or None}, or with "source" and "target", or one of
-            these two, instead of "image".
+            these two, instead of "image"; pictures may have a "position" from 0 to 1, any image the paths of a
+            "segmentation" and a "mask".
         modalities: what the images show, as MONAI writes it: {"0": "T1w"}.
         digest: SHA-256 of the file that it was read from.
     """
@@ -142,7 +145,7 @@ def write(path: str | os.PathLike, datalist: Datalist) -> None:
     values: dict[str, Any] = {"name": datalist.name, "modalities": datalist.modalities}
     for split in SPLITS:
         values[split] = [
-            entry | {key: _relative(file, path) for key, file in files_of(entry).items()}
+            entry | {key: _relative(entry[key], path) for key in (*IMAGE, *PAIR, *BESIDE) if entry.get(key)}
             for entry in datalist.splits[split]
         ]
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
@@ -182,6 +185,27 @@ def split_by_patient(
     return {split: sorted(chosen, key=lambda entry: list(files_of(entry).values())) for split, chosen in splits.items()}
 
 
+def hold_out(entries: Sequence[dict[str, Any]], seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Take validation patients from the training patients: a tenth, at least one, of each class in equal shares.
+
+    Of sources without target and of targets without source, a tenth each.
+
+    Returns: what is left to train on, and what was taken; nothing where there is one patient alone.
+    """
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        kinds[entry["subject"]] |= files_of(entry).keys()
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        groups[tuple(sorted(kinds[entry["subject"]]))].append(entry)
+    taken: set[str] = set()
+    for group in groups.values():
+        subjects = sorted({entry["subject"] for entry in group})
+        held = split_by_patient(group, (1 - HELD_OUT, HELD_OUT, 0.0), seed)["validation"]
+        taken |= {entry["subject"] for entry in held} or set(subjects[-1:] if len(subjects) > 1 else [])
+    return [e for e in entries if e["subject"] not in taken], [e for e in entries if e["subject"] in taken]
+
+
 def _read_split(path: Path, keys: Sequence[str], split: str, values: Any) -> list[dict[str, Any]]:
     if not isinstance(values, list):
         raise MedsynthError(f'datalist {path}: "{split}" is no list of entries')
@@ -195,8 +219,12 @@ def _read_entry(path: Path, keys: Sequence[str], where: str, value: Any) -> dict
                 f'datalist {path}: {where} has no "{" or ".join(some)}": each needs "{" or ".join(keys)}" and "subject"'
             )
     label = value.get("label")
-    files = {key: os.path.normpath(path.parent.absolute() / str(value[key])) for key in keys if value.get(key)}
-    return {key: item for key, item in value.items() if key not in keys} | {
+    named = (*keys, *BESIDE)
+    files = {key: os.path.normpath(path.parent.absolute() / str(value[key])) for key in named if value.get(key)}
+    position = value.get("position")
+    if position is not None and not (is_number(position) and 0 <= position <= 1):
+        raise MedsynthError(f'datalist {path}: {where} has the "position" {position!r}: write a number from 0 to 1')
+    return {key: item for key, item in value.items() if key not in named} | {
         **files,
         "subject": str(value["subject"]),
         "label": None if label is None or str(label).strip() in UNKNOWN_LABELS else str(label),

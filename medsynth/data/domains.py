@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medsynth.data.datalist import PAIR
-from medsynth.data.layout import stem
+from medsynth.data.names import stem
 from medsynth.data.pair_slices import PairDataset
 from medsynth.data.pipelines import Preprocessing
 from medsynth.data.spacing import fit_spacing
@@ -40,7 +40,8 @@ def prepare_domains(
     Args:
         entries: of a datalist of pairs or single images.
         preprocessing: of both, but for modality and window; its own modality is that of a domain which has none.
-        modalities: of sources and targets; None: `ct` where all its files are named so, else that of `preprocessing`.
+        modalities: of sources and targets; None: `ct` where all its files are named so, else that of `preprocessing`;
+            where that is `image`, both are.
         windows: of sources and targets; None: percentiles for `mri`, `WINDOW_HU` for `ct`.
         cache_dir, num_workers: as `fit_spacing` takes them.
 
@@ -48,7 +49,9 @@ def prepare_domains(
     """
     found = {}
     for key, modality, window in zip(PAIR, modalities, windows, strict=True):
-        if modality is None:
+        if modality is None and preprocessing.modality == "image":
+            modality = "image"
+        elif modality is None:
             modality = _named_modality([entry[key] for entry in entries if entry.get(key)]) or preprocessing.modality
             log.info("The %s images are taken for %s: give %s_modality if they are not", key, modality, key)
         window = WINDOW_HU if modality == "ct" and window is None else window

@@ -16,29 +16,32 @@ from typing import Any
 from medsynth.data import dicom
 from medsynth.data.datalist import IMAGE, PAIR, SPLITS, UNKNOWN_LABELS, files_of
 from medsynth.data.header import Header
-from medsynth.data.listing import SPLIT_NAMES, is_listing, read_listing
+from medsynth.data.listing import is_listing, read_listing
+from medsynth.data.names import (
+    CONTRAST,
+    CONTRASTS,
+    DOMAIN,
+    STUDY_IDS,
+    Reading,
+    arrange,
+    by_pattern,
+    compiled,
+    match_segmentations,
+    read_names,
+    split_of,
+    stem,
+)
 from medsynth.data.sources import FORMATS, Source, find_images, is_dicom, is_picture, read_header
 from medsynth.errors import MedsynthError
 
-STUDY_IDS = re.compile(
-    r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+|IXI\d{3}-[A-Za-z]+-\d{4}|OAS1_\d{4}|OAS2_\d{4}|OAS3\d{4}|\d{3}_S_\d{4,5})(?![A-Za-z0-9])"
-)
-"""BIDS, IXI, OASIS-1 to 3 and ADNI."""
-
-CONTRASTS = "T1w|T2w|T1|T2|T1c|T1ce|T1gd|MPRAGE|PDw|PD|FLAIR|T2starw|SWI|MRA|DWI|CT|MR|MRI|PET"
-CONTRAST = re.compile(rf"[_-]({CONTRASTS})$", re.IGNORECASE)
 NO_SUBJECT = re.compile(
     rf"({CONTRASTS}|anat|func|images?|scans?|dicom|nifti|raw|(ses|session|visit|run)[-_ ]?\w*)$", re.IGNORECASE
 )
 """Names of folders that lie between a subject's folder and its images."""
 
-DOMAIN = re.compile(r"(train|val|test)([AB])", re.IGNORECASE)
-"""Folders of CycleGAN's data: a split and a domain."""
-
 NOT_RAW = ("derivatives", "sourcedata", "code")  # folders of a BIDS data set that hold other things than its images
 MOST_SCANS = 10  # of one subject in its folder: a folder of more holds scans of many
 MOST_NAMED = 10  # of what is wrong, in one line
-MOST_CLASSES = 10  # more folders of pictures than that are one for each subject
 LAYOUTS = {
     "flat": "images of many subjects in a folder",
     "subjects": "a folder for each subject",
@@ -59,6 +62,7 @@ class Survey:
         left_out: for each image that cannot be used, what is wrong with it.
         notes: what a user should look at.
         layout: what the folders stand for, a key of `LAYOUTS`.
+        example: how the name of one picture was read; empty where there are none.
         splits: the entries of training, validation and test where folders or a table tell; None where they don't.
     """
 
@@ -67,6 +71,7 @@ class Survey:
     left_out: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     layout: str = ""
+    example: str = ""
     splits: dict[str, list[dict[str, Any]]] | None = None
 
     @property
@@ -82,6 +87,7 @@ def survey(
     pattern: str = "*",
     frame: int | None = None,
     label: str | None = None,
+    subject_pattern: str | None = None,
 ) -> Survey:
     """Find the images of a folder or of a table of paths, their subjects and their classes; reads headers only.
 
@@ -91,14 +97,19 @@ def survey(
         pattern: of the names of the files to take.
         frame: which volume of 4D files to take.
         label: column of the class in a table of paths.
+        subject_pattern: regular expression that finds `subject` and, if it likes, `slice` in a path below the folder,
+            without its ending; None: both are guessed.
     """
     folder, result = Path(folder), Survey()
+    names = None if subject_pattern is None else compiled(subject_pattern)
     if is_listing(folder):
-        result.layout, entries = "listing", _listed(folder, table, label)
+        result.layout, entries = "listing", _listed(folder, table, label, names)
     else:
-        result.layout, entries = _found(folder, table, pattern, result.notes)
+        result.layout, entries = _found(folder, table, pattern, names, result)
     for entry in entries:
         _add(result, entry, frame)
+    result.example = _example(folder, result.entries)
+    _place(result.entries)
     if not result.entries:
         bad = [f"{path} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
         raise MedsynthError(f"none of the {len(entries)} images in {folder} can be used: {'; '.join(bad)}")
@@ -154,15 +165,52 @@ def _guess_subject(path: Path, arrangement: str) -> str:
         if match := STUDY_IDS.search(part):
             return match[1]
     own = CONTRAST.sub("", stem(path))
-    if arrangement == "subjects" and (names := [name for name in folders if not NO_SUBJECT.match(name)]):
+    if arrangement == "subjects" and (names := [n for n in folders if not NO_SUBJECT.match(n) and not split_of(n)]):
         return "/".join(names)
     return "/".join((*folders, own)) if arrangement in ("classes", "domains") else own
 
 
 def _found(
-    folder: Path, table: dict[str, str | None] | None, pattern: str, notes: list[str]
+    folder: Path,
+    table: dict[str, str | None] | None,
+    pattern: str,
+    names: re.Pattern[str] | None,
+    result: Survey,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The layout of a folder, and an entry for each image in it."""
+    paths = _images(folder, pattern, result.notes)
+    segmentations = match_segmentations([part for path, part in paths.items() if is_picture(path)])
+    for path in [path for path, part in paths.items() if part in segmentations]:
+        if segmentations[paths[path]] is None:
+            result.left_out[path] = "is a segmentation by its name, and no image here belongs to it"
+        del paths[path]
+    beside = {image: folder / part for part, image in segmentations.items() if image is not None}
+
+    layout = _layout(folder, list(paths.values()))
+    labels = dict.fromkeys(paths)
+    if layout in ("classes", "subjects") and all(map(is_picture, paths)):
+        labels = dict(zip(paths, arrange(list(paths.values()))[1], strict=True))
+    readings = _readings(paths, layout, names, result)
+    entries = []
+    for path, part in paths.items():
+        if (reading := readings[path]) is None:
+            continue
+        subject = reading.subject if names else subject_of(part, layout, table or (), reading.subject)
+        label = labels[path] if table is None else table.get(subject)
+        entry = {IMAGE[0]: str(path.absolute()), "subject": subject, "label": label, "slice": reading.slice}
+        if layout == "domains":
+            domain = next(match[2] for name in reversed(part.parts) if (match := DOMAIN.fullmatch(name)))
+            entry = {PAIR["AB".index(domain.upper())]: entry.pop(IMAGE[0])} | entry
+        if split := next((found for name in reversed(part.parts[:-1]) if (found := split_of(name))), None):
+            entry["split"] = split
+        if part in beside:
+            entry["segmentation"] = str(beside[part].absolute())
+        entries.append(entry)
+    return layout, entries
+
+
+def _images(folder: Path, pattern: str, notes: list[str]) -> dict[Path, Path]:
+    """Each image of a folder, and its path from there on."""
     images = [path for path in find_images(folder) if fnmatch.fnmatch(path.name, pattern)]
     paths = {path: path.relative_to(folder) for path in images}
     if (folder / "dataset_description.json").is_file():
@@ -175,33 +223,41 @@ def _found(
             raise MedsynthError(f"there is no folder {folder}: give the one with the scans")
         named = "" if pattern == "*" else f" named {pattern}"
         raise MedsynthError(f"{folder} holds no image{named}: {FORMATS} files are needed")
-    layout = _layout(folder, list(paths.values()))
-    guesses = _dicom_subjects({path: part for path, part in paths.items() if is_dicom(path)}, notes)
-    entries = []
-    for path, part in paths.items():
-        subject = subject_of(part, layout, table or (), guesses.get(path))
-        label = path.parent.name if layout == "classes" and table is None else (table or {}).get(subject)
-        entry = {IMAGE[0]: str(path.absolute()), "subject": subject, "label": label}
-        if layout == "domains":
-            split, domain = next(match for name in reversed(part.parts) if (match := DOMAIN.fullmatch(name))).groups()
-            del entry[IMAGE[0]]
-            entry |= {PAIR["AB".index(domain.upper())]: str(path.absolute()), "split": SPLIT_NAMES[split.lower()]}
-        elif split := next(
-            (SPLIT_NAMES[name.lower()] for name in part.parts[:-1] if name.lower() in SPLIT_NAMES), None
-        ):
-            entry["split"] = split
-        entries.append(entry)
-    return layout, entries
+    return paths
 
 
-def _listed(path: Path, table: dict[str, str | None] | None, label: str | None) -> list[dict[str, Any]]:
+def _readings(
+    paths: dict[Path, Path], layout: str, names: re.Pattern[str] | None, result: Survey
+) -> dict[Path, Reading | None]:
+    """What the name of each image tells; None of one that the user's pattern does not fit, which is left out."""
+    if names is not None:
+        found = {path: by_pattern(part, names) for path, part in paths.items()}
+        result.left_out |= {
+            path: f"does not fit --subject_pattern {names.pattern}" for path, reading in found.items() if not reading
+        }
+        return found
+    guesses = _dicom_subjects({path: part for path, part in paths.items() if is_dicom(path)}, result.notes)
+    found = {path: Reading(guesses.get(path), None) for path in paths}
+    if pictures := {path: part for path, part in paths.items() if is_picture(path)}:
+        readings, notes = read_names(list(pictures.values()), layout)
+        result.notes += notes
+        found |= dict(zip(pictures, readings, strict=True))
+    return found
+
+
+def _listed(
+    path: Path, table: dict[str, str | None] | None, label: str | None, names: re.Pattern[str] | None
+) -> list[dict[str, Any]]:
     """An entry for each row of a table of paths, each with its subject."""
     entries = read_listing(path, None if table else label)
     parent = os.path.commonpath([path.parent.absolute(), *(file for one in entries for file in files_of(one).values())])
     files = [Path(next(iter(files_of(entry).values()))).relative_to(parent) for entry in entries]
     layout = _layout(Path(parent), files)
     for entry, file in zip(entries, files, strict=True):
-        entry.setdefault("subject", subject_of(file, layout if layout != "domains" else "flat", table or ()))
+        reading = by_pattern(file, names) if names else None
+        guess = reading.subject if reading else None
+        entry.setdefault("subject", subject_of(file, layout if layout != "domains" else "flat", table or (), guess))
+        entry["slice"] = reading.slice if reading else None
         if table is not None:
             entry["label"] = table.get(entry["subject"])
     return entries
@@ -214,11 +270,11 @@ def _layout(folder: Path, paths: Sequence[Path]) -> str:
         return "domains"
     if (folder / "dataset_description.json").is_file() or all(path.parts[0].startswith("sub-") for path in paths):
         return "bids"
+    if all(map(is_picture, paths)):
+        return arrange(paths)[0]
     folders = {path.parent for path in paths}
     if len(folders) == 1:
         return "flat" if not is_dicom(folder / paths[0]) else "subjects"
-    if all(map(is_picture, paths)):
-        return "classes" if len({path.name for path in folders}) <= MOST_CLASSES else "subjects"
     return "subjects" if len(paths) <= MOST_SCANS * len(folders) else "flat"
 
 
@@ -266,6 +322,32 @@ def _add(result: Survey, entry: dict[str, Any], frame: int | None) -> None:
     result.headers += headers
 
 
+def _place(entries: Sequence[dict[str, Any]]) -> None:
+    """Put positions in the place of slice numbers: 0 and 1 are the first and the last slice of a patient."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for entry in entries:
+        numbers[entry["subject"]] |= {entry.get("slice")} - {None}
+    for entry in entries:
+        number, own = entry.pop("slice", None), numbers[entry["subject"]]
+        if number is not None and len(own) > 1:
+            entry["position"] = round((number - min(own)) / (max(own) - min(own)), 4)
+
+
+def _example(folder: Path, entries: Sequence[dict[str, Any]]) -> str:
+    """How the name of the picture was read that tells most."""
+    pictures = [entry for entry in entries if is_picture(next(iter(files_of(entry).values())))]
+    if not pictures:
+        return ""
+    entry = max(pictures, key=lambda entry: entry.get("slice") is not None)
+    parts = {"subject": entry["subject"], "slice": entry.get("slice"), "class": entry["label"]}
+    parts |= {"split": entry.get("split")}
+    path = Path(next(iter(files_of(entry).values())))
+    name = path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path.name
+    said = [f"{part} {value}" for part, value in parts.items() if value is not None]
+    unknown = [] if entry.get("slice") is not None else ["slice unknown"]
+    return f"{name}: {', '.join(said + unknown)}"
+
+
 def _given_splits(found: Survey) -> dict[str, list[dict[str, Any]]] | None:
     """The split that folders or a table told, taken out of the entries; None if they did not, or split a patient."""
     told = [entry.pop("split", None) for entry in found.entries]
@@ -280,11 +362,6 @@ def _given_splits(found: Survey) -> dict[str, list[dict[str, Any]]] | None:
         )
         return None
     return {name: [e for e, split in zip(found.entries, told, strict=True) if split == name] for name in SPLITS}
-
-
-def stem(path: str | os.PathLike) -> str:
-    """A file's name without its ending, `.nii.gz` and all."""
-    return re.sub(r"(\.nii)?\.[^.]+$", "", Path(path).name)
 
 
 def _label(value: str | None) -> str | None:
@@ -307,9 +384,37 @@ def _notes(found: Survey, table: dict[str, str | None] | None) -> list[str]:
         notes.append(
             f"several contrasts in one list ({', '.join(found.contrasts)}): choose with --pattern '*_T1w.nii.gz'"
         )
-    if len({is_picture(file) for entry in found.entries for file in files_of(entry).values()}) > 1:
+    pictures = [is_picture(file) for entry in found.entries for file in files_of(entry).values()]
+    if len(set(pictures)) > 1:
         notes.append("volumes and pictures in one list: choose with --pattern '*.nii.gz'")
+    elif all(pictures):
+        notes += _picture_notes(found)
     return notes + _header_notes(found)
+
+
+def _picture_notes(found: Survey) -> list[str]:
+    """What pictures of one set should have in common and do not."""
+    notes = []
+    sizes = defaultdict(set)
+    owners = [entry["subject"] for entry in found.entries for _ in files_of(entry)]
+    for subject, header in zip(owners, found.headers, strict=True):
+        sizes[subject].add(f"{header.shape[0]} x {header.shape[1]}")
+    if uneven := [subject for subject in sizes if len(sizes[subject]) > 1]:
+        notes.append(
+            f"{len(uneven)} patients have pictures of several sizes, such as {uneven[0]} "
+            f"({', '.join(sorted(sizes[uneven[0]]))}): each is scaled to fit, so that heads may come in several sizes"
+        )
+    depths = Counter(header.bits for header in found.headers)
+    if len(depths) > 1:
+        said = ", ".join(f"{count} of {bits or 'other than 8 or 16'} bits" for bits, count in depths.most_common())
+        notes.append(
+            f"pictures of several bit depths ({said}): each is scaled by its own, which is right only if all use "
+            "their full range; else convert them, or train with --window '[low, high]'"
+        )
+    labels = {entry["label"] for entry in found.entries}
+    if len(labels) == 1 and None not in labels:
+        notes.append(f"there is one class only, {labels.pop()}: no class can be told from another")
+    return notes
 
 
 def _header_notes(found: Survey) -> list[str]:

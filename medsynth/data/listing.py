@@ -18,6 +18,7 @@ SPLIT_NAMES = {
     "training": "training",
     "val": "validation",
     "valid": "validation",
+    "validate": "validation",
     "validation": "validation",
     "dev": "validation",
     "test": "test",

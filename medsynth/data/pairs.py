@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import re
@@ -16,11 +17,14 @@ import numpy as np
 import SimpleITK as sitk
 from monai.data import MetaTensor
 from monai.utils.enums import CommonKeys as Keys
+from PIL import Image
+from skimage.metrics import normalized_mutual_information
 from tqdm import tqdm
 
 from medsynth.data import itk
-from medsynth.data.datalist import PAIR
-from medsynth.data.layout import CONTRAST, Survey, stem, survey
+from medsynth.data.datalist import IMAGE, PAIR, SPLITS
+from medsynth.data.layout import Survey, survey
+from medsynth.data.names import CONTRAST, match_domains, stem
 from medsynth.data.output import nifti, safe
 from medsynth.data.registration import Alignment, align, better_shift, resample
 from medsynth.data.sources import Source, is_picture, read_volume
@@ -28,6 +32,8 @@ from medsynth.data.transforms import CheckFinite
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes
 
+MOST_COMPARED, LEAST_COMPARED = 48, 4  # pairs of pictures of equal names that are compared with others
+LEAST_ALIKE = 0.7  # part of them that must be more alike than others; chance is a quarter
 FEWEST_VOXELS = 8  # along each axis of a volume whose alignment can be judged
 WORKERS = min(4, os.cpu_count() or 1)  # each holds a few volumes in memory
 
@@ -45,17 +51,23 @@ class Verdict:
     aligned: bool
 
 
-def find_pairs(folder: Path, source: str, target: str, table: dict[str, str | None] | None = None) -> Survey:
+def find_pairs(
+    folder: Path,
+    source: str,
+    target: str,
+    table: dict[str, str | None] | None = None,
+    subject_pattern: str | None = None,
+) -> Survey:
     """Match the images of a folder whose names fit two patterns, subject by subject.
 
     Entries have "source" and "target", or the one that is there.
 
     Args:
-        folder, table: as in `survey`.
+        folder, table, subject_pattern: as in `survey`.
         source, target: patterns of names, such as `*_T1w.nii.gz`; what `*` stands for tells a subject's images apart.
     """
     patterns = dict(zip(PAIR, (source, target), strict=True))
-    found = {key: survey(folder, table, pattern) for key, pattern in patterns.items()}
+    found = {key: survey(folder, table, pattern, subject_pattern=subject_pattern) for key, pattern in patterns.items()}
     if twice := {entry["image"] for entry in found["source"].entries}.intersection(
         entry["image"] for entry in found["target"].entries
     ):
@@ -64,12 +76,20 @@ def find_pairs(folder: Path, source: str, target: str, table: dict[str, str | No
     for key, images in found.items():
         for entry in images.entries:
             subjects[entry["subject"]][key].append(entry)
+    told = {
+        entry["image"]: split
+        for images in found.values()
+        for split, entries in (images.splits or {}).items()
+        for entry in entries
+    }
     result = Survey(
         [entry for subject in subjects.values() for entry in _matched(subject, patterns)],
         [header for images in found.values() for header in images.headers],
         {path: reason for images in found.values() for path, reason in images.left_out.items()},
         sorted({note for images in found.values() for note in images.notes}),
     )
+    result.example = found["source"].example
+    result.splits = _kept_splits(result, told)
     for key in PAIR:
         if alone := [entry["subject"] for entry in result.entries if key not in entry]:
             result.notes.append(f"{len(alone)} images have no {key} and are listed alone, the first is of {alone[0]}")
@@ -132,9 +152,77 @@ def _matched(subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str,
             names[(name, key, number) if key in names[name] else name][key] = entry
     return [
         {key: found["image"] for key, found in group.items()}
-        | {name: next(iter(group.values()))[name] for name in ("subject", "label")}
+        | {name: value for name, value in next(iter(group.values())).items() if name not in IMAGE}
         for group in names.values()
     ]
+
+
+def _kept_splits(found: Survey, told: Mapping[str, str]) -> dict[str, list[dict[str, Any]]] | None:
+    """The split that folders told of the images of all pairs; None where they did not, or split a pair."""
+    splits: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
+    for entry in found.entries:
+        own = {told.get(entry[key]) for key in PAIR if key in entry}
+        if len(own) > 1 or None in own:
+            return None
+        splits[own.pop()].append(entry)
+    return splits
+
+
+def pair_domains(found: Survey) -> None:
+    """Make pairs of the pictures of two domains whose names or numbers are equal, if these show the same slices.
+
+    Whether they do, the pictures tell: those of equal names must have more in common than those of other names.
+
+    Args:
+        found: of the layout `domains`; its entries, splits and notes are changed.
+    """
+    entries = {key: {Path(entry[key]): entry for entry in found.entries if key in entry} for key in PAIR}
+    matches = match_domains(*(list(entries[key]) for key in PAIR))
+    share = _share_alike(matches)
+    explicit = "give --source and --target, the patterns of their names, to make pairs of them all the same"
+    if not matches:
+        found.notes.append("no names or numbers of the two domains agree: all images are listed without partner")
+    elif share is None:
+        found.notes.append(f"{len(matches)} pictures of equal names are too few or too flat to compare: {explicit}")
+    elif share < LEAST_ALIKE:
+        found.notes.append(
+            f"{len(matches)} pictures of both domains have equal names, but only {share:.0%} of those looked at have "
+            f"more in common than pictures of other names: listed without partner; {explicit}"
+        )
+    else:
+        found.notes.append(
+            f"{len(matches)} pairs by equal names or numbers; {share:.0%} of those looked at have more in common than "
+            "pictures of other names; to forget the pairs, train with --paired false"
+        )
+        for source, target in matches:
+            entries["source"][source]["target"] = str(target)
+        gone = {id(entries["target"][target]) for _, target in matches}
+        found.entries = [entry for entry in found.entries if id(entry) not in gone]
+        if found.splits is not None:
+            found.splits = {name: [e for e in some if id(e) not in gone] for name, some in found.splits.items()}
+
+
+def _share_alike(matches: Sequence[tuple[Path, Path]]) -> float | None:
+    """Part of the pairs of pictures whose mutual information is larger than with the targets of three other pairs.
+
+    A quarter is what chance makes. None where there are too few pairs to tell.
+    """
+    chosen = [matches[i] for i in np.linspace(0, len(matches) - 1, min(len(matches), MOST_COMPARED)).astype(int)]
+    images = []
+    for match in chosen:
+        with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            images.append([np.asarray(Image.open(path).convert("L").resize((64, 64))) for path in match])
+    images = [pair for pair in images if all(np.ptp(image) for image in pair)]
+    if len(images) < LEAST_COMPARED:
+        return None
+    order, count = np.random.default_rng(0).permutation(len(images)), len(images)
+    wins = 0
+    for place in range(count):
+        source, target = images[order[place]]
+        others = [images[order[(place + step) % count]][1] for step in (1, 2, 3)]
+        own = normalized_mutual_information(source, target, bins=16)
+        wins += all(own > normalized_mutual_information(source, other, bins=16) for other in others)
+    return wins / count
 
 
 def _names(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
