@@ -65,7 +65,7 @@ class PreparedSlices(Dataset):
         self.planes = SliceStack([store.path(record["name"]) for record in records if "checksum" in record])
         self.labels = np.repeat(np.array(indices, dtype=np.int64), counts)
         self.subjects = [entry["subject"] for (entry, _), count in zip(good, counts, strict=True) for _ in range(count)]
-        self.positions = np.concatenate([np.array(facts["positions"], dtype=np.float32) for _, facts in good])
+        self.positions = np.concatenate([_positions(entry, facts) for entry, facts in good])
         rows, columns, self.slice_mm = _common_spacing(np.array([facts["spacing_mm"] for _, facts in good]))
         self.spacing_mm = (rows, columns)
         self._images = [facts for _, facts in good]
@@ -93,7 +93,8 @@ class SliceDataset(PreparedSlices):
     Items have the view `image`, the slice between its neighbours.
 
     Args:
-        entries: {"image": path, "subject": str, "label": str or None, "frame": int or None}, as a datalist has them.
+        entries: {"image": path, "subject": str, "label": str or None, "frame": int or None}, as a datalist has them;
+            of pictures with "position" where it is known.
         preprocessing: how images become slices.
         classes: names of the labels, in the order of their indices.
         cache_dir: where prepared slices are kept; None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
@@ -136,6 +137,12 @@ class SliceDataset(PreparedSlices):
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """(N, H, W) slices of these indices, as they are stored (float16, or float32 for pictures)."""
         return torch.from_numpy(self.images[indices])
+
+
+def _positions(entry: dict[str, Any], facts: dict[str, Any]) -> np.ndarray:
+    """Of an image's slices; a picture has that of its entry, NaN if there is none."""
+    found = facts["positions"] if facts["positions"] != [None] else [entry.get("position")]
+    return np.array(found, dtype=np.float32)
 
 
 def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], max_bad_fraction: float) -> None:

@@ -53,8 +53,9 @@ class Request:
 
     def condition(self, model: LoadedModel) -> dict[str, Any]:
         """`label` and `position` as a network's `sample` takes them."""
-        if self.position is not None and model.preprocessing["modality"] == "image":
-            raise MedsynthError("the pictures that this model learned from had no position: leave position null")
+        positions = getattr(model.network, "conditions", None) or model.network.density
+        if self.position is not None and not positions.has_positions:
+            raise MedsynthError("the images that this model learned from had no positions: leave position null")
         return {"label": self._class_index(model.classes), "position": self.position}
 
     def _class_index(self, classes: Sequence[str]) -> int | None:
@@ -135,7 +136,7 @@ def write_images(
     grid_columns: int,
     more_facts: Iterable[dict[str, Any]] = itertools.repeat({}),
 ) -> None:
-    """Write generated images, one NIfTI each, and the grid of the first.
+    """Write generated images, one file each, and the grid of the first.
 
     Args:
         count: how many `drawn` yields.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 UNKNOWN_CLASS = -1
+UNKNOWN_POSITION = -1.0  # in buffers, which hold no NaN: checks of weights take that for divergence
 QUANTILES = 65  # that tell how the positions of a class are spread
 
 
@@ -54,7 +55,7 @@ class Conditioning(nn.Module):
 class TrainingConditions(nn.Module):
     """Which classes and slice positions the training images have, so that new images can be as frequent.
 
-    Before `fit`, class and position are unknown.
+    Before `fit`, class and position are unknown; positions stay so where the training images have none.
 
     Args:
         num_classes: classes of the training set.
@@ -65,7 +66,12 @@ class TrainingConditions(nn.Module):
         shares = torch.zeros(num_classes + 1)
         shares[UNKNOWN_CLASS] = 1
         self.register_buffer("class_shares", shares)
-        self.register_buffer("positions", torch.full((num_classes + 1, QUANTILES), torch.nan))
+        self.register_buffer("positions", torch.full((num_classes + 1, QUANTILES), UNKNOWN_POSITION))
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the training images had positions."""
+        return bool((self.positions >= 0).any())
 
     @torch.no_grad()
     def fit(self, labels: Tensor, positions: Tensor) -> None:
@@ -103,6 +109,7 @@ class TrainingConditions(nn.Module):
         below = places.long().clamp(max=QUANTILES - 2)
         quantiles = self.positions.cpu()[rows]
         low, high = (quantiles.gather(1, (below + step)[:, None]).squeeze(1) for step in (0, 1))
-        positions = low.lerp(high, places - below) if position is None else torch.full((count,), float(position))
+        spread = torch.where(low >= 0, low.lerp(high, places - below), torch.nan)
+        positions = spread if position is None else torch.full((count,), float(position))
         labels = torch.where(rows == len(self.class_shares) - 1, UNKNOWN_CLASS, rows)
         return labels.to(device), positions.to(device)

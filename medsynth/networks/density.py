@@ -35,6 +35,11 @@ class GaussianMixtureDensity(nn.Module):
         self.register_buffer("means", torch.zeros(components, 1 + features))
         self.register_buffer("factors", torch.eye(1 + features).repeat(components, 1, 1))
 
+    @property
+    def has_positions(self) -> bool:
+        """Whether all training images had positions."""
+        return bool(self.has_position)
+
     @torch.no_grad()
     def fit(self, latents: Tensor, labels: Tensor, positions: Tensor, scale: Tensor, seed: int = 0) -> None:
         """Fit by expectation maximization, with fewer Gaussians where the vectors are few.
