@@ -1,8 +1,9 @@
-"""Slices of pairs of volumes, for translation: both on one grid, cut alike."""
+"""Slices of pairs of volumes or pictures, for translation: both on one grid, cut alike."""
 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from medsynth.data import itk, pairs, registration
 from medsynth.data.cache import Cache
 from medsynth.data.datalist import PAIR
 from medsynth.data.output import SliceSpace
-from medsynth.data.pipelines import Preprocessing, find, take_slices, volume_bounds
+from medsynth.data.pipelines import Preprocessing, find, image, take_slices, volume_bounds
 from medsynth.data.preparation import (
     DTYPES,
+    PICTURES_A_FILE,
     Preparation,
     Result,
     channel_planes,
@@ -37,8 +39,9 @@ from medsynth.errors import MedsynthError
 class PairDataset(PreparedSlices):
     """Slices of pairs and of single images of two domains; the views `source` and `target` show the same place.
 
-    A target is resampled onto its source's grid, and both are cut around the source's head. Where a subject has only
-    one of them, the view of the other is -1 everywhere. Items also have `mask` (2,), which of the two are there.
+    A target is resampled onto its source's grid, and both are cut around the source's head; pictures are scaled to fit,
+    each by itself. Where a subject has only one of them, the view of the other is -1 everywhere. Items also have
+    `mask` (2,), which of the two are there.
 
     Args:
         entries: {"source": path, "target": path, "subject": str, "label": str or None}, or with one of the paths.
@@ -50,7 +53,7 @@ class PairDataset(PreparedSlices):
         mask: (N, 2), which of source and target are there.
         preprocessing: {"source": ..., "target": ...}, with the spacing that was chosen, where it had to be.
         spaces: {"source": ..., "target": ...} of those that are there, what pixels and values stand for; where each
-            image had intensity bounds of its own, the median ones.
+            image had intensity bounds of its own, the median ones; of pictures, the most frequent.
     """
 
     def __init__(
@@ -65,13 +68,17 @@ class PairDataset(PreparedSlices):
     ) -> None:
         if not entries:
             raise MedsynthError("there are no pairs to take slices from: name some in the datalist")
-        if "image" in (source.modality, target.modality):
-            raise MedsynthError("modality is 'image': pairs are made of volumes, choose mri or ct")
+        if "image" in (source.modality, target.modality) and source.modality != target.modality:
+            raise MedsynthError(
+                f"the sources are of modality {source.modality} and the targets of {target.modality}: pictures can be "
+                "translated to pictures alone, give --modality image, or volumes of both"
+            )
         source = fit_spacing(entries, source, cache_dir, num_workers)
         self.preprocessing = {"source": source, "target": _like(target, source)}
         store, how = Cache(cache_dir), [["pair", _code()], *map(recipe, self.preprocessing.values())]
         one = partial(prepare_pair, preprocessing=self.preprocessing)
-        records, self._lease = Preparation(entries, 1, pair_identity, how, one, store).all(
+        size = PICTURES_A_FILE if source.modality == "image" else 1
+        records, self._lease = Preparation(entries, size, pair_identity, how, one, store).all(
             num_workers, "preparing pairs"
         )
         super().__init__(entries, records, store, classes, max_bad_fraction)
@@ -80,14 +87,15 @@ class PairDataset(PreparedSlices):
             rows = channel_planes(facts, source.neighbours)
             for key in PAIR:
                 views[key].append(rows + start if key in facts["present"] else np.full_like(rows, -1))
-                start += len(facts["planes"]) * (key in facts["present"])
+                start += len(facts.get("planes", [0])) * (key in facts["present"])
         self.views = {key: np.concatenate(parts) for key, parts in views.items()}
         self.mask = np.stack([self.views[key][:, 0] >= 0 for key in PAIR], axis=1)
         self.spaces = {key: self._space(key) for key in PAIR if self.mask[:, PAIR.index(key)].any()}
 
     def _space(self, key: str) -> SliceSpace:
-        bounds = np.median([facts["bounds"][key] for facts in self._images if key in facts["bounds"]], axis=0)
         own = self.preprocessing[key]
+        found = [tuple(facts["bounds"][key]) for facts in self._images if key in facts["bounds"]]
+        bounds = Counter(found).most_common(1)[0][0] if own.modality == "image" else np.median(found, axis=0)
         return SliceSpace(own.modality, self.spacing_mm, self.slice_mm, tuple(map(float, bounds)), own.plane)
 
     def recipes(self) -> dict[str, dict[str, Any]]:
@@ -110,6 +118,8 @@ def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preproces
     """
     present = [key for key in PAIR if entry.get(key)]
     try:
+        if preprocessing[present[0]].modality == "image":
+            return _prepared_pictures(entry, present, preprocessing)
         volumes = pairs.read_pair(entry) if len(present) == 2 else [read_volume(Source.of(entry, present[0]))]
         located = {}
         for key, volume in zip(present, volumes, strict=True):
@@ -121,6 +131,20 @@ def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preproces
         return None, {"error": reason(error)}
     planes = torch.cat([cut[key][Keys.IMAGE] for key in present]).to(DTYPES[preprocessing[present[0]].modality])
     bounds = {key: list(cut[key]["bounds"]) for key in present}
+    return planes.numpy(), facts_of(cut[present[0]]) | {"bounds": bounds, "present": present}
+
+
+def _prepared_pictures(
+    entry: Mapping[str, Any], present: Sequence[str], preprocessing: Mapping[str, Preprocessing]
+) -> Result:
+    cut = {}
+    for key in present:
+        try:
+            cut[key] = image(preprocessing[key])({"source": Source.of(entry, key)})
+        except Exception as error:
+            raise MedsynthError(f"{'' if key == present[0] else f'and {entry[key]}: it '}{reason(error)}") from error
+    bounds = {key: list(cut[key]["bounds"]) for key in present}
+    planes = torch.cat([cut[key][Keys.IMAGE] for key in present]).to(DTYPES["image"])
     return planes.numpy(), facts_of(cut[present[0]]) | {"bounds": bounds, "present": present}
 
 
@@ -137,4 +161,4 @@ def _like(target: Preprocessing, source: Preprocessing) -> Preprocessing:
 
 def _code() -> str:
     """That puts a pair on one grid."""
-    return "".join(map(inspect.getsource, (itk, pairs.read_pair, registration, prepare_pair)))
+    return "".join(map(inspect.getsource, (itk, pairs.read_pair, registration, prepare_pair, _prepared_pictures)))

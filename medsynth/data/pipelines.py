@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from monai.data import PILReader
 from monai.transforms import Compose, Orientationd, Transform
 from monai.utils.enums import CommonKeys as Keys
@@ -44,6 +45,10 @@ CT_WINDOWS_HU = {
 """Named windows: air to dense bone, then level and width as radiologists set them."""
 
 
+MOST_COLOUR = 32  # of 255, between the channels of a pixel that counts as grey; JPEG makes some
+GREY_PERCENT = 99.9  # of the pixels that must be grey
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """All that turns a user's image into slices; plain values, so that `model.pt` can carry it.
@@ -60,6 +65,7 @@ class Preprocessing:
         neighbours: slices on each side that come along as channels; at the ends of a volume, its last slice again.
         bias_correction: for `mri`, even out the brightness of each volume first (N4; some seconds a volume).
         keep_pixels: what does not fit into the slice is cut off, instead of a coarser spacing for the whole set.
+        grey: turn coloured pictures to grey, which are refused otherwise.
     """
 
     modality: str
@@ -72,6 +78,7 @@ class Preprocessing:
     neighbours: int = 0
     bias_correction: bool = False
     keep_pixels: bool = False
+    grey: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", _checked_window(self.modality, self.window))
@@ -86,6 +93,8 @@ class Preprocessing:
             raise MedsynthError(f"neighbours is {self.neighbours!r}: give 0, 1 or 2 slices on each side")
         if self.bias_correction and self.modality != "mri":
             raise MedsynthError(f"bias_correction is for modality mri, and this is {self.modality}: set it to false")
+        if not isinstance(self.grey, bool):
+            raise MedsynthError(f"grey is {self.grey!r}: give true, to turn coloured pictures to grey, or false")
 
     @property
     def channels(self) -> int:
@@ -129,12 +138,26 @@ def image(preprocessing: Preprocessing) -> Compose:
 def read_picture(preprocessing: Preprocessing) -> list[Transform]:
     """The steps of a picture's pipeline that read it and tell its bounds."""
     bounds = BitDepthBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
-    return [ReadPicture(PILReader(converter=as_grey, reverse_indexing=False)), CheckFinite(), bounds]
+    converter = as_grey if preprocessing.grey else grey_only
+    return [ReadPicture(PILReader(converter=converter, reverse_indexing=False)), CheckFinite(), bounds]
 
 
 def as_grey(picture: Image.Image) -> Image.Image:
     """Bring colours and palettes to 8 bits of grey; leave grey as it is."""
     return picture if picture.mode in ("L", "F") or picture.mode.startswith("I") else picture.convert("L")
+
+
+def grey_only(picture: Image.Image) -> Image.Image:
+    """The same, for pictures that show grey alone, however they are stored.
+
+    Raises:
+        MedsynthError: more than one pixel in a thousand has a colour.
+    """
+    if picture.mode not in ("1", "L", "LA", "F") and not picture.mode.startswith("I"):
+        spread = np.ptp(np.asarray(picture.convert("RGB")), axis=-1)
+        if np.percentile(spread, GREY_PERCENT) > MOST_COLOUR:
+            raise MedsynthError("shows colours: give --grey true to turn them to grey, or leave it out")
+    return as_grey(picture)
 
 
 def locate(preprocessing: Preprocessing) -> list[Transform]:

@@ -48,6 +48,8 @@ class ReadPicture(Transform):
             raise MedsynthError("is no picture and no NIfTI file of one slice: set modality to mri or ct")
         try:
             array, _ = self.reader.get_data(self.reader.read(source.path))
+        except MedsynthError:
+            raise
         except Exception as error:  # on damaged bytes, the libraries raise whatever comes
             raise MedsynthError(unreadable(error)) from error
         return data | {Keys.IMAGE: torch.from_numpy(array.astype(np.float32))[None]}

@@ -75,7 +75,7 @@ class Sets:
 
 
 def read_sets(
-    real: str | None, synthetic_path: str | None, preparation: Preparation, num_images: int | None, seed: int
+    real: str | Datalist | None, synthetic_path: str | None, preparation: Preparation, num_images: int | None, seed: int
 ) -> Sets:
     """Read the synthetic images, then prepare the real ones as they were.
 
@@ -87,10 +87,10 @@ def read_sets(
     Raises:
         MedsynthError: the sets cannot be compared; it says why.
     """
-    data = read_real_datalist(real, preparation.labels)
+    data = real if isinstance(real, Datalist) else read_real_datalist(real, preparation.labels)
     files = synthetic.choose(synthetic.find(synthetic_path), num_images, seed)
     preprocessing = _preprocessing(files, preparation, data)
-    if synthetic.is_volume(files[0]):
+    if synthetic.is_volume(files[0]) or _is_of_other_size(files, preprocessing):
         fake, names, spacing = _volumes(files, preprocessing, preparation)
         left_out: list[str] = []
     else:
@@ -99,7 +99,7 @@ def read_sets(
     _check_size(fake, preprocessing)
     train, held_out = _real(data, preprocessing, preparation, spacing)
     facts = {
-        "real": str(real or "built-in phantom"),
+        "real": data.name if isinstance(real, Datalist) else str(real or "built-in phantom"),
         "real_sha256": data.digest,
         "synthetic": str(synthetic_path),
         "model_sha256": ", ".join(sorted({file.sidecar.get("ModelDigest", "") for file in files} - {""})) or None,
@@ -115,6 +115,13 @@ def read_sets(
         facts,
         left_out,
     )
+
+
+def _is_of_other_size(files: Sequence[SyntheticFile], preprocessing: Preprocessing) -> bool:
+    """Whether these are pictures that a model gave back at the sizes of its inputs."""
+    if preprocessing.modality != "image" or not files[0].sidecar.get("InputDigest"):
+        return False
+    return any(set(sources.read_header(file.path).shape) - {1} != {preprocessing.image_size} for file in files)
 
 
 def _check_size(fake: ImageSet, preprocessing: Preprocessing) -> None:
@@ -186,7 +193,7 @@ def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, dat
         given = {"image_size": header.shape[0]} | given
     elif preparation.image_size is None:
         raise MedsynthError("the synthetic images are volumes: give the size of the slices to compare, --image_size 64")
-    guess = {"modality": "image" if pictures else "mri", "window": None, "spacing_mm": None}
+    guess = {"modality": "image" if pictures else "mri", "window": None, "spacing_mm": None, "grey": True}
     preprocessing = Preprocessing(**(guess | given))
     log.warning(
         "the synthetic images have no sidecars of medsynth: real images are prepared as modality %s, window %s",

@@ -120,8 +120,8 @@ def test_a_pair_with_a_bad_half_is_named_and_left_out(tmp_path, pair, caplog):
         PairDataset(entries, MRI, CT, cache_dir=tmp_path)
 
 
-def test_pictures_are_no_pairs(pair):
-    with pytest.raises(MedsynthError, match="pairs are made of volumes"):
+def test_a_volume_and_a_picture_are_no_pair(pair):
+    with pytest.raises(MedsynthError, match="pictures can be translated to pictures alone"):
         PairDataset([pair("a")], MRI, Preprocessing("image", None, None, 32))
 
 
