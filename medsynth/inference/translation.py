@@ -1,4 +1,4 @@
-"""Volumes of one domain to volumes of the other, with a trained translator."""
+"""Volumes or pictures of one domain to those of the other, with a trained translator."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medsynth.data.output import ImageFolder, SliceSpace
 from medsynth.data.pipelines import Preprocessing
 from medsynth.errors import MedsynthError
 from medsynth.inference import reconstruct
+from medsynth.inference.pictures import PictureInferer, write_pictures
 from medsynth.inference.volumes import SliceNetwork, VolumeInferer, VolumeRequest, write_volumes
 from medsynth.networks.translation import Translator
 
@@ -100,10 +101,14 @@ def volume_inferer(
     planes: Sequence[str] | None,
     overlap: float,
     batch_size: int,
-) -> VolumeInferer:
-    """Slices prepared as in training; see `VolumeInferer`."""
+) -> VolumeInferer | PictureInferer:
+    """Slices prepared as in training; see `VolumeInferer`, and `PictureInferer` for a model of pictures."""
     given, _ = domains(direction)
     preprocessing, device = preprocessing_of(model, given), next(model.network.parameters()).device
+    if preprocessing.modality == "image":
+        if planes is not None:
+            raise MedsynthError("planes are of volumes, and this is a model of pictures: leave planes out")
+        return PictureInferer(preprocessing, batch_size, device)
     return VolumeInferer(preprocessing, planes, overlap, batch_size, device)
 
 
@@ -125,7 +130,7 @@ class TranslationInference:
         self,
         model: LoadedModel,
         output: ImageFolder,
-        inferer: VolumeInferer,
+        inferer: VolumeInferer | PictureInferer,
         direction: str,
         inputs: Sequence[Mapping[str, Any]],
         num_samples: int,
@@ -141,4 +146,5 @@ class TranslationInference:
 
     def run(self) -> None:
         """Do it."""
-        write_volumes(self.inputs, self.network, self.space, self.inferer, self.output, self.request)
+        write = write_pictures if isinstance(self.inferer, PictureInferer) else write_volumes
+        write(self.inputs, self.network, self.space, self.inferer, self.output, self.request)

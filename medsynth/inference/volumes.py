@@ -213,11 +213,12 @@ class VolumeInferer:
 
 
 def sampled(
-    inferer: VolumeInferer, volume: ReadyVolume, network: SliceNetwork, num_samples: int, seed: int
+    inferer: Callable[[Any, SliceNetwork], Tensor], volume: Any, network: SliceNetwork, num_samples: int, seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """Mean of several answers of a network that draws at random, and their standard deviation in each voxel.
 
     Args:
+        inferer, volume: a `VolumeInferer` or another, which has a `device`, and what it takes.
         num_samples: answers; the standard deviation of one is None.
         seed: the same one gives the same answers; PyTorch's random state is left as it was.
     """

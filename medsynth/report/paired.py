@@ -106,6 +106,8 @@ class PairedEvaluation:
         if self.data_range is not None:
             return self.modality or "mri", _checked_range(self.data_range)
         recipe = pairs[0].recipe
+        if recipe is not None and recipe.target.modality == "image":
+            return "image", recipe.bounds
         if self.modality == "ct" or (recipe is not None and recipe.has_units):
             return "ct", None
         if recipe is not None:
@@ -132,7 +134,7 @@ class PairedEvaluation:
         order = np.argsort([-row["mae"] for row in rows], kind="stable")
         shown = sorted({0, len(order) // 2, len(order) - 1})[:MOST_CASES]
         cases = [_case(pairs[order[i]], rows[order[i]], modality) for i in shown]
-        scaled = modality != "ct" and pairs[0].recipe is not None
+        scaled = pairs[0].recipe is not None and not pairs[0].recipe.has_units
         unit = "HU" if modality == "ct" else "parts of each image's intensity range" if scaled else "stored units"
         low, high = data_range or (-1024.0, 3071.0)
         facts = {

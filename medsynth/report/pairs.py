@@ -39,8 +39,8 @@ class Recipe:
 
     @property
     def has_units(self) -> bool:
-        """Whether the values of a target mean the same in every image, as those of CT do."""
-        return self.target.modality == "ct"
+        """Whether the values of a target mean the same in every image, as those of CT and of pictures do."""
+        return self.target.modality in ("ct", "image")
 
 
 @dataclass(frozen=True)

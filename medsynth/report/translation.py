@@ -1,9 +1,13 @@
-"""The report on a translator: held-out pairs translated, and compared with what they should be."""
+"""The report on a translator: held-out images translated, and compared with what they should be.
+
+Where no held-out subject has both images, translations and other patients' real images are compared as sets.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ from medsynth.inference.translation import (
 from medsynth.metrics.paired import Row
 from medsynth.report.folder import ReportFolder
 from medsynth.report.paired import PairedEvaluation
+from medsynth.report.sets import Preparation
+from medsynth.report.unpaired import UnpairedEvaluation
 
 BOTH = "both"
 
@@ -37,11 +43,11 @@ log = logging.getLogger(__name__)
 
 
 class TranslationEvaluation:
-    """Translates the held-out pairs of a datalist and reports on each direction.
+    """Translates the held-out images of a datalist and reports on each direction.
 
     Args:
         model: from `load_model`.
-        real: datalist of pairs; None: the built-in phantom.
+        real: datalist of pairs, or of sources and targets; None: the built-in phantom.
         output_dir: for the report and the translations; of both directions, each in a folder of its own.
         direction: of `DIRECTIONS`, or `both`.
         planes, overlap, batch_size, num_samples: as for inference.
@@ -66,7 +72,8 @@ class TranslationEvaluation:
         cache_dir: str | None,
         num_workers: int,
     ) -> None:
-        self.model, self.seed, self.cache = model, seed, (cache_dir, num_workers)
+        self.model, self.seed = model, seed
+        self.preparation = Preparation(cache_dir=cache_dir, num_workers=num_workers)
         names = list(DIRECTIONS) if direction == BOTH else [direction]
         folders = {name: Path(output_dir) / name if direction == BOTH else Path(output_dir) for name in names}
         self.reports = {name: ReportFolder(folder, overwrite) for name, folder in folders.items()}
@@ -74,9 +81,14 @@ class TranslationEvaluation:
         self.data = datalist.load(real, keys=PAIR)
         self.held_out = held_out_pairs(self.data)
         self.translators = {}
+        file_format = "png" if "image" in model.modalities else "nifti"  # as its truth is, to be compared
         for name, folder in folders.items():
-            inputs = [entry | {"image": entry[domains(name)[0]]} for entry in self.held_out]
-            images = ImageFolder(folder, "translation", model.digest, overwrite)
+            given, made = domains(name)
+            entries = self.held_out or held_out_images(self.data, given)
+            if not self.held_out:
+                held_out_images(self.data, made)
+            inputs = [entry | {"image": entry[given]} for entry in entries]
+            images = ImageFolder(folder, "translation", model.digest, overwrite, file_format, model.modalities)
             self.translators[name] = TranslationInference(
                 model, images, inferers[name], name, inputs, num_samples, seed, dicom=False
             )
@@ -85,9 +97,16 @@ class TranslationEvaluation:
         """Translate, compare, write."""
         for name, translator in self.translators.items():
             translator.run()
-            opinions = self._opinions(name)
             images = str(translator.output.images)
-            PairedEvaluation(self.data, images, self.reports[name], seed=self.seed, more=opinions).run()
+            if self.held_out:
+                opinions = self._opinions(name)
+                PairedEvaluation(self.data, images, self.reports[name], seed=self.seed, more=opinions).run()
+            else:
+                made = only(self.data, domains(name)[1])
+                log.info("no held-out subject has both images: translations are compared with real images as sets")
+                UnpairedEvaluation(
+                    made, images, self.reports[name], self.preparation, seed=self.seed, utility=False
+                ).run()
 
     def _opinions(self, direction: str) -> dict[str, Row]:
         """Of the discriminator, on the slices of each subject."""
@@ -95,30 +114,43 @@ class TranslationEvaluation:
             log.info("the model's discriminators have learned nothing: they are not asked for an opinion")
             return {}
         source, target = (preprocessing_of(self.model, domain) for domain in PAIR)
-        cache_dir, num_workers = self.cache
-        dataset = PairDataset(self.held_out, source, target, (), cache_dir, num_workers, max_bad_fraction=1.0)
+        where = (self.preparation.cache_dir, self.preparation.num_workers)
+        dataset = PairDataset(self.held_out, source, target, (), *where, max_bad_fraction=1.0)
         found = discriminator_aucs(self.model, dataset, direction)
         return {subject: {"discriminator_auc": auc} for subject, auc in found.items()}
 
 
 def held_out_pairs(data: Datalist) -> list[dict[str, Any]]:
-    """Validation and test entries that have both images.
+    """Validation and test entries that have both images; none where all have one."""
+    return [entry for entry in _held_out(data) if entry.keys() >= set(PAIR)]
+
+
+def held_out_images(data: Datalist, key: str) -> list[dict[str, Any]]:
+    """Validation and test entries that have a source, or a target.
 
     Raises:
         MedsynthError: there are none.
     """
-    found = [
-        entry | {"split": split}
-        for split in ("validation", "test")
-        for entry in data.splits[split]
-        if entry.keys() >= set(PAIR)
-    ]
+    found = [entry for entry in _held_out(data) if key in entry]
     if not found:
         raise MedsynthError(
-            f"the datalist {data.name} has no validation or test subject with both source and target, and without the "
-            "truth nothing can be compared: add pairs; to translate alone, use inference.json"
+            f"the datalist {data.name} has no validation or test subject with a {key}, and what was trained on proves "
+            "nothing: hold some out; to translate alone, use inference.json"
         )
     return found
+
+
+def only(data: Datalist, key: str) -> Datalist:
+    """The sources, or the targets, of a datalist of two domains as one image set."""
+    splits = {
+        split: [entry | {"image": entry[key]} for entry in entries if key in entry]
+        for split, entries in data.splits.items()
+    }
+    return replace(data, name=f"{key} images of {data.name}", splits=splits)
+
+
+def _held_out(data: Datalist) -> list[dict[str, Any]]:
+    return [entry | {"split": split} for split in ("validation", "test") for entry in data.splits[split]]
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medsynth.data.cache import default_folder
+from medsynth.data.datalist import Datalist
 from medsynth.metrics.checks import CannotMeasure
 from medsynth.metrics.embedding import separation
 from medsynth.metrics.inception import inception_distance
@@ -47,7 +48,7 @@ class UnpairedEvaluation:
 
     def __init__(
         self,
-        real: str | None,
+        real: str | Datalist | None,
         synthetic: str | None,
         output: ReportFolder,
         preparation: Preparation,
