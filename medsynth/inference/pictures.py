@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medsynth.data import sources
-from medsynth.data.output import ImageFolder, SliceSpace, digits
+from medsynth.data.output import ImageFolder, SliceSpace, digits, spread
 from medsynth.data.pipelines import Preprocessing, read_picture
 from medsynth.data.preparation import reason
 from medsynth.data.sources import Source
@@ -106,7 +106,7 @@ def write_pictures(
         raise MedsynthError("a standard deviation of samples does not fit into PNG: leave format or num_samples out")
     names = [f"{request.name}_{index:0{digits(len(inputs))}d}" for index in range(len(inputs))]
     output.name_after(dict(zip(names, (entry["image"] for entry in inputs), strict=True)))
-    shown: list[Tensor] = []
+    shown, chosen = [], {names[index] for index in spread(len(inputs), MOST_SHOWN)}
     reasons: list[str] = []
     size = inferer.batch_size if request.num_samples == 1 else 1  # draws of a picture must not depend on the others
     for entries, positions in _batches(inputs, names, inferer, size, request.name, reasons):
@@ -115,7 +115,7 @@ def write_pictures(
         for index, (name, entry, ready) in enumerate(entries):
             deviation = None if deviations is None else deviations[index]
             _write(name, entry, ready, answers[index], deviation, space, output, request)
-            if len(shown) < 2 * MOST_SHOWN:
+            if name in chosen or not shown:
                 shown += [ready.image, answers[index]]
     if not shown:
         raise MedsynthError(f"none of the {len(inputs)} inputs can be used: {reasons[0]}")

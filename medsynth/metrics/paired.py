@@ -81,7 +81,7 @@ def evaluate_pair(
     """All measures of a prediction, inside the mask.
 
     Args:
-        prediction, target: (X, Y, Z), or (X, Y): HU for `ct`.
+        prediction, target: (X, Y, Z), or (X, Y): HU for `ct`. A volume of one slice is measured as that slice.
         mask: same shape, true inside the body.
         modality: `ct` adds the tissues and the SynthRAD measures.
         data_range: lowest and highest possible value; None: -1024 to 3071 HU, for `ct` only.
@@ -93,6 +93,8 @@ def evaluate_pair(
         MedsynthError: shapes differ, values that are no numbers, an empty mask, no data range.
     """
     data_range = _checked(prediction, target, mask, modality, data_range)
+    if target.ndim == 3 and target.shape[slice_axis] == 1:
+        prediction, target, mask = (volume.take(0, slice_axis) for volume in (prediction, target, mask))
     width = data_range[1] - data_range[0]
     truth = target[mask].astype(np.float64)
     found = prediction[mask].astype(np.float64)
@@ -107,7 +109,7 @@ def evaluate_pair(
         if "ms_ssim" not in row:
             row["ms_ssim"] = ms_ssim(prediction, target, mask, width)
     row |= binary_scores(found, truth, data_range)
-    if target.ndim == 3 and target.shape[slice_axis] > 1:
+    if target.ndim == 3:
         row |= slice_consistency(*(np.moveaxis(volume, slice_axis, -1) for volume in (prediction, target, mask)))
     return row
 
