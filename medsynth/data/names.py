@@ -68,10 +68,10 @@ def arrange(paths: Sequence[Path]) -> tuple[str, list[str | None]]:
     last = {folders[-1] if folders else "" for folders in inner}
     if len(last) == 1:
         return "flat", [None] * len(paths)
-    if len(last) <= MOST_CLASSES:
-        return "classes", [folders[-1] if folders else None for folders in inner]
     above = [folders[-2] if len(folders) > 1 else None for folders in inner]
     has_classes = None not in above and 1 < len(set(above)) <= MOST_CLASSES
+    if len(last) <= MOST_CLASSES and not (has_classes and _are_patients({tuple(folders[-2:]) for folders in inner})):
+        return "classes", [folders[-1] if folders else None for folders in inner]
     return "subjects", above if has_classes else [None] * len(paths)
 
 
@@ -154,6 +154,13 @@ def match_domains(sources: Sequence[Path], targets: Sequence[Path]) -> list[tupl
         if 2 * len(common) >= min(len(sources), len(targets)):
             return [(one[key], other[key]) for key in common]
     return []
+
+
+def _are_patients(folders: set[tuple[str, ...]]) -> bool:
+    """Whether folders, each with the one above it, are of patients: all numbered, none in two of those above."""
+    names = [name for _, name in folders]
+    above = {name for name, _ in folders}
+    return len(above) < len(names) == len(set(names)) and all(re.search(r"\d", name) for name in names)
 
 
 def _parse(path: Path) -> tuple[str, int | None]:
