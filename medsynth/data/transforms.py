@@ -235,11 +235,16 @@ class FitPicture(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         image, size = data[Keys.IMAGE], self.image_size
         if tuple(image.shape[1:]) != (size, size):
-            scale = size / max(image.shape[1:])
-            shape = [max(1, round(side * scale)) for side in image.shape[1:]]
+            shape = fitted(image.shape[1:], size)
             image = F.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
             image = convert_to_tensor(SpatialPad((size, size), value=-1)(image), track_meta=False)
         return data | {Keys.IMAGE: image, "positions": np.array([np.nan]), "spacing_mm": (1.0, 1.0, 1.0)}
+
+
+def fitted(shape: Sequence[int], image_size: int) -> list[int]:
+    """Rows and columns that a picture has once it is scaled to fit into a square."""
+    scale = image_size / max(shape)
+    return [max(1, round(side * scale)) for side in shape]
 
 
 class CutPicture(Transform):

@@ -21,7 +21,7 @@ from medsynth.data.output import ImageFolder, SliceSpace, digits, spread
 from medsynth.data.pipelines import Preprocessing, read_picture
 from medsynth.data.preparation import reason
 from medsynth.data.sources import Source
-from medsynth.data.transforms import FitPicture, ScaleToUnit
+from medsynth.data.transforms import FitPicture, ScaleToUnit, fitted
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.inference.volumes import MOST_SHOWN, SliceNetwork, VolumeRequest, sampled
 
@@ -45,7 +45,7 @@ class ReadyPicture:
         size = answer.shape[-1]
         if self.shape == (size, size):
             return answer[0].numpy()
-        sides = [max(1, round(side * size / max(self.shape))) for side in self.shape]
+        sides = fitted(self.shape, size)
         first = [(size - side) // 2 for side in sides]
         inside = answer[None, :, first[0] : first[0] + sides[0], first[1] : first[1] + sides[1]]
         return F.interpolate(inside, size=self.shape, mode="bilinear", antialias=True)[0, 0].numpy()
