@@ -103,8 +103,15 @@ def check_alignment(found: Survey, registered: Path | None = None) -> None:
         found: from `find_pairs`.
         registered: folder for the targets, registered to their sources and on their grids, which the entries then
             name; None: judge the pairs as their headers say.
+
+    Raises:
+        MedsynthError: pictures are to be registered.
     """
     pairs = [entry for entry in found.entries if entry.keys() >= set(PAIR) and not is_picture(entry["source"])]
+    if not pairs and registered is not None:
+        raise MedsynthError("--register aligns volumes, and these pairs are of pictures: leave it out")
+    if not pairs:
+        return
     if registered is not None:
         with disk_errors(registered):
             registered.mkdir(parents=True, exist_ok=True)

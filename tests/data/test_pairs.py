@@ -3,10 +3,12 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from medsynth.data import datalist, sources
 from medsynth.data.anatomy import build_head
-from medsynth.data.pairs import check_alignment, find_pairs, read_pair
+from medsynth.data.layout import survey
+from medsynth.data.pairs import check_alignment, find_pairs, pair_domains, read_pair
 from medsynth.data.phantom import draw_modality
 from medsynth.errors import MedsynthError
 
@@ -136,3 +138,67 @@ def test_pairs_survive_writing_and_are_checked_like_images(empty, tmp_path):
     (tmp_path / "p1_FLAIR.nii.gz").unlink()
     with pytest.raises(MedsynthError, match=r"1 of 3 images are not there, the first is .*p1_FLAIR"):
         datalist.read(tmp_path / "pairs.json", datalist.PAIR)
+
+
+@pytest.fixture
+def domains(tmp_path):
+    """Write eight pictures of each domain, a split apart: B shows a disc and a square where A does, inverted."""
+
+    def write(order=tuple(range(8)), count=8):
+        rows, columns = np.mgrid[:40, :40]
+        for place in range(count):
+            for domain, shown in (("A", place), ("B", order[place])):
+                where = np.random.default_rng(shown).integers(8, 32, 4)
+                disc = np.hypot(rows - where[0], columns - where[1]) < 8
+                square = (abs(rows - where[2]) < 6) & (abs(columns - where[3]) < 6)
+                values = np.select([disc, square], [90, 200], 20)
+                split, kind = "test" if place > 5 else "train", {"A": "ct", "B": "mri"}[domain]
+                path = tmp_path / f"{split}{domain}" / f"{kind}{place}.png"
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray((255 - values if domain == "B" else values).astype(np.uint8)).save(path)
+        return survey(tmp_path)
+
+    return write
+
+
+def test_pictures_of_two_domains_that_show_the_same_slices_are_paired_in_their_splits(domains, tmp_path):
+    found = domains()
+    pair_domains(found)
+    assert matched(found, tmp_path) == sorted(
+        (f"{split}A/ct{i}.png", f"{split}B/mri{i}.png") for i, split in enumerate(["train"] * 6 + ["test"] * 2)
+    )
+    assert [len(found.splits[split]) for split in datalist.SPLITS] == [6, 0, 2]
+    assert "8 pairs by equal names or numbers; 100% of those" in found.notes[-1]
+
+
+def test_pictures_of_equal_numbers_that_show_other_slices_are_no_pairs(domains):
+    found = domains(order=(3, 4, 5, 0, 1, 2, 7, 6))
+    pair_domains(found)
+    assert len(found.entries) == 16
+    assert not [entry for entry in found.entries if entry.keys() >= set(datalist.PAIR)]
+    assert "8 pictures of both domains have equal names, but only" in found.notes[-1]
+
+
+def test_too_few_pictures_to_compare_are_no_pairs_and_a_note_says_how_to_make_them(domains):
+    found = domains(count=3)
+    pair_domains(found)
+    assert len(found.entries) == 6
+    assert "3 pictures of equal names are too few or too flat to compare: give --source" in found.notes[-1]
+
+
+def test_domains_without_common_names_are_left_alone(domains, tmp_path):
+    domains()
+    for path in tmp_path.glob("*B/*"):
+        path.rename(path.with_name(f"other{int(path.stem[3:]) + 100}.png"))
+    found = survey(tmp_path)
+    pair_domains(found)
+    assert len(found.entries) == 16
+    assert found.notes[-1].startswith("no names or numbers of the two domains agree")
+
+
+def test_pictures_cannot_be_registered(domains, tmp_path):
+    found = domains()
+    pair_domains(found)
+    with pytest.raises(MedsynthError, match="--register aligns volumes"):
+        check_alignment(found, tmp_path / "registered")
+    assert not (tmp_path / "registered").exists()
