@@ -159,3 +159,55 @@ def test_some_classes_are_kept_and_unknown_ones_refused(tmp_path, written):
         MedsynthError, match="labels names middle, and the training images of mine have the classes old"
     ):
         datalist.load(path, labels=["old", "middle"])
+
+
+def patients(count, label=None, keys=("image",), images=2):
+    """Entries of so many patients of a class."""
+    return [
+        {"subject": f"{label}{i}", "label": label} | {key: f"{label}{i}_{n}_{key}" for key in keys}
+        for i in range(count)
+        for n in range(images)
+    ]
+
+
+def test_a_tenth_of_the_patients_of_each_class_is_held_out_with_all_their_images():
+    kept, held = datalist.hold_out(patients(20, "AD") + patients(40, "NC"))
+    assert Counter(entry["label"] for entry in held) == {"AD": 2 * 2, "NC": 2 * 4}
+    assert len(kept) == 2 * 54
+    assert not {entry["subject"] for entry in kept} & {entry["subject"] for entry in held}
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 1), (3, 1), (9, 1), (30, 3)])
+def test_at_least_one_patient_is_held_out_unless_there_is_one_alone(count, expected):
+    kept, held = datalist.hold_out(patients(count))
+    assert (len(kept) // 2, len(held) // 2) == (count - expected, expected)
+
+
+def test_patients_of_both_domains_are_held_out():
+    kept, held = datalist.hold_out(patients(20, "A", ("source",)) + patients(3, "B", ("target",)))
+    assert Counter(key for entry in held for key in datalist.files_of(entry)) == {"source": 2 * 2, "target": 2}
+    assert len(kept) == 2 * 20
+
+
+def test_mask_and_segmentation_are_relative_to_the_datalist(tmp_path, written):
+    path = written(training=["a"])
+    content = json.loads(path.read_text())
+    content["training"][0] |= {"mask": "masks/a.nii.gz", "segmentation": "../a.png"}
+    path.write_text(json.dumps(content))
+    read = datalist.read(path)
+    (entry,) = read.entries
+    assert (entry["mask"], entry["segmentation"]) == (str(tmp_path / "masks/a.nii.gz"), str(tmp_path.parent / "a.png"))
+    (tmp_path / "new").mkdir()
+    datalist.write(tmp_path / "new" / "list.json", read)
+    (again,) = json.loads((tmp_path / "new" / "list.json").read_text())["training"]
+    assert (again["mask"], again["segmentation"]) == ("../masks/a.nii.gz", "../../a.png")
+
+
+@pytest.mark.parametrize("position", [1.01, -0.1, "top", True])
+def test_a_position_that_is_none_is_refused(written, position):
+    path = written(training=["a"])
+    content = json.loads(path.read_text())
+    content["training"][0]["position"] = position
+    path.write_text(json.dumps(content))
+    with pytest.raises(MedsynthError, match=r'training entry 1 has the "position" .*: write a number from 0 to 1'):
+        datalist.read(path)

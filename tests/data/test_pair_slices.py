@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from medsynth.data.loader import SliceLoader
 from medsynth.data.pair_slices import PairDataset
@@ -133,3 +134,21 @@ def test_values_stand_for_the_median_bounds_of_a_domain(tmp_path, pair, head, sa
     assert dataset.spaces["source"].bounds == pytest.approx(np.median(bounds, axis=0))
     assert (dataset.spaces["target"].modality, dataset.spaces["target"].bounds) == ("ct", (-1000, 1000))
     assert PairDataset(entries, own, CT, cache_dir=tmp_path).spaces.keys() == {"source"}
+
+
+def test_pictures_of_different_sizes_make_a_pair_each_scaled_to_fit(tmp_path):
+    Image.fromarray(np.full((20, 40), 255, np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.full((37, 37), 51, np.uint8)).save(tmp_path / "b.png")
+    entry = {"source": str(tmp_path / "a.png"), "target": str(tmp_path / "b.png"), "subject": "a", "position": 0.5}
+    picture = Preprocessing("image", None, None, 16)
+    (item,) = PairDataset([entry], picture, picture, cache_dir=tmp_path)
+    assert item["mask"].tolist() == [True, True]
+    assert item["position"] == 0.5
+    assert item["source"][0, 4:12].min() > 0.999
+    assert (item["source"][0, :4] == -1).all()
+    torch.testing.assert_close(item["target"], torch.full((1, 16, 16), -0.6))
+
+
+def test_pictures_cannot_be_translated_to_volumes():
+    with pytest.raises(MedsynthError, match="modality image and the targets of mri"):
+        PairDataset([{"source": "a.png", "target": "b.nii"}], Preprocessing("image", None, None, 16), MRI)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from medsynth.data.foreground import BRAIN_HEIGHT_MM, find_head, mri_threshold
-from medsynth.data.pipelines import Preprocessing, volume_transforms
+from medsynth.data.pipelines import Preprocessing, grey_only, volume_transforms
 from medsynth.data.sources import Source, read_header
 from medsynth.data.spacing import fit_spacing
 from medsynth.errors import MedsynthError
@@ -204,3 +204,27 @@ def test_a_picture_that_keeps_its_pixels_is_cut_or_padded_about_its_middle(tmp_p
     image = prepared(tmp_path / "tall.png", "image", None, None, 16, keep_pixels=True)["image"][0]
     assert torch.equal(((image[:, 4:12] + 1) * 127.5).round(), torch.from_numpy(pixels[2:18]).float())
     assert image[:, :4].unique().tolist() == image[:, 12:].unique().tolist() == [-1]
+
+
+def coloured(path, spread):
+    """A grey ramp whose red is so much above its blue."""
+    ramp = np.tile(np.arange(0, 128, 8, dtype=np.uint8), (16, 1))
+    Image.fromarray(np.stack([ramp + spread, ramp, ramp], -1).astype(np.uint8)).save(path)
+    return path
+
+
+def test_colours_are_refused_unless_they_are_to_be_turned_to_grey(tmp_path):
+    path = coloured(tmp_path / "a.png", 100)
+    with pytest.raises(MedsynthError, match="shows colours: give --grey true"):
+        grey_only(Image.open(path))
+    image = prepared(path, "image", None, None, 16, grey=True)["image"][0]
+    luma = np.asarray(Image.open(path).convert("L"), dtype=np.float32)
+    assert torch.equal(((image + 1) * 127.5).round(), torch.from_numpy(luma))
+
+
+def test_the_tint_that_jpeg_leaves_and_a_single_coloured_pixel_are_no_colours(tmp_path):
+    prepared(coloured(tmp_path / "tint.png", 20), "image", None, None, 16)
+    dot = np.zeros((64, 64, 3), np.uint8)
+    dot[5, 5] = 255, 0, 0
+    Image.fromarray(dot).save(tmp_path / "dot.png")
+    prepared(tmp_path / "dot.png", "image", None, None, 16)

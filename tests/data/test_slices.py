@@ -223,3 +223,32 @@ def test_the_cache_is_where_the_environment_says(study, tmp_path, monkeypatch):
     SliceDataset(study[:1], MRI)
     (record,) = (tmp_path / "here").glob("*.json")
     assert record.with_suffix(".npy").exists()
+
+
+def test_pictures_have_the_positions_of_their_entries(tmp_path):
+    entries = []
+    for place, position in enumerate((0.0, 0.25, None, 1.0)):
+        Image.fromarray(np.full((8, 8), 50 * place, np.uint8)).save(tmp_path / f"{place}.png")
+        entries.append({"image": str(tmp_path / f"{place}.png"), "subject": "a", "position": position})
+    dataset = SliceDataset(entries, Preprocessing("image", None, None, 8), cache_dir=tmp_path / "c")
+    np.testing.assert_array_equal(dataset.positions, np.array([0, 0.25, np.nan, 1], np.float32))
+    assert dataset[1]["position"] == 0.25
+
+
+def test_coloured_and_broken_pictures_are_left_out_by_name(tmp_path, caplog):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    for name in "abcd":
+        Image.fromarray(noise).save(tmp_path / f"{name}.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:300])
+    Image.fromarray(np.stack([noise, noise[::-1], noise.T], -1)).save(tmp_path / "c.jpg")
+    entries = [{"image": str(tmp_path / f"{name}.jpg"), "subject": name} for name in "abcd"]
+    dataset = SliceDataset(
+        entries, Preprocessing("image", None, None, 32), cache_dir=tmp_path / "c", max_bad_fraction=0.5
+    )
+    assert dataset.subjects == ["a", "d"]
+    lines = [record.message for record in caplog.records if record.message.startswith("left out: ")]
+    assert [line.split()[2] for line in lines] == [str(tmp_path / "b.jpg"), str(tmp_path / "c.jpg")]
+    assert "truncated" in lines[0]
+    assert "--grey true" in lines[1]
+    grey = Preprocessing("image", None, None, 32, grey=True)
+    assert SliceDataset(entries, grey, cache_dir=tmp_path / "c", max_bad_fraction=0.5).subjects == ["a", "c", "d"]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from medsynth.bundle.recipe import load_model
 from medsynth.errors import MedsynthError
 from medsynth.inference.generate import Request, sampled, slice_space
+from medsynth.networks.conditioning import TrainingConditions
 
 
 def draw(model, count, seed=0, label=None, position=None):
@@ -78,3 +81,16 @@ def test_a_model_without_spacing_is_refused(model_pt):
     del model.extra["slices"]
     with pytest.raises(MedsynthError, match="does not say which spacing"):
         slice_space(model)
+
+
+@pytest.mark.parametrize(("position", "known"), [(float("nan"), False), (0.4, True)])
+def test_a_position_is_refused_where_the_training_pictures_had_none(position, known):
+    conditions = TrainingConditions(0)
+    conditions.fit(torch.full((3,), -1), torch.full((3,), position))
+    model = SimpleNamespace(network=SimpleNamespace(conditions=conditions), classes=[])
+    if known:
+        assert Request(1, None, 0.5, 0).condition(model) == {"label": None, "position": 0.5}
+    else:
+        assert Request(1, None, None, 0).condition(model) == {"label": None, "position": None}
+        with pytest.raises(MedsynthError, match="had no positions: leave position null"):
+            Request(1, None, 0.5, 0).condition(model)

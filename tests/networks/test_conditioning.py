@@ -89,3 +89,20 @@ def test_pictures_without_positions_are_drawn_without():
     labels, positions = conditions.sample(3)
     assert labels.tolist() == [UNKNOWN_CLASS] * 3
     assert positions.isnan().all()
+
+
+@pytest.mark.parametrize("positions", [[NAN] * 4, [NAN, NAN, 0.3, 0.5]], ids=["none known", "those of one class known"])
+def test_no_weight_is_nan_whatever_positions_are_unknown(positions):
+    conditions = TrainingConditions(2)
+    conditions.fit(torch.tensor([0, 0, 1, 1]), torch.tensor(positions))
+    assert all(values.isfinite().all() for values in conditions.state_dict().values())
+    assert conditions.has_positions == (positions[-1] == 0.5)
+    drawn = conditions.sample(20, label=0)[1]
+    assert ((drawn >= 0.3) & (drawn <= 0.5)).all() if conditions.has_positions else drawn.isnan().all()
+
+
+def test_the_position_0_is_a_known_one():
+    conditions = TrainingConditions(0)
+    conditions.fit(torch.full((4,), -1), torch.zeros(4))
+    assert conditions.has_positions
+    assert conditions.sample(3)[1].tolist() == [0.0] * 3

@@ -3,6 +3,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from medsynth.data import datalist
 
@@ -69,3 +70,31 @@ def test_mistakes_get_one_line_and_write_nothing(make, scans, tmp_path, capsys, 
     assert error.count("\n") == 1
     assert line in error
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.fixture
+def slices(tmp_path):
+    """ADNI's folders: 20 patients of two classes to train on, 4 to test, two slices each."""
+    for number in range(24):
+        folder = tmp_path / "AD_NC" / ("test" if number > 19 else "train") / ("AD", "NC")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in (70, 80):
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / f"{218000 + number}_{place}.jpeg")
+    return tmp_path / "AD_NC"
+
+
+def test_validation_is_taken_from_training_and_the_given_test_stays(make, slices, tmp_path, capsys):
+    make(slices, tmp_path / "out.json")
+    splits = datalist.read(tmp_path / "out.json").splits
+    counted = {split: sorted({(e["label"], e["subject"]) for e in entries}) for split, entries in splits.items()}
+    assert [len(counted[split]) for split in ("training", "validation", "test")] == [18, 2, 4]
+    assert [label for label, _ in counted["validation"]] == ["AD", "NC"]
+    assert {subject for _, subject in counted["test"]} == {str(218000 + number) for number in range(20, 24)}
+    assert "the given split has no validation: 2 of the training patients were taken for it" in capsys.readouterr().out
+
+
+def test_the_tool_says_how_it_read_a_name(make, slices, tmp_path, capsys):
+    make(slices, tmp_path / "out.json", "--subject_pattern", r"/2180(?P<subject>\d+)_(?P<slice>\d+)$")
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["names"] == "test/AD/218020_70.jpeg: subject 20, slice 70, class AD, split test"
+    assert {entry["position"] for entry in datalist.read(tmp_path / "out.json").entries} == {0, 1}
