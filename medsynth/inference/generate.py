@@ -34,7 +34,8 @@ class Request:
     Args:
         num_images: how many.
         label: name of a class; None: classes as frequent as in the training set.
-        position: slice position, 0 at 150 mm below the top of the head and 1 at the top; None: as in the training set.
+        position: slice position, 0 at 150 mm below the top of the head and 1 at the top, or of pictures, 0 a patient's
+            first slice and 1 the last; None: as in the training set.
         seed: the same one gives the same images; the first of many are those of a smaller `num_images`.
     """
 
