@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from medsynth.errors import run_tool
-from medsynth.report.compare import compare
-from medsynth.report.folder import ReportFolder
+from medsynth.evaluation.report.compare import compare
+from medsynth.evaluation.report.folder import ReportFolder
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medsynth.bundle.export import export_weights
-from medsynth.bundle.recipe import load_model
 from medsynth.errors import run_tool
+from medsynth.models.translation.export import export_weights
+from medsynth.run.recipe import load_model
 
 
 def main() -> None:

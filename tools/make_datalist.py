@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from medsynth.data import datalist
-from medsynth.data.datalist import PAIR, SPLITS, Datalist
-from medsynth.data.layout import LAYOUTS, Survey, read_participants, survey
-from medsynth.data.listing import is_listing
-from medsynth.data.pairs import check_alignment, find_pairs, pair_domains
+from medsynth.data.datalist import datalist
+from medsynth.data.datalist.datalist import PAIR, SPLITS, Datalist
+from medsynth.data.datalist.layout import LAYOUTS, Survey, read_participants, survey
+from medsynth.data.datalist.listing import is_listing
+from medsynth.data.datalist.pairs import check_alignment, find_pairs, pair_domains
 from medsynth.errors import MedsynthError, run_tool
 from medsynth.storage import disk_errors
 

@@ -5,7 +5,7 @@ python tools/make_phantom.py data/phantom --subjects 24 --modalities T1w CT
 
 import argparse
 
-from medsynth.data.phantom import MODALITIES, write_dataset
+from medsynth.data.phantom.phantom import MODALITIES, write_dataset
 from medsynth.errors import run_tool
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medsynth.bundle.deploy import FORMS
-from medsynth.bundle.packing import pack_bundle
 from medsynth.errors import run_tool
+from medsynth.packaging.deploy import FORMS
+from medsynth.packaging.packing import pack_bundle
 
 
 def main() -> None:

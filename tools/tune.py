@@ -12,10 +12,10 @@ from pathlib import Path
 
 import matplotlib
 
-from medsynth.bundle.search_space import read_search_space
-from medsynth.bundle.study_report import printed_table, write_report
-from medsynth.bundle.tuning import Plan, Tuning
 from medsynth.errors import MedsynthError, run_tool
+from medsynth.tuning.search_space import read_search_space
+from medsynth.tuning.study import Plan, Tuning
+from medsynth.tuning.study_report import printed_table, write_report
 
 
 def main() -> None:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medsynth.bundle.recipe import LoadedModel
-from medsynth.data.output import GRID_COLUMNS, ImageFolder, SliceSpace, digits, safe
+from medsynth.data.io.writing import safe
+from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError, check_whole, is_number
+from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits
+from medsynth.run.recipe import LoadedModel
 
 BLOCK = 16  # images drawn together: their number must not change with what is asked for, or the images would
 UNLABELLED = "unlabelled"  # in file names

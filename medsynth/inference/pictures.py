@@ -16,13 +16,14 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from tqdm import tqdm
 
-from medsynth.data import sources
-from medsynth.data.output import ImageFolder, SliceSpace, digits, spread
-from medsynth.data.pipelines import Preprocessing, read_picture
-from medsynth.data.preparation import reason
-from medsynth.data.sources import Source
-from medsynth.data.transforms import FitPicture, ScaleToUnit, fitted
+from medsynth.data.io import sources
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.pipelines import Preprocessing, read_picture
+from medsynth.data.preprocessing.preparation import reason
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.data.preprocessing.transforms import FitPicture, ScaleToUnit, fitted
 from medsynth.errors import MedsynthError, check_whole
+from medsynth.inference.image_folder import ImageFolder, digits, spread
 from medsynth.inference.volumes import MOST_SHOWN, SliceNetwork, VolumeRequest, sampled
 
 log = logging.getLogger(__name__)

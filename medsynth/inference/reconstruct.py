@@ -17,16 +17,18 @@ from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
-from medsynth.bundle.recipe import LoadedModel
-from medsynth.data import datalist, sources
-from medsynth.data.output import GRID_COLUMNS, ImageFolder, SliceSpace, digits, in_rows, spread
-from medsynth.data.pipelines import Preprocessing, volume_transforms
-from medsynth.data.preparation import prepare
-from medsynth.data.sources import Source
-from medsynth.data.spacing import SAME_SPACING, header_or_none, in_plane
+from medsynth.data.datalist import datalist
+from medsynth.data.io import sources
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.pipelines import Preprocessing, volume_transforms
+from medsynth.data.preprocessing.preparation import prepare
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.data.preprocessing.spacing import SAME_SPACING, header_or_none, in_plane
 from medsynth.errors import MedsynthError
+from medsynth.evaluation.metrics.image import psnr, ssim
 from medsynth.inference.generate import slice_space
-from medsynth.metrics.image import psnr, ssim
+from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits, in_rows, spread
+from medsynth.run.recipe import LoadedModel
 
 MOST_SHOWN = 36  # inputs in the grid: with their reconstructions, eight rows of nine
 

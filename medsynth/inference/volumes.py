@@ -20,12 +20,13 @@ from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
-from medsynth.data import sources
-from medsynth.data.foreground import Head
-from medsynth.data.output import ImageFolder, SliceSpace, digits, form_code
-from medsynth.data.pipelines import PLANES, Preprocessing, locate, volume_bounds
-from medsynth.data.sources import Source
-from medsynth.data.transforms import (
+from medsynth.data.io import sources
+from medsynth.data.io.sources import Source
+from medsynth.data.io.writing import form_code
+from medsynth.data.preprocessing.foreground import Head
+from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, locate, volume_bounds
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.data.preprocessing.transforms import (
     AIR_HU,
     NO_AIR_HU,
     FitPicture,
@@ -36,6 +37,7 @@ from medsynth.data.transforms import (
     with_neighbours,
 )
 from medsynth.errors import MedsynthError, check_whole
+from medsynth.inference.image_folder import ImageFolder, digits
 
 THUMBNAIL = 256  # pixels of a slice in the grid
 MOST_SHOWN = 36  # inputs in the grid

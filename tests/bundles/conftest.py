@@ -11,7 +11,7 @@ from pathlib import Path
 import monai.bundle
 import pytest
 
-from medsynth.data import phantom
+from medsynth.data.phantom import phantom
 
 ROOT = Path(__file__).parents[2]
 

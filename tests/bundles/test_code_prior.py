@@ -12,9 +12,9 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from tables import losses, rows
 
-from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
-from medsynth.handlers.code_quality import CodeQuality
+from medsynth.models.vqvae.priors.code_quality import CodeQuality
+from medsynth.run.recipe import load_model
 
 ROOT = Path(__file__).parents[2]
 STAGE_ONE = {

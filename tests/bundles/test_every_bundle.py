@@ -12,7 +12,7 @@ from gpu_double import pretended_gpu
 from monai.bundle import load_bundle_config
 from two_ranks import run_on_two_ranks
 
-from medsynth.bundle.packing import pack_bundle
+from medsynth.packaging.packing import pack_bundle
 
 ROOT = Path(__file__).parents[2]
 STAGES = [(path.parent.name, path.name) for path in sorted(ROOT.glob("bundles/*/train*.json"))]

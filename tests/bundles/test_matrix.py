@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsynth.data import datalist
-from medsynth.data.datalist import Datalist, hold_out
-from medsynth.data.layout import survey
-from medsynth.data.pairs import pair_domains
+from medsynth.data.datalist import datalist
+from medsynth.data.datalist.datalist import Datalist, hold_out
+from medsynth.data.datalist.layout import survey
+from medsynth.data.datalist.pairs import pair_domains
 
 ROOT = Path(__file__).parents[2]
 STAGES = [(path.parent.name, path.name) for path in sorted(ROOT.glob("bundles/*/train*.json"))]

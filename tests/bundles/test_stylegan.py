@@ -10,10 +10,10 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from tables import losses, rows
 
-from medsynth.bundle.recipe import load_model
-from medsynth.data import phantom
-from medsynth.engines.stylegan import StyleGanTrainer
+from medsynth.data.phantom import phantom
 from medsynth.errors import as_line
+from medsynth.models.stylegan.trainer import StyleGanTrainer
+from medsynth.run.recipe import load_model
 
 ROOT = Path(__file__).parents[2]
 CONFIG = json.loads((ROOT / "bundles/stylegan/train.json").read_text())

@@ -10,12 +10,12 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from medsynth.bundle.recipe import save_model
-from medsynth.data import datalist
+from medsynth.data.datalist import datalist
 from medsynth.errors import as_line
+from medsynth.evaluation.metrics.distribution import classifier, features
 from medsynth.inference.paths import STEPS
-from medsynth.metrics import classifier, features
-from medsynth.networks.vaegan import VaeGan
+from medsynth.models.vaegan.network import VaeGan
+from medsynth.run.recipe import save_model
 
 ROOT = Path(__file__).parents[2]
 SIZE = 16
@@ -141,7 +141,7 @@ def test_mistakes_are_one_line_and_write_nothing(infer, tmp_path, overrides, mes
 
 def test_the_model_of_another_system_is_refused(infer, tmp_path):
     definition = {"image_size": 16, "channels": 8, "latent_features": 4}
-    target = {"_target_": "medsynth.networks.vaegan.VaeGan"}
+    target = {"_target_": "medsynth.models.vaegan.network.VaeGan"}
     save_model(tmp_path / "vae.pt", VaeGan(**definition), target | definition, {})
     with pytest.raises(RuntimeError) as refused:
         infer(checkpoint=str(tmp_path / "vae.pt"))

@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsynth.bundle.recipe import save_model
-from medsynth.data import datalist
-from medsynth.data.pipelines import Preprocessing
+from medsynth.data.datalist import datalist
+from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.errors import as_line
-from medsynth.networks.rrdb import RRDBNet
+from medsynth.models.superres.network import RRDBNet
+from medsynth.run.recipe import save_model
 
 METHODS = {"nearest", "bicubic", "Lanczos", "spline", "zero-filling"}
 KEYS = {"value", "unit", "direction", "n", "interval", "floor", "baseline", "note", "seed", "data_range", "mask"}
@@ -23,7 +23,7 @@ KEYS = {"value", "unit", "direction", "n", "interval", "floor", "baseline", "not
 def save(path: Path, scale: int = 2) -> Path:
     """model.pt of a tiny network that has learned nothing."""
     arguments = {"scale": scale, "channels": 8, "blocks": 1, "growth": 4}
-    definition = {"_target_": "medsynth.networks.rrdb.RRDBNet"} | arguments
+    definition = {"_target_": "medsynth.models.superres.network.RRDBNet"} | arguments
     save_model(path, RRDBNet(**arguments), definition, Preprocessing("mri", None, None, 32).to_dict())
     return path
 

@@ -9,8 +9,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 from tables import losses, rows
 
-from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
+from medsynth.run.recipe import load_model
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -72,7 +72,7 @@ def test_a_model_brings_slices_of_any_size_onto_a_finer_grid(trained):
 
 def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp_path, monkeypatch):
     folder = tmp_path / "parts"
-    from medsynth.handlers.upscaling_quality import UpscalingQuality
+    from medsynth.models.superres.quality import UpscalingQuality
 
     compute, calls = UpscalingQuality.compute, []
 

@@ -11,9 +11,9 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from tables import losses, rows
 
-from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
-from medsynth.handlers.guards import TimeLimit
+from medsynth.run.recipe import load_model
+from medsynth.training.guards import TimeLimit
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from medsynth.bundle.recipe import save_model
-from medsynth.data.output import SliceSpace
-from medsynth.data.pipelines import Preprocessing
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import as_line
-from medsynth.networks.patch_discriminator import Discriminators
-from medsynth.networks.translation import Translator, UNetVae
-from medsynth.networks.vaegan import VaeGan
+from medsynth.models.translation.network import Translator, UNetVae
+from medsynth.models.vaegan.network import VaeGan
+from medsynth.nn.patch_discriminator import Discriminators
+from medsynth.run.recipe import save_model
 
 SIZE = 32
 AFFINE = np.array([[-3.0, 0, 0, 30], [0, 0, 2.5, -40], [0, 4.0, 0, -20], [0, 0, 0, 1]])  # left, superior, anterior
@@ -45,9 +45,9 @@ def model(tmp_path_factory) -> Path:
     """model.pt of a translator."""
     torch.manual_seed(0)
     arguments = {"image_size": SIZE, "channels": [8, 16], "latent_channels": 2, "neighbours": 1}
-    definition = {"_target_": "medsynth.networks.translation.Translator"} | arguments
+    definition = {"_target_": "medsynth.models.translation.network.Translator"} | arguments
     judges = {"channels": 8, "num_layers": 1, "num_scales": 2}
-    discriminator = {"_target_": "medsynth.networks.patch_discriminator.Discriminators"} | judges
+    discriminator = {"_target_": "medsynth.nn.patch_discriminator.Discriminators"} | judges
     recipes = {
         "source": Preprocessing("mri", MRI, None, SIZE, neighbours=1).to_dict(),
         "target": Preprocessing("ct", CT, None, SIZE, neighbours=1).to_dict(),
@@ -143,7 +143,7 @@ def test_what_cannot_be_is_told_in_one_line(translate, pairs, overrides, told, m
 
 def test_a_model_of_another_bundle_is_refused(translate, pairs, tmp_path):
     arguments = {"image_size": 16, "latent_features": 8, "mixture_components": 2}
-    definition = {"_target_": "medsynth.networks.vaegan.VaeGan"} | arguments
+    definition = {"_target_": "medsynth.models.vaegan.network.VaeGan"} | arguments
     save_model(tmp_path / "other.pt", VaeGan(**arguments), definition, Preprocessing("mri", None, None, 16).to_dict())
     with pytest.raises(RuntimeError) as stopped:
         translate(checkpoint=str(tmp_path / "other.pt"), input=str(pairs))

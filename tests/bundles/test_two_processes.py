@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsynth.handlers.table import Table
+from medsynth.training.logging.table import Table
 
 SMALL = {"channels": 8, "growth": 4, "patch_size": 16, "image_size": 32, "amp": False, "val_slices": 8}
 SMALL |= {"epoch_length": 3, "sample_epochs": 100, "device": "cpu"}

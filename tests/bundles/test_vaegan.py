@@ -12,8 +12,8 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from tables import losses, rows
 
-from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
+from medsynth.run.recipe import load_model
 
 ROOT = Path(__file__).parents[2]
 CONFIG = json.loads((ROOT / "bundles/vaegan/train.json").read_text())

@@ -11,8 +11,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 from tables import losses, texts
 
-from medsynth.bundle.recipe import load_model
 from medsynth.errors import as_line
+from medsynth.run.recipe import load_model
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -91,7 +91,7 @@ def test_the_model_kept_holds_the_codes_and_says_how_good_it_is(trained):
 
 def test_a_run_in_two_parts_has_the_losses_of_one_in_a_piece(train, trained, tmp_path, monkeypatch):
     folder = tmp_path / "parts"
-    from medsynth.handlers.code_usage import CodeUsage
+    from medsynth.models.vqvae.code_usage import CodeUsage
 
     compute, calls = CodeUsage.compute, []
 

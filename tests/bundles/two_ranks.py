@@ -11,7 +11,14 @@ import monai.bundle
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")  # what it starts has no threads of this process
-CONTEXT.set_forkserver_preload([__name__, "medsynth.engines.vaegan", "medsynth.metrics.sets", "ignite.handlers"])
+CONTEXT.set_forkserver_preload(
+    [
+        __name__,
+        "medsynth.models.vaegan.trainer",
+        "medsynth.evaluation.metrics.distribution.image_set",
+        "ignite.handlers",
+    ]
+)
 
 
 def run_on_two_ranks(workflow: str, config: Path, messages: Path, **overrides: object) -> list[int]:

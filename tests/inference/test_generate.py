@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from medsynth.bundle.recipe import load_model
 from medsynth.errors import MedsynthError
 from medsynth.inference.generate import Request, sampled, slice_space
-from medsynth.networks.conditioning import TrainingConditions
+from medsynth.nn.conditioning import TrainingConditions
+from medsynth.run.recipe import load_model
 
 
 def draw(model, count, seed=0, label=None, position=None):

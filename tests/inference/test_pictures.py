@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsynth.data.output import ImageFolder, SliceSpace
-from medsynth.data.pipelines import Preprocessing
-from medsynth.data.sources import Source
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
+from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.pictures import PictureInferer, write_pictures
 from medsynth.inference.volumes import VolumeRequest
 

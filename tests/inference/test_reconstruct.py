@@ -11,11 +11,12 @@ import torch
 from monai.inferers import SimpleInferer
 from PIL import Image
 
-from medsynth.bundle.recipe import load_model
-from medsynth.data.output import ImageFolder, SliceSpace
-from medsynth.data.pipelines import Preprocessing
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
+from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.reconstruct import find_inputs, read_stack, reconstruct
+from medsynth.run.recipe import load_model
 
 TILT = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.15, -0.2), [7.0, -20.0, 31.0])
 

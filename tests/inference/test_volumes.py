@@ -14,14 +14,15 @@ from monai.transforms import Compose, Orientation
 from nibabel.orientations import axcodes2ornt
 from scipy.spatial.transform import Rotation
 
-from medsynth.data import itk
-from medsynth.data.dicom_export import export
-from medsynth.data.foreground import Head
-from medsynth.data.output import ImageFolder, SliceSpace
-from medsynth.data.pipelines import Preprocessing
-from medsynth.data.slices import SliceDataset
-from medsynth.data.sources import Source, find_images
+from medsynth.data.datasets.slices import SliceDataset
+from medsynth.data.io import itk
+from medsynth.data.io.dicom_export import export
+from medsynth.data.io.sources import Source, find_images
+from medsynth.data.preprocessing.foreground import Head
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
+from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.volumes import ReadyVolume, VolumeInferer, VolumeRequest, read_ready, sampled, write_volumes
 
 SHAPE = (22, 26, 18)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsynth.data.pipelines import Preprocessing
-from medsynth.data.slices import SliceDataset
+from medsynth.data.datasets.slices import SliceDataset
+from medsynth.data.preprocessing.pipelines import Preprocessing
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsynth.data.pipelines import Preprocessing
+from medsynth.data.preprocessing.pipelines import Preprocessing
 
 
 @pytest.fixture

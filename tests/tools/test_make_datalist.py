@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsynth.data import datalist
+from medsynth.data.datalist import datalist
 
 VOLUME = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsynth.data import datalist
-from medsynth.data.anatomy import build_head
-from medsynth.data.phantom import draw_modality
+from medsynth.data.datalist import datalist
+from medsynth.data.phantom.anatomy import build_head
+from medsynth.data.phantom.phantom import draw_modality
 
 PAIRS = ("--source", "*_T1w.nii.gz", "--target", "*_FLAIR.nii.gz")
 

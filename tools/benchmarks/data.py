@@ -28,11 +28,12 @@ from monai.transforms import (
 )
 from monai.utils.enums import CommonKeys as Keys
 
-from medsynth.data import datalist, foreground
-from medsynth.data.loader import SliceLoader
-from medsynth.data.pipelines import Preprocessing
-from medsynth.data.slices import SliceDataset
-from medsynth.data.transforms import MRI_PERCENTILES
+from medsynth.data.datasets.loader import SliceLoader
+from medsynth.data.datasets.slices import SliceDataset
+from medsynth.data.phantom import default
+from medsynth.data.preprocessing import foreground
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.transforms import MRI_PERCENTILES
 
 MORE_VOLUMES = 10
 PREPARATIONS = 3  # of which the fastest counts: other work on the machine only ever slows one down
@@ -54,7 +55,7 @@ def add_options(parsers: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure both loaders, then both ways of preparation, then our memory, and print the tables."""
     torch.set_num_threads(1)
-    entries = datalist.load(options.datalist).entries
+    entries = default.load(options.datalist).entries
     with tempfile.TemporaryDirectory() as cache_dir:
         print(f"{'pixels':>6} {'slices':>7} {'ours/s':>9} {'CacheDataset/s':>15} {'ratio':>7}")
         for size in options.sizes:

@@ -12,9 +12,9 @@ import torch
 from monai.metrics import SSIMMetric
 from scipy.ndimage import gaussian_filter
 
-from medsynth.metrics.paired import evaluate_pair
-from medsynth.metrics.sets import ImageSet
-from medsynth.metrics.unpaired import evaluate_unpaired
+from medsynth.evaluation.metrics.distribution.image_set import ImageSet
+from medsynth.evaluation.metrics.distribution.set_measures import evaluate_unpaired
+from medsynth.evaluation.metrics.paired.pair_measures import evaluate_pair
 
 VOLUME = (192, 128, 128)
 NOISE_HU = 50.0

@@ -16,9 +16,9 @@ from monai.utils.ordering import Ordering
 from torch import Tensor
 
 from benchmarks.metrics import cpu_seconds
-from medsynth.networks.code_gan import CodeGan
-from medsynth.networks.code_prior import CodePrior
-from medsynth.networks.code_transformer import CodeTransformer
+from medsynth.models.vqvae.priors.base import CodePrior
+from medsynth.models.vqvae.priors.gan import CodeGan
+from medsynth.models.vqvae.priors.transformer import CodeTransformer
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "vqvae"
 MONAI_IMAGES = 2  # drawn together; more take as long each

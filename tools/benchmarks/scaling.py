@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from medsynth.errors import MedsynthError
-from medsynth.handlers.table import Table
+from medsynth.training.logging.table import Table
 
 ROOT = Path(__file__).parents[2]
 WARM_UP_ROWS = 2  # of losses.csv, which are not counted: first steps choose algorithms and fill caches

@@ -13,9 +13,9 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from benchmarks.train import RandomSlices, Step, closest_width, in_new_process, measure, rate
-from medsynth.data.loader import SliceLoader
-from medsynth.engines.growing import Phase
-from medsynth.engines.stylegan import StyleGanTrainer
+from medsynth.data.datasets.loader import SliceLoader
+from medsynth.models.stylegan.growth_schedule import Phase
+from medsynth.models.stylegan.trainer import StyleGanTrainer
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "stylegan" / "train.json"
 PARAMETERS = 4_000_000  # of both networks, as nearly as the widths allow

@@ -12,12 +12,12 @@ import torch
 from monai.bundle import ConfigParser
 
 from benchmarks.metrics import cpu_seconds
-from medsynth.data.pair_slices import PairDataset
-from medsynth.data.pipelines import Preprocessing
-from medsynth.data.sources import Source
-from medsynth.engines.translation import TranslationTrainer
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.inference.volumes import VolumeInferer, read_ready
-from medsynth.networks.translation import UNetVae
+from medsynth.models.translation.network import UNetVae
+from medsynth.models.translation.pair_slices import PairDataset
+from medsynth.models.translation.trainer import TranslationTrainer
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "translation" / "train.json"
 SLICES = 40

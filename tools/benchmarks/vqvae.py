@@ -18,7 +18,7 @@ from monai.networks.nets import VQVAE
 from torch import Tensor
 
 from benchmarks.train import Measurement, RandomSlices, Step, in_new_process, measure
-from medsynth.data.loader import SliceLoader
+from medsynth.data.datasets.loader import SliceLoader
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "vqvae" / "train.json"
 

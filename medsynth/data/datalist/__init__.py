@@ -1,0 +1,1 @@
+"""Find images, tell subjects, match pairs, split, register."""

@@ -1,0 +1,431 @@
+"""Tell from names, folders and a table whose images they are and of which class."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import fnmatch
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS, UNKNOWN_LABELS, files_of
+from medsynth.data.datalist.listing import is_listing, read_listing
+from medsynth.data.datalist.names import (
+    CONTRAST,
+    CONTRASTS,
+    DOMAIN,
+    STUDY_IDS,
+    Reading,
+    arrange,
+    by_pattern,
+    compiled,
+    match_segmentations,
+    read_names,
+    split_of,
+    stem,
+)
+from medsynth.data.io import dicom
+from medsynth.data.io.header import Header
+from medsynth.data.io.sources import FORMATS, Source, find_images, is_dicom, is_picture, read_header
+from medsynth.errors import MedsynthError
+
+NO_SUBJECT = re.compile(
+    rf"({CONTRASTS}|anat|func|images?|scans?|dicom|nifti|raw|(ses|session|visit|run)[-_ ]?\w*)$", re.IGNORECASE
+)
+"""Names of folders that lie between a subject's folder and its images."""
+
+NOT_RAW = ("derivatives", "sourcedata", "code")  # folders of a BIDS data set that hold other things than its images
+MOST_SCANS = 10  # of one subject in its folder: a folder of more holds scans of many
+MOST_NAMED = 10  # of what is wrong, in one line
+LAYOUTS = {
+    "flat": "images of many subjects in a folder",
+    "subjects": "a folder for each subject",
+    "bids": "BIDS",
+    "classes": "a folder for each class",
+    "domains": "two domains: A is the source, B the target",
+    "listing": "a table of files",
+}
+
+
+@dataclass
+class Survey:
+    """What is in a folder.
+
+    Args:
+        entries: of a datalist: {"image", "subject", "label"}, or with "source" or "target" instead of "image".
+        headers: one an image.
+        left_out: for each image that cannot be used, what is wrong with it.
+        notes: what a user should look at.
+        layout: what the folders stand for, a key of `LAYOUTS`.
+        example: how the name of one picture was read; empty where there are none.
+        splits: the entries of training, validation and test where folders or a table tell; None where they don't.
+    """
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[Header] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    layout: str = ""
+    example: str = ""
+    splits: dict[str, list[dict[str, Any]]] | None = None
+
+    @property
+    def contrasts(self) -> list[str]:
+        """Endings of the file names that tell contrasts, such as T1w; the most frequent first."""
+        found = (CONTRAST.search(stem(file)) for entry in self.entries for file in files_of(entry).values())
+        return [name for name, _ in Counter(match[1] for match in found if match).most_common()]
+
+
+def survey(
+    folder: str | os.PathLike,
+    table: dict[str, str | None] | None = None,
+    pattern: str = "*",
+    frame: int | None = None,
+    label: str | None = None,
+    subject_pattern: str | None = None,
+) -> Survey:
+    """Find the images of a folder or of a table of paths, their subjects and their classes; reads headers only.
+
+    Args:
+        folder: looked through with all folders in it; or a .csv or .tsv file, see `listing.read_listing`.
+        table: class of each subject, from `read_participants`; without one, the folders of pictures are their classes.
+        pattern: of the names of the files to take.
+        frame: which volume of 4D files to take.
+        label: column of the class in a table of paths.
+        subject_pattern: regular expression that finds `subject` and, if it likes, `slice` in a path below the folder,
+            without its ending; None: both are guessed.
+    """
+    folder, result = Path(folder), Survey()
+    names = None if subject_pattern is None else compiled(subject_pattern)
+    if is_listing(folder):
+        result.layout, entries = "listing", _listed(folder, table, label, names)
+    else:
+        result.layout, entries = _found(folder, table, pattern, names, result)
+    for entry in entries:
+        _add(result, entry, frame)
+    result.example = _example(folder, result.entries)
+    _place(result.entries)
+    if not result.entries:
+        bad = [f"{path} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
+        raise MedsynthError(f"none of the {len(entries)} images in {folder} can be used: {'; '.join(bad)}")
+    result.notes += _notes(result, table)
+    result.splits = _given_splits(result)
+    return result
+
+
+def read_participants(path: str | os.PathLike, label: str | None = None) -> dict[str, str | None]:
+    """The class of each subject, None if unknown, from a BIDS participants table (tab or comma separated)."""
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MedsynthError(f"{path} cannot be read as a table of participants: {error}") from error
+    columns = list(rows[0]) if rows else []
+    for column in filter(None, ("participant_id", label)):
+        if column not in columns:
+            near = difflib.get_close_matches(column, map(str, columns), n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise MedsynthError(
+                f"{path} has no column {column}, only {', '.join(map(str, columns)) or 'nothing'}{hint}"
+            )
+    return {
+        row["participant_id"].strip(): _label(row[label] if label else None) for row in rows if row["participant_id"]
+    }
+
+
+def subject_of(path: Path, arrangement: str = "flat", known: Iterable[str] = (), own: str | None = None) -> str:
+    """Whose image a file is.
+
+    Args:
+        path: from the folder of all images on.
+        arrangement: of that folder, a key of `LAYOUTS`.
+        known: ids of participants; one that is in the path is preferred to a guess.
+        own: the guess; None: from the path.
+    """
+    own = own or _guess_subject(path, arrangement)
+    if own in known:
+        return own
+    text = path.with_name(stem(path)).as_posix()
+    named = [
+        name for name in known if name in text and re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text)
+    ]
+    return max(named, key=len, default=own)
+
+
+def _guess_subject(path: Path, arrangement: str) -> str:
+    """The id of a study whose scheme is known, else the subject's folder, else the file's name without its contrast."""
+    folders = path.parent.parts
+    for part in (stem(path), *reversed(folders)):
+        if match := STUDY_IDS.search(part):
+            return match[1]
+    own = CONTRAST.sub("", stem(path))
+    if arrangement == "subjects" and (names := [n for n in folders if not NO_SUBJECT.match(n) and not split_of(n)]):
+        return "/".join(names)
+    return "/".join((*folders, own)) if arrangement in ("classes", "domains") else own
+
+
+def _found(
+    folder: Path,
+    table: dict[str, str | None] | None,
+    pattern: str,
+    names: re.Pattern[str] | None,
+    result: Survey,
+) -> tuple[str, list[dict[str, Any]]]:
+    """The layout of a folder, and an entry for each image in it."""
+    paths = _images(folder, pattern, result.notes)
+    segmentations = match_segmentations([part for path, part in paths.items() if is_picture(path)])
+    for path in [path for path, part in paths.items() if part in segmentations]:
+        if segmentations[paths[path]] is None:
+            result.left_out[path] = "is a segmentation by its name, and no image here belongs to it"
+        del paths[path]
+    beside = {image: folder / part for part, image in segmentations.items() if image is not None}
+
+    layout = _layout(folder, list(paths.values()))
+    labels = dict.fromkeys(paths)
+    if layout in ("classes", "subjects") and all(map(is_picture, paths)):
+        labels = dict(zip(paths, arrange(list(paths.values()))[1], strict=True))
+    readings = _readings(paths, layout, names, result)
+    entries = []
+    for path, part in paths.items():
+        if (reading := readings[path]) is None:
+            continue
+        subject = reading.subject if names else subject_of(part, layout, table or (), reading.subject)
+        label = labels[path] if table is None else table.get(subject)
+        entry = {IMAGE[0]: str(path.absolute()), "subject": subject, "label": label, "slice": reading.slice}
+        if layout == "domains":
+            domain = next(match[2] for name in reversed(part.parts) if (match := DOMAIN.fullmatch(name)))
+            entry = {PAIR["AB".index(domain.upper())]: entry.pop(IMAGE[0])} | entry
+        if split := next((found for name in reversed(part.parts[:-1]) if (found := split_of(name))), None):
+            entry["split"] = split
+        if part in beside:
+            entry["segmentation"] = str(beside[part].absolute())
+        entries.append(entry)
+    return layout, entries
+
+
+def _images(folder: Path, pattern: str, notes: list[str]) -> dict[Path, Path]:
+    """Each image of a folder, and its path from there on."""
+    images = [path for path in find_images(folder) if fnmatch.fnmatch(path.name, pattern)]
+    paths = {path: path.relative_to(folder) for path in images}
+    if (folder / "dataset_description.json").is_file():
+        raw = {path: part for path, part in paths.items() if part.parts[0] not in NOT_RAW}
+        if len(raw) < len(paths):
+            notes.append(f"{len(paths) - len(raw)} images in {', '.join(NOT_RAW)} are no raw data: left out")
+        paths = raw
+    if not paths:
+        if not folder.exists():
+            raise MedsynthError(f"there is no folder {folder}: give the one with the scans")
+        named = "" if pattern == "*" else f" named {pattern}"
+        raise MedsynthError(f"{folder} holds no image{named}: {FORMATS} files are needed")
+    return paths
+
+
+def _readings(
+    paths: dict[Path, Path], layout: str, names: re.Pattern[str] | None, result: Survey
+) -> dict[Path, Reading | None]:
+    """What the name of each image tells; None of one that the user's pattern does not fit, which is left out."""
+    if names is not None:
+        found = {path: by_pattern(part, names) for path, part in paths.items()}
+        result.left_out |= {
+            path: f"does not fit --subject_pattern {names.pattern}" for path, reading in found.items() if not reading
+        }
+        return found
+    guesses = _dicom_subjects({path: part for path, part in paths.items() if is_dicom(path)}, result.notes)
+    found = {path: Reading(guesses.get(path), None) for path in paths}
+    if pictures := {path: part for path, part in paths.items() if is_picture(path)}:
+        readings, notes = read_names(list(pictures.values()), layout)
+        result.notes += notes
+        found |= dict(zip(pictures, readings, strict=True))
+    return found
+
+
+def _listed(
+    path: Path, table: dict[str, str | None] | None, label: str | None, names: re.Pattern[str] | None
+) -> list[dict[str, Any]]:
+    """An entry for each row of a table of paths, each with its subject."""
+    entries = read_listing(path, None if table else label)
+    parent = os.path.commonpath([path.parent.absolute(), *(file for one in entries for file in files_of(one).values())])
+    files = [Path(next(iter(files_of(entry).values()))).relative_to(parent) for entry in entries]
+    layout = _layout(Path(parent), files)
+    for entry, file in zip(entries, files, strict=True):
+        reading = by_pattern(file, names) if names else None
+        guess = reading.subject if reading else None
+        entry.setdefault("subject", subject_of(file, layout if layout != "domains" else "flat", table or (), guess))
+        entry["slice"] = reading.slice if reading else None
+        if table is not None:
+            entry["label"] = table.get(entry["subject"])
+    return entries
+
+
+def _layout(folder: Path, paths: Sequence[Path]) -> str:
+    """What the folders of these images, given from the folder of all on, stand for."""
+    domains = [{match[2].upper() for name in path.parts if (match := DOMAIN.fullmatch(name))} for path in paths]
+    if all(domains) and set.union(*domains) == {"A", "B"}:
+        return "domains"
+    if (folder / "dataset_description.json").is_file() or all(path.parts[0].startswith("sub-") for path in paths):
+        return "bids"
+    if all(map(is_picture, paths)):
+        return arrange(paths)[0]
+    folders = {path.parent for path in paths}
+    if len(folders) == 1:
+        return "flat" if not is_dicom(folder / paths[0]) else "subjects"
+    return "subjects" if len(paths) <= MOST_SCANS * len(folders) else "flat"
+
+
+def _dicom_subjects(paths: dict[Path, Path], notes: list[str]) -> dict[Path, str]:
+    """The shortest stretch of folders that belongs to one patient id, for each DICOM series; else that id, hashed."""
+    patients = {path: dicom.subject_of(path) for path in paths}
+    inside: dict[tuple[str, ...], set[str | None]] = defaultdict(set)
+    for path, part in paths.items():
+        for depth in range(1, len(part.parts)):
+            inside[part.parts[:depth]].add(patients[path])
+    subjects: dict[Path, str] = {}
+    for path, part in paths.items():
+        stretches = [part.parts[:depth] for depth in range(1, len(part.parts))]
+        own = [names for names in stretches if len(inside[names]) == 1]
+        stretch = next((names for names in own if not NO_SUBJECT.match(names[-1])), own[-1] if own else None)
+        study = next((match[1] for name in part.parts if (match := STUDY_IDS.search(name))), None)
+        subjects[path] = study or ("/".join(stretch) if stretch else patients[path] or path.parent.absolute().name)
+    named = {
+        patient: sorted({subjects[path] for path in paths if patients[path] == patient})
+        for patient in patients.values()
+    }
+    for patient, names in named.items():
+        if patient is None or len(names) == 1:
+            continue
+        if len(named) == 1:
+            notes.append(f"all headers have the same patient id: {_some(names)} were taken as different patients")
+            continue
+        notes.append(f"{_some(names)} have the same patient id in their headers: taken as one subject, {names[0]}")
+        subjects |= {path: names[0] for path in paths if patients[path] == patient}
+    return subjects
+
+
+def _add(result: Survey, entry: dict[str, Any], frame: int | None) -> None:
+    """Put an entry among those that can be used, or those that are left out."""
+    headers = []
+    for file in files_of(entry).values():
+        try:
+            headers.append(read_header(Source(file, entry.get("frame", frame))))
+        except MedsynthError as error:
+            result.left_out[Path(file)] = str(error)
+            return
+    if frame is not None and any(header.frames > 1 for header in headers):
+        entry.setdefault("frame", frame)
+    result.entries.append(entry)
+    result.headers += headers
+
+
+def _place(entries: Sequence[dict[str, Any]]) -> None:
+    """Put positions in the place of slice numbers: 0 and 1 are the first and the last slice of a patient."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for entry in entries:
+        numbers[entry["subject"]] |= {entry.get("slice")} - {None}
+    for entry in entries:
+        number, own = entry.pop("slice", None), numbers[entry["subject"]]
+        if number is not None and len(own) > 1:
+            entry["position"] = round((number - min(own)) / (max(own) - min(own)), 4)
+
+
+def _example(folder: Path, entries: Sequence[dict[str, Any]]) -> str:
+    """How the name of the picture was read that tells most."""
+    pictures = [entry for entry in entries if is_picture(next(iter(files_of(entry).values())))]
+    if not pictures:
+        return ""
+    entry = max(pictures, key=lambda entry: entry.get("slice") is not None)
+    parts = {"subject": entry["subject"], "slice": entry.get("slice"), "class": entry["label"]}
+    parts |= {"split": entry.get("split")}
+    path = Path(next(iter(files_of(entry).values())))
+    name = path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path.name
+    said = [f"{part} {value}" for part, value in parts.items() if value is not None]
+    unknown = [] if entry.get("slice") is not None else ["slice unknown"]
+    return f"{name}: {', '.join(said + unknown)}"
+
+
+def _given_splits(found: Survey) -> dict[str, list[dict[str, Any]]] | None:
+    """The split that folders or a table told, taken out of the entries; None if they did not, or split a patient."""
+    told = [entry.pop("split", None) for entry in found.entries]
+    if not all(told) or "training" not in told:
+        return None
+    sides = defaultdict(set)
+    for entry, split in zip(found.entries, told, strict=True):
+        sides[entry["subject"]].add(split)
+    if torn := sorted(subject for subject, splits in sides.items() if len(splits) > 1):
+        found.notes.append(
+            f"the given split tears {len(torn)} subjects apart ({_some(torn)}): split by patient instead"
+        )
+        return None
+    return {name: [e for e, split in zip(found.entries, told, strict=True) if split == name] for name in SPLITS}
+
+
+def _label(value: str | None) -> str | None:
+    return None if value is None or value.strip() in UNKNOWN_LABELS else value.strip()
+
+
+def _notes(found: Survey, table: dict[str, str | None] | None) -> list[str]:
+    notes = []
+    subjects = {entry["subject"] for entry in found.entries}
+    if table is not None and (strangers := sorted(subjects - set(table))):
+        if len(strangers) == len(subjects):
+            raise MedsynthError(
+                f"no image belongs to a participant of the table: it has ids such as {next(iter(table), 'none')}, "
+                f"and the images are of {strangers[0]}: rename one or the other"
+            )
+        notes.append(
+            f"{len(strangers)} subjects are not in the table of participants, and have no class: {_some(strangers)}"
+        )
+    if len(found.contrasts) > 1 and not any("target" in entry for entry in found.entries):
+        notes.append(
+            f"several contrasts in one list ({', '.join(found.contrasts)}): choose with --pattern '*_T1w.nii.gz'"
+        )
+    pictures = [is_picture(file) for entry in found.entries for file in files_of(entry).values()]
+    if len(set(pictures)) > 1:
+        notes.append("volumes and pictures in one list: choose with --pattern '*.nii.gz'")
+    elif all(pictures):
+        notes += _picture_notes(found)
+    return notes + _header_notes(found)
+
+
+def _picture_notes(found: Survey) -> list[str]:
+    """What pictures of one set should have in common and do not."""
+    notes = []
+    sizes = defaultdict(set)
+    owners = [entry["subject"] for entry in found.entries for _ in files_of(entry)]
+    for subject, header in zip(owners, found.headers, strict=True):
+        sizes[subject].add(f"{header.shape[0]} x {header.shape[1]}")
+    if uneven := [subject for subject in sizes if len(sizes[subject]) > 1]:
+        notes.append(
+            f"{len(uneven)} patients have pictures of several sizes, such as {uneven[0]} "
+            f"({', '.join(sorted(sizes[uneven[0]]))}): each is scaled to fit, so that heads may come in several sizes"
+        )
+    depths = Counter(header.bits for header in found.headers)
+    if len(depths) > 1:
+        said = ", ".join(f"{count} of {bits or 'other than 8 or 16'} bits" for bits, count in depths.most_common())
+        notes.append(
+            f"pictures of several bit depths ({said}): each is scaled by its own, which is right only if all use "
+            "their full range; else convert them, or train with --window '[low, high]'"
+        )
+    labels = {entry["label"] for entry in found.entries}
+    if len(labels) == 1 and None not in labels:
+        notes.append(f"there is one class only, {labels.pop()}: no class can be told from another")
+    return notes
+
+
+def _header_notes(found: Survey) -> list[str]:
+    """What had to be chosen in headers; where it is the same but for its numbers, the first file stands for all."""
+    files = [file for entry in found.entries for file in files_of(entry).values()]
+    alike: dict[str, list[str]] = defaultdict(list)
+    for file, header in zip(files, found.headers, strict=True):
+        for note in header.notes:
+            alike[re.sub(r"[\d.]+", "0", note)].append(f"{file} {note}")
+    return [same[0] + (f" (and {len(same) - 1} more like it)" if len(same) > 1 else "") for same in alike.values()]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

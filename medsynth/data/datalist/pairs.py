@@ -1,0 +1,302 @@
+"""Two images of each subject: found, checked for alignment, registered, and put on one grid."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from monai.data import MetaTensor
+from monai.utils.enums import CommonKeys as Keys
+from PIL import Image
+from skimage.metrics import normalized_mutual_information
+from tqdm import tqdm
+
+from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS
+from medsynth.data.datalist.layout import Survey, survey
+from medsynth.data.datalist.names import CONTRAST, match_domains, stem
+from medsynth.data.datalist.registration import Alignment, align, better_shift, resample
+from medsynth.data.io import itk
+from medsynth.data.io.sources import Source, is_picture, read_volume
+from medsynth.data.io.writing import nifti, safe
+from medsynth.data.preprocessing.transforms import CheckFinite
+from medsynth.errors import MedsynthError
+from medsynth.storage import disk_errors, write_bytes
+
+MOST_COMPARED, LEAST_COMPARED = 48, 4  # pairs of pictures of equal names that are compared with others
+LEAST_ALIKE = 0.7  # part of them that must be more alike than others; chance is a quarter
+FEWEST_VOXELS = 8  # along each axis of a volume whose alignment can be judged
+WORKERS = min(4, os.cpu_count() or 1)  # each holds a few volumes in memory
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How well a pair is aligned.
+
+    Args:
+        alignment: by the headers and after registration.
+        aligned: whether the files that the datalist names show the same anatomy at the same place.
+    """
+
+    alignment: Alignment
+    aligned: bool
+
+
+def find_pairs(
+    folder: Path,
+    source: str,
+    target: str,
+    table: dict[str, str | None] | None = None,
+    subject_pattern: str | None = None,
+) -> Survey:
+    """Match the images of a folder whose names fit two patterns, subject by subject.
+
+    Entries have "source" and "target", or the one that is there.
+
+    Args:
+        folder, table, subject_pattern: as in `survey`.
+        source, target: patterns of names, such as `*_T1w.nii.gz`; what `*` stands for tells a subject's images apart.
+    """
+    patterns = dict(zip(PAIR, (source, target), strict=True))
+    found = {key: survey(folder, table, pattern, subject_pattern=subject_pattern) for key, pattern in patterns.items()}
+    if twice := {entry["image"] for entry in found["source"].entries}.intersection(
+        entry["image"] for entry in found["target"].entries
+    ):
+        raise MedsynthError(f"{min(twice)} fits --source {source} and --target {target}: give patterns that differ")
+    subjects: dict[str, dict[str, list]] = defaultdict(lambda: {key: [] for key in PAIR})
+    for key, images in found.items():
+        for entry in images.entries:
+            subjects[entry["subject"]][key].append(entry)
+    told = {
+        entry["image"]: split
+        for images in found.values()
+        for split, entries in (images.splits or {}).items()
+        for entry in entries
+    }
+    result = Survey(
+        [entry for subject in subjects.values() for entry in _matched(subject, patterns)],
+        [header for images in found.values() for header in images.headers],
+        {path: reason for images in found.values() for path, reason in images.left_out.items()},
+        sorted({note for images in found.values() for note in images.notes}),
+    )
+    result.example = found["source"].example
+    result.splits = _kept_splits(result, told)
+    for key in PAIR:
+        if alone := [entry["subject"] for entry in result.entries if key not in entry]:
+            result.notes.append(f"{len(alone)} images have no {key} and are listed alone, the first is of {alone[0]}")
+    return result
+
+
+def check_alignment(found: Survey, registered: Path | None = None) -> None:
+    """Judge each pair of volumes; note in the survey which are not aligned, and leave out what cannot be read.
+
+    Args:
+        found: from `find_pairs`.
+        registered: folder for the targets, registered to their sources and on their grids, which the entries then
+            name; None: judge the pairs as their headers say.
+
+    Raises:
+        MedsynthError: pictures are to be registered.
+    """
+    pairs = [entry for entry in found.entries if entry.keys() >= set(PAIR) and not is_picture(entry["source"])]
+    if not pairs and registered is not None:
+        raise MedsynthError("--register aligns volumes, and these pairs are of pictures: leave it out")
+    if not pairs:
+        return
+    if registered is not None:
+        with disk_errors(registered):
+            registered.mkdir(parents=True, exist_ok=True)
+    paths = [None if registered is None else registered / name for name in _names(pairs)]
+    with ThreadPoolExecutor(WORKERS) as pool:  # SimpleITK works without Python's lock
+        doing = pool.map(_judged, pairs, paths)
+        bar = tqdm(doing, "checking pairs" if registered is None else "registering", len(pairs), unit="pair")
+        verdicts = list(zip(pairs, bar, paths, strict=True))
+    for entry, verdict, path in verdicts:
+        if isinstance(verdict, str):
+            found.left_out[Path(entry["source"])] = f"and its target: {verdict}"
+            found.entries.remove(entry)
+        elif path is not None and verdict is not None:
+            entry["target"] = str(path.absolute())
+    judged = [(entry["subject"], verdict) for entry, verdict, _ in verdicts if isinstance(verdict, Verdict)]
+    found.notes += _in_words(judged, registered is not None)
+    if unjudged := len(pairs) - len(judged) - sum(isinstance(verdict, str) for _, verdict, _ in verdicts):
+        found.notes.append(f"{unjudged} pairs have fewer than {FEWEST_VOXELS} slices: look at their alignment yourself")
+
+
+def read_pair(entry: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
+    """Source and target (1, X, Y, Z), on the source's grid, in stored units.
+
+    The target is resampled where its grid is another, which is right for pairs whose headers align.
+
+    Raises:
+        MedsynthError: one of them cannot be read; the line begins with its path.
+    """
+    source, target = (_read(entry, key) for key in PAIR)
+    if source.shape == target.shape and np.allclose(source.affine, target.affine, atol=1e-3):
+        return source, target
+    moved = resample(_as_image(target), _as_image(source))
+    return source, MetaTensor(itk.voxels_of(moved)[None], meta=source.meta)
+
+
+def _matched(subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Entries of one subject: its one source with its one target, else those of the same name but for the pattern."""
+    names: dict[Any, dict[str, dict[str, Any]]] = defaultdict(dict)
+    single = all(len(subject[key]) == 1 for key in PAIR)
+    for key, pattern in patterns.items():
+        stars = re.compile(fnmatch.translate(pattern.replace("*", "\0")).replace("\0", "(.*)"))
+        for number, entry in enumerate(subject[key]):
+            name = "" if single else stars.match(Path(entry["image"]).name).groups()
+            # two files of one name, in two folders: nothing says which belongs to which
+            names[(name, key, number) if key in names[name] else name][key] = entry
+    return [
+        {key: found["image"] for key, found in group.items()}
+        | {name: value for name, value in next(iter(group.values())).items() if name not in IMAGE}
+        for group in names.values()
+    ]
+
+
+def _kept_splits(found: Survey, told: Mapping[str, str]) -> dict[str, list[dict[str, Any]]] | None:
+    """The split that folders told of the images of all pairs; None where they did not, or split a pair."""
+    splits: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
+    for entry in found.entries:
+        own = {told.get(entry[key]) for key in PAIR if key in entry}
+        if len(own) > 1 or None in own:
+            return None
+        splits[own.pop()].append(entry)
+    return splits
+
+
+def pair_domains(found: Survey) -> None:
+    """Make pairs of the pictures of two domains whose names or numbers are equal, if these show the same slices.
+
+    Whether they do, the pictures tell: those of equal names must have more in common than those of other names.
+
+    Args:
+        found: of the layout `domains`; its entries, splits and notes are changed.
+    """
+    entries = {key: {Path(entry[key]): entry for entry in found.entries if key in entry} for key in PAIR}
+    matches = match_domains(*(list(entries[key]) for key in PAIR))
+    share = _share_alike(matches)
+    explicit = "give --source and --target, the patterns of their names, to make pairs of them all the same"
+    if not matches:
+        found.notes.append("no names or numbers of the two domains agree: all images are listed without partner")
+    elif share is None:
+        found.notes.append(f"{len(matches)} pictures of equal names are too few or too flat to compare: {explicit}")
+    elif share < LEAST_ALIKE:
+        found.notes.append(
+            f"{len(matches)} pictures of both domains have equal names, but only {share:.0%} of those looked at have "
+            f"more in common than pictures of other names: listed without partner; {explicit}"
+        )
+    else:
+        found.notes.append(
+            f"{len(matches)} pairs by equal names or numbers; {share:.0%} of those looked at have more in common than "
+            "pictures of other names; to forget the pairs, train with --paired false"
+        )
+        for source, target in matches:
+            entries["source"][source]["target"] = str(target)
+        gone = {id(entries["target"][target]) for _, target in matches}
+        found.entries = [entry for entry in found.entries if id(entry) not in gone]
+        if found.splits is not None:
+            found.splits = {name: [e for e in some if id(e) not in gone] for name, some in found.splits.items()}
+
+
+def _share_alike(matches: Sequence[tuple[Path, Path]]) -> float | None:
+    """Part of the pairs of pictures whose mutual information is larger than with the targets of three other pairs.
+
+    A quarter is what chance makes. None where there are too few pairs to tell.
+    """
+    chosen = [matches[i] for i in np.linspace(0, len(matches) - 1, min(len(matches), MOST_COMPARED)).astype(int)]
+    images = []
+    for match in chosen:
+        with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            images.append([np.asarray(Image.open(path).convert("L").resize((64, 64))) for path in match])
+    images = [pair for pair in images if all(np.ptp(image) for image in pair)]
+    if len(images) < LEAST_COMPARED:
+        return None
+    order, count = np.random.default_rng(0).permutation(len(images)), len(images)
+    wins = 0
+    for place in range(count):
+        source, target = images[order[place]]
+        others = [images[order[(place + step) % count]][1] for step in (1, 2, 3)]
+        own = normalized_mutual_information(source, target, bins=16)
+        wins += all(own > normalized_mutual_information(source, other, bins=16) for other in others)
+    return wins / count
+
+
+def _names(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Files for the registered targets: subject, number if it has several, and contrast where the name tells it."""
+    subjects = [safe(pair["subject"]) for pair in pairs]
+    contrasts = [match[0] if (match := CONTRAST.search(stem(pair["target"]))) else "" for pair in pairs]
+    numbers = [subjects[:index].count(name) + 1 for index, name in enumerate(subjects)]
+    return [
+        f"{name}{f'_{number}' if subjects.count(name) > 1 else ''}{contrast}.nii.gz"
+        for name, number, contrast in zip(subjects, numbers, contrasts, strict=True)
+    ]
+
+
+def _judged(pair: Mapping[str, Any], path: Path | None) -> Verdict | str | None:
+    """Its verdict; the line that says why it cannot be read; None where it is too flat to be judged."""
+    try:
+        source, target = (_as_image(_read(pair, key)) for key in PAIR)
+    except MedsynthError as error:
+        return str(error)
+    if min(source.GetSize() + target.GetSize()) < FEWEST_VOXELS:
+        return None
+    alignment = align(source, target)
+    if path is None:
+        return Verdict(alignment, not alignment.misaligned)
+    moved = resample(target, source, alignment.transform)
+    write_bytes(path, nifti(_as_stored(moved, target), itk.affine_of(source), "registered"))
+    return Verdict(alignment, not alignment.failed and better_shift(source, moved) is None)
+
+
+def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[str]:
+    """One line for each pair that is off, or was."""
+    lines = []
+    for subject, verdict in judged:
+        found = verdict.alignment
+        off = f"{found.offset_mm:.1f} mm off by its headers (mutual information {found.before:.2f}, "
+        off += f"{found.after:.2f} once registered, {found.chance:.2f} by chance)"
+        if not verdict.aligned and (registered or found.failed):
+            lines.append(f"{subject}: could not be aligned, do both show one head? Look at it, or leave it out")
+        elif found.misaligned:
+            lines.append(f"{subject}: {'registered, was' if registered else 'not aligned,'} {off}")
+    if judged:
+        good = sum(verdict.aligned for _, verdict in judged)
+        advice = "" if good == len(judged) or registered else ": give --register, or leave out the others"
+        lines.append(f"{good} of {len(judged)} pairs are aligned{advice}")
+    if small := [verdict.alignment.offset_mm for _, verdict in judged if not verdict.alignment.misaligned]:
+        lines.append(f"patients moved by up to {max(small):.1f} mm between the two scans of a pair whose headers agree")
+    return lines
+
+
+def _read(entry: Mapping[str, Any], key: str) -> MetaTensor:
+    try:
+        volume = CheckFinite()({Keys.IMAGE: read_volume(Source.of(entry, key))})[Keys.IMAGE]
+    except MedsynthError as error:
+        raise MedsynthError(f"{entry[key]} {error}") from error
+    if volume.min() == volume.max():
+        raise MedsynthError(f"{entry[key]} holds the same value everywhere: export it again")
+    return volume
+
+
+def _as_image(volume: MetaTensor) -> sitk.Image:
+    return itk.image_of(volume[0].numpy(), volume.affine.numpy())
+
+
+def _as_stored(moved: sitk.Image, target: sitk.Image) -> np.ndarray:
+    """(X, Y, Z) int16 if the target held such whole numbers, as CT does, else float32."""
+    values, before = itk.voxels_of(moved), sitk.GetArrayViewFromImage(target)
+    limits = np.iinfo(np.int16)
+    if limits.min <= before.min() and before.max() <= limits.max and (before == np.round(before)).all():
+        return np.round(values).astype(np.int16)
+    return values

@@ -1,0 +1,171 @@
+"""Volumes in, normalized 2D slices out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.cache import Cache
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.preparation import channel_planes, prepare_all
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.data.preprocessing.spacing import IMAGE_KEYS, SAME_SPACING, fit_spacing
+from medsynth.data.preprocessing.stack import SliceStack
+from medsynth.errors import MedsynthError
+
+log = logging.getLogger(__name__)
+
+
+class PreparedSlices(Dataset):
+    """Slices of images that have been prepared, with what is known of each.
+
+    Item i is a dictionary: the views, each (C, H, W) float32 in [-1, 1], upright; `label`, an index into the classes,
+    -1 if unknown; `position`, from 0 to 1 (see `Preprocessing`), NaN if unknown; `index`, i itself.
+
+    Args:
+        entries: of a datalist; those that could not be used are left out.
+        records: one a group of images, and in them what is known of each, as `prepare_all` gives them.
+        store: the cache that they are in.
+        classes: names of the labels, in the order of their indices.
+        max_bad_fraction: part of the images that may be unusable.
+
+    Attributes:
+        planes: (M, H, W) on disk, every slice and neighbour of one once.
+        views: by name, (N, C), which planes make up the channels of each slice; -1 for what is not there.
+        labels, positions: (N,), one a slice.
+        subjects: one a slice.
+        spacing_mm: between rows and columns of the slices.
+        slice_mm: between neighbouring slices of a volume.
+    """
+
+    views: dict[str, np.ndarray]
+
+    def __init__(
+        self,
+        entries: Sequence[dict[str, Any]],
+        records: Sequence[dict[str, Any]],
+        store: Cache,
+        classes: Sequence[str],
+        max_bad_fraction: float,
+    ) -> None:
+        results = [image for record in records for image in record["images"]]
+        _check_bad(entries, results, max_bad_fraction)
+        good = [(entry, facts) for entry, facts in zip(entries, results, strict=True) if "error" not in facts]
+        counts = [len(facts["positions"]) for _, facts in good]
+        names = list(classes)
+        indices = [names.index(entry["label"]) if entry.get("label") in names else -1 for entry, _ in good]
+
+        self.planes = SliceStack([store.path(record["name"]) for record in records if "checksum" in record])
+        self.labels = np.repeat(np.array(indices, dtype=np.int64), counts)
+        self.subjects = [entry["subject"] for (entry, _), count in zip(good, counts, strict=True) for _ in range(count)]
+        self.positions = np.concatenate([_positions(entry, facts) for entry, facts in good])
+        rows, columns, self.slice_mm = _common_spacing(np.array([facts["spacing_mm"] for _, facts in good]))
+        self.spacing_mm = (rows, columns)
+        self._images = [facts for _, facts in good]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        indices = np.array([range(len(self))[index]])
+        views = {name: self.planes.read(rows[indices])[0] for name, rows in self.views.items()}
+        return views | {name: value[0] for name, value in self.facts(indices).items()}
+
+    def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """`label`, `position` and `index` of these slices, each (N,)."""
+        return {
+            "label": torch.from_numpy(self.labels[indices]),
+            "position": torch.from_numpy(self.positions[indices]),
+            "index": torch.from_numpy(indices.astype(np.int64)),
+        }
+
+
+class SliceDataset(PreparedSlices):
+    """Normalized slices of a set of images, each image prepared once into a cache.
+
+    Items have the view `image`, the slice between its neighbours.
+
+    Args:
+        entries: {"image": path, "subject": str, "label": str or None, "frame": int or None}, as a datalist has them;
+            of pictures with "position" where it is known.
+        preprocessing: how images become slices.
+        classes: names of the labels, in the order of their indices.
+        cache_dir: where prepared slices are kept; None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
+        num_workers: processes that prepare; 0: this one.
+        max_bad_fraction: part of the images that may be unusable; they are named and left out.
+
+    Attributes:
+        images: all slices as one array (N, H, W) on disk.
+        bounds: (N, 2), the intensities that became -1 and 1.
+        preprocessing: with the spacing that was chosen, where it had to be.
+        space: what pixels and values stand for, for images made like these.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[dict[str, Any]],
+        preprocessing: Preprocessing,
+        classes: Sequence[str] = (),
+        cache_dir: str | Path | None = None,
+        num_workers: int = 0,
+        max_bad_fraction: float = 0.1,
+    ) -> None:
+        if not entries:
+            raise MedsynthError("there are no images to take slices from: name some in the datalist")
+        self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
+        store, images = Cache(cache_dir), [Source.of(entry) for entry in entries]
+        records, self._lease = prepare_all(images, self.preprocessing, store, num_workers)
+        super().__init__(entries, records, store, classes, max_bad_fraction)
+        starts = np.cumsum([0, *(len(facts.get("planes", [0])) for facts in self._images)])
+        channels = [channel_planes(facts, preprocessing.neighbours) for facts in self._images]
+        counts = [len(rows) for rows in channels]
+        self.views = {"image": np.concatenate(channels) + np.repeat(starts[:-1], counts)[:, None]}
+        self.images = self.planes.of(self.views["image"][:, preprocessing.neighbours])
+        self.bounds = np.repeat(np.array([facts["bounds"] for facts in self._images]), counts, axis=0)
+        shared = (float(self.bounds[0, 0]), float(self.bounds[0, 1]))
+        bounds = shared if (self.bounds == shared).all() else None
+        modality, plane = preprocessing.modality, preprocessing.plane
+        self.space = SliceSpace(modality, self.spacing_mm, self.slice_mm, bounds, plane)
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """(N, H, W) slices of these indices, as they are stored (float16, or float32 for pictures)."""
+        return torch.from_numpy(self.images[indices])
+
+
+def _positions(entry: dict[str, Any], facts: dict[str, Any]) -> np.ndarray:
+    """Of an image's slices; a picture has that of its entry, NaN if there is none."""
+    found = facts["positions"] if facts["positions"] != [None] else [entry.get("position")]
+    return np.array(found, dtype=np.float32)
+
+
+def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], max_bad_fraction: float) -> None:
+    """Name the images that are left out; stop if they are too many."""
+    names = [next(entry[key] for key in IMAGE_KEYS if entry.get(key)) for entry in entries]
+    bad = [(name, facts["error"]) for name, facts in zip(names, results, strict=True) if "error" in facts]
+    for path, reason in bad:
+        log.warning("left out: %s %s", path, reason)
+    if len(bad) == len(entries) or len(bad) > max_bad_fraction * len(entries):
+        raise MedsynthError(
+            f"{len(bad)} of {len(entries)} images cannot be used, and at most {max_bad_fraction:.0%} may be left out "
+            f"(max_bad_fraction): {bad[0][0]} {bad[0][1]}"
+        )
+    if bad:
+        log.warning("%d of %d images left out", len(bad), len(entries))
+
+
+def _common_spacing(spacings: np.ndarray) -> tuple[float, float, float]:
+    """The median of (N, 3) spacings, and a warning where the in-plane ones are not all alike."""
+    low, high = spacings[:, :2].min(), spacings[:, :2].max()
+    if (np.ptp(spacings[:, :2], axis=0) > SAME_SPACING * spacings[:, :2].min(axis=0)).any():
+        log.warning(
+            "pixels are %.3g to %.3g mm wide: set spacing_mm, or the same head comes in several sizes", low, high
+        )
+    rows, columns, slices = np.median(spacings, axis=0)
+    return float(rows), float(columns), float(slices)

@@ -1,0 +1,212 @@
+"""Find images of all kinds in folders, and read them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+from monai.utils.enums import MetaKeys, SpaceKeys
+from PIL import Image
+
+from medsynth.data.io import dicom, itk, nifti
+from medsynth.data.io.header import MOST_PIXELS, Header, unreadable
+from medsynth.errors import MedsynthError
+
+FORMATS = "NIfTI, Analyze, NRRD, MetaImage, DICOM, PNG, JPEG or TIFF"
+NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
+ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+OTHER_ENDINGS = (
+    ".json",
+    ".txt",
+    ".tsv",
+    ".csv",
+    ".bval",
+    ".bvec",
+    ".gz",
+    ".zip",
+    ".raw",
+    ".mat",
+    ".md",
+    ".pdf",
+    ".xml",
+)
+AXES = "PLS"  # rows front to back, columns from the patient's right to left, slices upwards: as a radiologist sees them
+PICTURE_BITS = {
+    "1": 8,
+    "L": 8,
+    "LA": 8,
+    "P": 8,
+    "RGB": 8,
+    "RGBA": 8,
+    "CMYK": 8,
+    "YCbCr": 8,
+    "I;16": 16,
+    "I;16B": 16,
+    "I": 16,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an image is read from.
+
+    Args:
+        path: the file; of a DICOM series the first slice's; of an Analyze pair either.
+        frame: which volume of a 4D file.
+    """
+
+    path: str
+    frame: int | None = None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], key: str = "image") -> Source:
+        """That of an entry of a datalist."""
+        return cls(str(entry[key]), entry.get("frame"))
+
+
+def find_images(folder: str | os.PathLike) -> list[Path]:
+    """All images below a folder (hidden ones left out), sorted by path; links to folders are followed once.
+
+    A DICOM series is its first slice's file, an Analyze pair its header.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MedsynthError(f"{folder} is not a folder: give the folder that holds the images")
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += _images_among([Path(root, name) for name in names if not name.startswith(".")])
+    return sorted(found)
+
+
+def is_image(path: str | os.PathLike) -> bool:
+    """Whether it is of a kind that can be read, by its name or, for DICOM, its content."""
+    return _reader(path) is not None or is_picture(path)
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """Whether the name ends like a 2D image."""
+    return str(path).lower().endswith(PICTURE_ENDINGS)
+
+
+def is_dicom(path: str | os.PathLike) -> bool:
+    """Whether it is a file of a DICOM series."""
+    return _reader(path) is dicom
+
+
+def files(source: Source | str | os.PathLike) -> list[Path]:
+    """All files that make up an image.
+
+    Raises:
+        MedsynthError: one is not there, in words that follow the file's name.
+    """
+    path = Path(_as_source(source).path)
+    with _as_line(path):
+        return [path] if (reader := _reader(path)) is None else reader.files(path)
+
+
+def digest(source: Source | str | os.PathLike) -> str:
+    """SHA-256 of all files that make up an image, as sidecars name it."""
+    content = hashlib.sha256()
+    for path in files(source):
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def read_header(source: Source | str | os.PathLike) -> Header:
+    """Size and spacing, without reading the voxels.
+
+    Raises:
+        MedsynthError: why this is no image that can be used, in words that follow the file's name.
+    """
+    source = _as_source(source)
+    path, reader = Path(source.path), _reader(source.path)
+    with _as_line(path):
+        return _picture_header(path) if reader is None else reader.read_header(path, source.frame)
+
+
+def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
+    """Voxels (1, X, Y, Z) float32 in stored units, rescaled, with the affine to right-anterior-superior mm.
+
+    Raises:
+        MedsynthError: why it cannot be read, in words that follow the file's name.
+    """
+    source = _as_source(source)
+    path, reader = Path(source.path), _reader(source.path)
+    with _as_line(path):
+        if reader is None:
+            raise MedsynthError(
+                "is a picture: set modality to image" if is_picture(path) else "is no volume to be read"
+            )
+        voxels, affine = reader.read_volume(path, source.frame)
+        meta = {MetaKeys.SPACE: SpaceKeys.RAS, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+        return MetaTensor(np.asarray(voxels, np.float32)[None], affine=affine, meta=meta)
+
+
+@contextlib.contextmanager
+def _as_line(path: Path) -> Iterator[None]:
+    """Whatever a reader raises on damaged bytes becomes a MedsynthError of one line; what is no file is not read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise MedsynthError("is no file")
+        yield
+    except MedsynthError:
+        raise
+    except Exception as error:
+        raise MedsynthError(unreadable(error)) from error
+
+
+def _as_source(source: Source | str | os.PathLike) -> Source:
+    return source if isinstance(source, Source) else Source(str(source))
+
+
+def _reader(path: str | os.PathLike) -> ModuleType | None:
+    """The module that reads files of that kind; None for pictures, and for what is no image."""
+    name = str(path).lower()
+    if name.endswith((".nii", ".nii.gz")) or (name.endswith((".hdr", ".img")) and not dicom.is_dicom(path)):
+        return nifti
+    if name.endswith(ITK_ENDINGS):
+        return itk
+    return dicom if not name.endswith(PICTURE_ENDINGS + OTHER_ENDINGS) and dicom.is_dicom(path) else None
+
+
+def _images_among(paths: list[Path]) -> list[Path]:
+    """Those of the files of one folder that name an image."""
+    kinds: dict[Any, list[Path]] = defaultdict(list)
+    for path in paths:
+        kinds["picture" if is_picture(path) else _reader(path)].append(path)
+    found = kinds["picture"] + kinds[itk] + [series.files[0] for series in dicom.find_series(kinds[dicom])]
+    headers = {path.with_suffix("") for path in kinds[nifti] if path.suffix.lower() == ".hdr"}
+    return found + [
+        path for path in kinds[nifti] if path.suffix.lower() != ".img" or path.with_suffix("") not in headers
+    ]
+
+
+def _picture_header(path: Path) -> Header:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(path)
+    with image:
+        if (pages := getattr(image, "n_frames", 1)) > 1:
+            raise MedsynthError(f"has {pages} pages, and one is needed: save each page as a file")
+        columns, rows = image.size
+        if rows * columns > MOST_PIXELS:
+            raise MedsynthError(f"says it has {columns} x {rows} pixels, which is too many: its header is damaged")
+        return Header((rows, columns, 1), (1.0, 1.0, 1.0), PICTURE_BITS.get(image.mode))

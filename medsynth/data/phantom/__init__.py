@@ -1,0 +1,1 @@
+"""The built-in heads, which no person has."""

@@ -1,0 +1,1 @@
+"""From a volume or a picture to normalized slices, kept in a cache."""

@@ -1,0 +1,188 @@
+"""Prepare each image once: run its pipeline and keep the slices in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import ignite.distributed as idist
+import monai
+import nibabel
+import numpy as np
+import PIL
+import pydicom
+import scipy
+import SimpleITK
+import skimage
+import torch
+from monai.transforms import Compose
+from monai.utils.enums import CommonKeys as Keys
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from medsynth.data.io import dicom, header, itk, nifti, sources
+from medsynth.data.io import dicom_geometry as planes
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing import bias, cache, foreground, pipelines, transforms
+from medsynth.data.preprocessing.lease import Lease
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.errors import MedsynthError
+
+CODE = (bias, dicom, foreground, header, itk, nifti, pipelines, planes, sources, transforms)
+LIBRARIES = (monai, nibabel, np, PIL, pydicom, scipy, SimpleITK, skimage, torch)
+PICTURES_A_FILE = 256  # a file for each would be slow to find and open
+DTYPES = {"mri": torch.float16, "ct": torch.float16, "image": torch.float32}
+"""16 bits hold a scan's noise, not a 16-bit picture."""
+
+Result = tuple[np.ndarray | None, dict[str, Any]]
+"""The slices (N, H, W) of an image, and what is known of it; or None and {"error": what is wrong}."""
+
+
+class Preparation(Dataset):
+    """Groups of images that share a file of the cache; item g is the record of group g, made if it is not there.
+
+    A record holds `name`, and in `images` what is known of each.
+
+    Args:
+        images: what `prepare` takes.
+        size: images a group.
+        identify: tells what changes with the files of an image.
+        recipe: what else decides the results.
+        prepare: makes the result of one image.
+        store: the cache.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Any],
+        size: int,
+        identify: Callable[[Any], Any],
+        recipe: Any,
+        prepare: Callable[[Any], Result],
+        store: cache.Cache,
+    ) -> None:
+        self.groups = [images[start : start + size] for start in range(0, len(images), size)]
+        self.prepare, self.store = prepare, store
+        self.names = [_name(recipe, identify, group) for group in self.groups]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def find(self, group: int) -> dict[str, Any] | None:
+        """Its record, if the cache has it and nothing was wrong with it: what was wrong may be mended by now."""
+        record = self.store.find(self.names[group]) if self.names[group] else None
+        return None if record is None or any("error" in image for image in record["images"]) else record
+
+    def __getitem__(self, group: int) -> dict[str, Any] | MedsynthError:
+        """Its record, or the error that stops all preparation, returned since raising from a worker would garble it."""
+        if record := self.find(group):
+            return record
+        results = [self.prepare(image) for image in self.groups[group]]
+        record = {"name": self.names[group], "images": [facts for _, facts in results]}
+        arrays = [array for array, _ in results if array is not None]
+        if not record["name"] or all("error" in image for image in record["images"]):
+            return record
+        try:
+            return self.store.store(record["name"], record, np.concatenate(arrays) if arrays else None)
+        except MedsynthError as error:
+            return error
+
+    def all(self, num_workers: int, title: str) -> tuple[list[dict[str, Any]], Lease]:
+        """The records of all groups, in order; missing ones are made, by worker processes if asked for.
+
+        They stay in the cache as long as the lease lives.
+        """
+        lease = self.store.lease(filter(None, self.names))
+        records = {group: self.find(group) for group in range(len(self))}
+        missing = [group for group, record in records.items() if record is None]
+        # processes of one run start at different places, so that each finds the work of the others done
+        start = len(missing) * idist.get_rank() // idist.get_world_size()
+        missing = missing[start:] + missing[:start]
+        workers = min(num_workers, len(missing))
+        own = (
+            torch.Generator()
+        )  # a loader draws a seed for its workers, which would shift the random numbers of training
+        made = DataLoader(Subset(self, missing), batch_size=None, num_workers=workers, generator=own)
+        for group, record in zip(missing, tqdm(made, desc=title, disable=not missing), strict=True):
+            if isinstance(record, MedsynthError):
+                raise record
+            records[group] = record
+        return list(records.values()), lease
+
+
+def _name(recipe: Any, identify: Callable[[Any], Any], group: Sequence[Any]) -> str | None:
+    """Of a group's file in the cache; None if one of its images is not there."""
+    try:
+        return cache.key(recipe, [identify(image) for image in group])
+    except (OSError, MedsynthError):
+        return None
+
+
+def identity(source: Source) -> list[Any]:
+    """What changes when one of an image's files is changed or replaced, or another frame is meant."""
+    return [source.frame, *(cache.identity(path) for path in sources.files(source))]
+
+
+def prepare(source: Source, modality: str, pipeline: Compose) -> Result:
+    """Slices in [-1, 1] and the facts about them, or what is wrong with the image.
+
+    Volumes have an `affine`, of a volume of all slices cut like these, `planes`, which of them are here, and `slices`,
+    which were chosen; without neighbours, these are the same.
+    """
+    try:
+        if sources.is_picture(source.path) and modality != "image":
+            raise MedsynthError("is a picture: set modality to image")
+        sources.read_header(source)
+        data = pipeline({"source": source})
+    except Exception as error:
+        return None, {"error": reason(error)}
+    return data[Keys.IMAGE].to(DTYPES[modality]).numpy(), facts_of(data)
+
+
+def facts_of(data: dict[str, Any]) -> dict[str, Any]:
+    """What a pipeline found, in plain values."""
+    positions = [None if np.isnan(position) else float(position) for position in data["positions"]]
+    facts = {"positions": positions, "bounds": list(data["bounds"]), "spacing_mm": list(data["spacing_mm"])}
+    return facts | {name: data[name].tolist() for name in ("affine", "slices", "planes") if name in data}
+
+
+def prepare_all(
+    images: Sequence[Source], preprocessing: Preprocessing, store: cache.Cache, num_workers: int
+) -> tuple[list[dict[str, Any]], Lease]:
+    """The records of images, in groups, in order; and what keeps their files in the cache."""
+    size = PICTURES_A_FILE if preprocessing.modality == "image" else 1
+    pipeline = pipelines.volume_transforms(preprocessing)
+    one = partial(prepare, modality=preprocessing.modality, pipeline=pipeline)
+    return Preparation(images, size, identity, recipe(preprocessing), one, store).all(num_workers, "preparing images")
+
+
+def channel_planes(facts: dict[str, Any], neighbours: int) -> np.ndarray:
+    """(N, 1 + 2 * neighbours): where each chosen slice and those around it lie in the array of an image."""
+    planes = np.array(facts.get("planes", [0]))
+    slices = np.array(facts.get("slices", [0]))
+    return np.searchsorted(
+        planes, np.maximum(planes[0], transforms.with_neighbours(slices, neighbours, planes[-1] + 1))
+    )
+
+
+def recipe(preprocessing: Preprocessing) -> dict[str, Any]:
+    """All that decides how an image is prepared: the settings, the code and the libraries."""
+    code = "".join(inspect.getsource(module) for module in CODE)
+    return {
+        "preprocessing": preprocessing.to_dict(),
+        "code": hashlib.sha256((code + inspect.getsource(prepare)).encode()).hexdigest(),
+        "libraries": {library.__name__: library.__version__ for library in LIBRARIES},
+    }
+
+
+def reason(error: BaseException | None) -> str:
+    """What is wrong with an image, from an exception or those it was raised from; mistakes of this code go on."""
+    cause = error
+    while cause is not None and not isinstance(cause, MedsynthError):
+        cause = cause.__cause__
+    if cause is None:
+        raise error
+    return str(cause)

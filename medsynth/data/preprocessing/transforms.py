@@ -1,0 +1,287 @@
+"""The steps of our own in a pipeline: each takes a dictionary and returns it with more in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import ImageReader
+from monai.transforms import ResizeWithPadOrCrop, SpatialPad, Transform
+from monai.utils import convert_to_tensor
+from monai.utils.enums import CommonKeys as Keys
+from scipy import ndimage
+
+from medsynth.data.io.header import unreadable
+from medsynth.data.io.sources import is_picture, read_header, read_volume
+from medsynth.data.preprocessing.foreground import Head, find_head
+from medsynth.errors import MedsynthError
+
+AIR_HU = -1000.0
+NO_AIR_HU = -500.0  # what has more is not air
+MRI_PERCENTILES = (0.5, 99.5)
+SAME_SPACING = 1e-3  # relative difference that moves no pixel by half of one
+
+
+class ReadVolume(Transform):
+    """Read the volume that `source` names."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data | {Keys.IMAGE: read_volume(data["source"])}
+
+
+class ReadPicture(Transform):
+    """Read a picture or a NIfTI slice as (1, rows, columns), neither turned nor mirrored."""
+
+    def __init__(self, reader: ImageReader) -> None:
+        self.reader = reader
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        source = data["source"]
+        if source.path.lower().endswith((".nii", ".nii.gz")) and min(read_header(source).shape) == 1:
+            volume = convert_to_tensor(read_volume(source), track_meta=False)
+            return data | {Keys.IMAGE: volume.select(max(axis for axis in (1, 2, 3) if volume.shape[axis] == 1), 0)}
+        if not is_picture(source.path):
+            raise MedsynthError("is no picture and no NIfTI file of one slice: set modality to mri or ct")
+        try:
+            array, _ = self.reader.get_data(self.reader.read(source.path))
+        except MedsynthError:
+            raise
+        except Exception as error:  # on damaged bytes, the libraries raise whatever comes
+            raise MedsynthError(unreadable(error)) from error
+        return data | {Keys.IMAGE: torch.from_numpy(array.astype(np.float32))[None]}
+
+
+class CheckFinite(Transform):
+    """Refuse values that no scaling can mend."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        image = convert_to_tensor(data[Keys.IMAGE], track_meta=False)
+        if not torch.isfinite(image.sum()) and (bad := int((~torch.isfinite(image)).sum())):
+            raise MedsynthError(f"holds {bad} voxels of {image.numel()} that are NaN or infinite: replace them first")
+        return data
+
+
+class SetAir(Transform):
+    """Make what surrounds the patient air in CT whose background has another value, such as the 0 of some templates.
+
+    It is what is connected with a corner of the volume (1, rows, columns, slices) and has its value.
+    """
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        volume = data[Keys.IMAGE].as_tensor()[0]
+        corners = volume[:: volume.shape[0] - 1 or 1, :: volume.shape[1] - 1 or 1, :: volume.shape[2] - 1 or 1]
+        value = float(corners.median())
+        if value > NO_AIR_HU:
+            labels, _ = ndimage.label((volume == value).numpy())
+            outside = np.unique(
+                np.concatenate([side.ravel() for axis in range(3) for side in labels.take([0, -1], axis)])
+            )
+            volume[torch.from_numpy(np.isin(labels, outside[outside > 0]))] = AIR_HU
+        return data
+
+
+class FindHead(Transform):
+    """Find the head in a volume (1, rows, columns, slices) with the axes `foreground.AXES`."""
+
+    def __init__(self, threshold: Callable[[np.ndarray], float]) -> None:
+        self.threshold = threshold
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        volume = data[Keys.IMAGE]
+        spacing = tuple(float(size) for size in volume.pixdim)
+        head = find_head(volume[0].numpy(), spacing, self.threshold)
+        return data | {"head": head, "air": head.air}
+
+
+class PercentileBounds(Transform):
+    """Take the intensity bounds from the head's own values."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        low, high = (float(bound) for bound in np.percentile(data["head"].values, MRI_PERCENTILES))
+        if low >= high:
+            raise MedsynthError(f"has a head of the value {low:g} only: is it a mask instead of a scan?")
+        return data | {"bounds": (low, high)}
+
+
+class FixedBounds(Transform):
+    """The same intensity bounds for every image."""
+
+    def __init__(self, bounds: tuple[float, float]) -> None:
+        self.bounds = bounds
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data | {"bounds": self.bounds}
+
+
+class BitDepthBounds(Transform):
+    """The intensity bounds of a picture's bit depth: 0 to 255 for 8 bits, 0 to 65,535 for 16."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        source = data["source"]
+        bits = read_header(source).bits if is_picture(source.path) else _stored_bits(source.path)
+        if bits is None:
+            raise MedsynthError("holds other values than 8 or 16 bits of grey: set the window to [low, high]")
+        return data | {"bounds": (0.0, 2.0**bits - 1)}
+
+
+class ChooseSlices(Transform):
+    """Choose slices by their position and by how much of the head they show; keep these and their neighbours.
+
+    Turns the volume (1, rows, columns, slices) with the given axes into slices (N, rows, columns). `slices` are the
+    indices of the chosen ones in the volume, `positions` theirs, `planes` the indices of all that are kept;
+    `spacing_mm` and `affine` are those of the volume.
+
+    Args:
+        axes: where rows, columns and slices of the volume point.
+        positions: of the first and the last slice that may be chosen.
+        min_foreground: part of the slice that the head must cover.
+        neighbours: slices on each side of a chosen one that are kept, where the volume has them.
+    """
+
+    def __init__(self, axes: str, positions: tuple[float, float], min_foreground: float, neighbours: int) -> None:
+        self.axes, self.positions, self.neighbours = axes, positions, neighbours
+        self.min_foreground = min_foreground
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        volume, head, (low, high) = data[Keys.IMAGE], data["head"], self.positions
+        positions, shares = head.positions(self.axes[2]), head.shares(self.axes[2])
+        chosen = np.flatnonzero((positions >= low) & (positions <= high) & (shares >= self.min_foreground))
+        if not chosen.size:
+            raise MedsynthError(
+                f"has no slice between the positions {low:g} and {high:g} with {self.min_foreground:.0%} of its area "
+                "in the head"
+            )
+        planes = np.unique(with_neighbours(chosen, self.neighbours, len(positions)))
+        facts = {"spacing_mm": tuple(float(size) for size in volume.pixdim), "affine": volume.affine.numpy()}
+        facts |= {"slices": chosen, "planes": planes, "positions": positions[chosen]}
+        image = convert_to_tensor(volume, track_meta=False)[0].permute(2, 0, 1)[planes.tolist()]
+        return data | facts | {Keys.IMAGE: image}
+
+
+class ResampleInPlane(Transform):
+    """Bring slices (N, rows, columns) to a spacing, averaging over the area where they get coarser."""
+
+    def __init__(self, spacing_mm: tuple[float, float]) -> None:
+        self.spacing_mm = spacing_mm
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        *old, between = data["spacing_mm"]
+        new = self.spacing_mm
+        if np.allclose(old, new, rtol=SAME_SPACING, atol=0):
+            return data
+        image = data[Keys.IMAGE]
+        # the output is cut to whole pixels: pad by one, so that the last rows and columns are in it
+        pad = [
+            0 if _whole(size * a / b) else int(np.ceil(b / a))
+            for size, a, b in zip(image.shape[1:], old, new, strict=True)
+        ]
+        image = F.pad(image[None], (0, pad[1], 0, pad[0]), mode="replicate")
+        scale = tuple(a / b * (1 + 1e-9) for a, b in zip(old, new, strict=True))
+        image = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True)[0]
+        steps = (new[0] / old[0], new[1] / old[1], 1.0)
+        affine = data["affine"] @ nib.affines.from_matvec(np.diag(steps), [(step - 1) / 2 for step in steps])
+        return data | {Keys.IMAGE: image, "spacing_mm": (*new, between), "affine": affine}
+
+
+class ScaleToUnit(Transform):
+    """Map the bounds onto [-1, 1] and clip what lies outside."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        low, high = data["bounds"]
+        image = data[Keys.IMAGE] - low
+        scaled = {Keys.IMAGE: image.mul_(2 / (high - low)).sub_(1).clamp_(-1, 1)}
+        if "air" in data:
+            scaled["air"] = float(np.clip((data["air"] - low) * (2 / (high - low)) - 1, -1, 1))
+        return data | scaled
+
+
+class CentreOnHead(Transform):
+    """Cut slices (N, rows, columns) to (N, size, size) about the middle of the head's box, or pad them with air."""
+
+    def __init__(self, axes: str, image_size: int) -> None:
+        self.axes, self.image_size = axes, image_size
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        starts = first_pixels(data["head"], self.axes, data["spacing_mm"], self.image_size)
+        affine = data["affine"] @ nib.affines.from_matvec(np.eye(3), [*starts, 0])
+        image = window(data[Keys.IMAGE], starts, (self.image_size, self.image_size), data["air"])
+        return data | {Keys.IMAGE: image, "affine": affine}
+
+
+def first_pixels(head: Head, axes: str, spacing_mm: Sequence[float], image_size: int) -> list[int]:
+    """Row and column at which a square slice begins whose middle is that of the head's box.
+
+    Args:
+        axes: where rows, columns and slices point.
+        spacing_mm: between the rows and the columns of that slice, which begin where the volume does.
+    """
+    starts = []
+    for direction, spacing in zip(axes[:2], spacing_mm, strict=False):
+        centre_mm = sum(head.span(direction)) / 2 * head.pixel_mm(direction)
+        starts.append(round(centre_mm / spacing - image_size / 2))
+    return starts
+
+
+class FitPicture(Transform):
+    """Leave a picture (1, rows, columns) of the right size alone; scale any other to fit, on black."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        image, size = data[Keys.IMAGE], self.image_size
+        if tuple(image.shape[1:]) != (size, size):
+            shape = fitted(image.shape[1:], size)
+            image = F.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
+            image = convert_to_tensor(SpatialPad((size, size), value=-1)(image), track_meta=False)
+        return data | {Keys.IMAGE: image, "positions": np.array([np.nan]), "spacing_mm": (1.0, 1.0, 1.0)}
+
+
+def fitted(shape: Sequence[int], image_size: int) -> list[int]:
+    """Rows and columns that a picture has once it is scaled to fit into a square."""
+    scale = image_size / max(shape)
+    return [max(1, round(side * scale)) for side in shape]
+
+
+class CutPicture(Transform):
+    """Cut a picture (1, rows, columns) to (1, size, size) about its middle, or pad it with black."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        cut = ResizeWithPadOrCrop((self.image_size, self.image_size), value=-1)(data[Keys.IMAGE])
+        image = convert_to_tensor(cut, track_meta=False)
+        return data | {Keys.IMAGE: image, "positions": np.array([np.nan]), "spacing_mm": (1.0, 1.0, 1.0)}
+
+
+def with_neighbours(slices: np.ndarray, neighbours: int, count: int) -> np.ndarray:
+    """(N, 1 + 2 * neighbours) indices of slices and those around them; beyond a volume's `count`, its last again."""
+    return np.clip(slices[:, None] + np.arange(-neighbours, neighbours + 1), 0, count - 1)
+
+
+def _stored_bits(path: str) -> int | None:
+    """Of a NIfTI file's values, if they are unsigned integers that mean themselves."""
+    values = nib.load(path).dataobj
+    is_plain = (values.slope, values.inter) == (1, 0) and values.dtype in (np.uint8, np.uint16)
+    return 8 * values.dtype.itemsize if is_plain else None
+
+
+def _whole(number: float) -> bool:
+    return abs(number - round(number)) < 1e-3
+
+
+def window(planes: torch.Tensor, starts: Sequence[int], sides: Sequence[int], air: float) -> torch.Tensor:
+    """Cut (N, *sides) out of (N, rows, columns), from these indices on; what lies beyond is air."""
+    there, here = [], []
+    for start, side, count in zip(starts, sides, planes.shape[1:], strict=True):
+        begin, end = min(max(0, start), count), max(0, min(count, start + side))
+        there.append(slice(begin, end))
+        here.append(slice(begin - start, end - start))
+    cut = planes.new_full((len(planes), *sides), air)
+    cut[:, here[0], here[1]] = planes[:, there[0], there[1]]
+    return cut

@@ -1,1 +1,0 @@
-"""Training algorithms, one file a system."""

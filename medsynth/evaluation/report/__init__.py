@@ -1,0 +1,1 @@
+"""Figures, verdicts and the HTML page."""

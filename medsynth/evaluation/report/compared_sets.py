@@ -1,0 +1,242 @@
+"""The image sets of an evaluation: real slices prepared exactly like those that the synthetic images imitate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from medsynth.data.datalist.datalist import Datalist
+from medsynth.data.datasets.slices import SAME_SPACING, SliceDataset
+from medsynth.data.io import sources
+from medsynth.data.phantom import default
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.errors import MedsynthError
+from medsynth.evaluation.metrics.distribution.image_set import ImageSet
+from medsynth.evaluation.report import synthetic
+from medsynth.evaluation.report.synthetic import SyntheticFile
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images become slices in [0, 1]; None: as the sidecars of the synthetic images say.
+
+    Args:
+        modality, window, spacing_mm, image_size: as in a train.json.
+        labels: of the real images that are taken; None: of all.
+        max_bad_fraction: part of the images of a set that may be unusable.
+        cache_dir: where prepared slices are kept; None: as in training.
+        num_workers: processes that prepare volumes.
+    """
+
+    modality: str | None = None
+    window: str | Sequence[float] | None = None
+    spacing_mm: Sequence[float] | None = None
+    image_size: int | None = None
+    labels: str | Sequence[str] | None = None
+    max_bad_fraction: float = 0.1
+    cache_dir: str | None = None
+    num_workers: int = 0
+
+    def slices(self, entries: Sequence[dict[str, Any]], preprocessing: Preprocessing, classes: Sequence[str] = ()):
+        """The prepared slices of some images, as a `SliceDataset`."""
+        return SliceDataset(
+            entries, preprocessing, classes, self.cache_dir, self.num_workers, max_bad_fraction=self.max_bad_fraction
+        )
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is compared.
+
+    Args:
+        train: real images that the generator saw: the datalist's training split.
+        held_out: real images of other subjects: its validation and test splits.
+        synthetic: the generated ones.
+        names: (N,), the file of each synthetic image.
+        classes: of the training split.
+        facts: what a reader must know about them, by name, in plain values.
+        left_out: synthetic images that could not be used, and why.
+    """
+
+    train: ImageSet
+    held_out: ImageSet
+    synthetic: ImageSet
+    names: list[str]
+    classes: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def read_sets(
+    real: str | Datalist | None, synthetic_path: str | None, preparation: Preparation, num_images: int | None, seed: int
+) -> Sets:
+    """Read the synthetic images, then prepare the real ones as they were.
+
+    Args:
+        real: a datalist; None: the built-in phantom.
+        synthetic_path: a folder of images, or a datalist.
+        num_images: take that many of the synthetic images at random; None: all.
+
+    Raises:
+        MedsynthError: the sets cannot be compared; it says why.
+    """
+    data = real if isinstance(real, Datalist) else read_real_datalist(real, preparation.labels)
+    files = synthetic.choose(synthetic.find(synthetic_path), num_images, seed)
+    preprocessing = _preprocessing(files, preparation, data)
+    if synthetic.is_volume(files[0]) or _is_of_other_size(files, preprocessing):
+        fake, names, spacing = _volumes(files, preprocessing, preparation)
+        left_out: list[str] = []
+    else:
+        fake, names, left_out = _slices(files, preprocessing, preparation)
+        spacing = _spacing(files[0])
+    _check_size(fake, preprocessing)
+    train, held_out = _real(data, preprocessing, preparation, spacing)
+    facts = {
+        "real": data.name if isinstance(real, Datalist) else str(real or "built-in phantom"),
+        "real_sha256": data.digest,
+        "synthetic": str(synthetic_path),
+        "model_sha256": ", ".join(sorted({file.sidecar.get("ModelDigest", "") for file in files} - {""})) or None,
+        "preprocessing": train.preprocessing.to_dict(),
+        "pixel_mm": None if preprocessing.modality == "image" else list(train.spacing_mm),
+    }
+    return Sets(
+        _image_set(train, data.classes, "real training images"),
+        _image_set(held_out, data.classes, "real held-out images"),
+        fake,
+        names,
+        data.classes,
+        facts,
+        left_out,
+    )
+
+
+def _is_of_other_size(files: Sequence[SyntheticFile], preprocessing: Preprocessing) -> bool:
+    """Whether these are pictures that a model gave back at the sizes of its inputs."""
+    if preprocessing.modality != "image" or not files[0].sidecar.get("InputDigest"):
+        return False
+    return any(set(sources.read_header(file.path).shape) - {1} != {preprocessing.image_size} for file in files)
+
+
+def _check_size(fake: ImageSet, preprocessing: Preprocessing) -> None:
+    rows, columns = fake.images.shape[1:]
+    size = preprocessing.image_size
+    if (rows, columns) != (size, size):
+        raise MedsynthError(
+            f"the synthetic images are {rows} x {columns} and the real slices would be {size} x {size}: leave "
+            "image_size out, or give square images of that size"
+        )
+
+
+def _real(
+    data: Datalist, preprocessing: Preprocessing, preparation: Preparation, spacing: tuple[float, float] | None
+) -> tuple[SliceDataset, SliceDataset]:
+    """Training and held-out slices, with pixels as wide as those of the synthetic images."""
+    others = held_out_entries(data)
+    train = preparation.slices(data.split("training"), preprocessing, data.classes)
+    if spacing is not None and not np.allclose(train.spacing_mm, spacing, rtol=SAME_SPACING, atol=0):
+        if preparation.spacing_mm is not None:
+            raise MedsynthError(
+                f"spacing_mm is {list(preparation.spacing_mm)} and the synthetic images have pixels of "
+                f"{spacing[0]:g} x {spacing[1]:g} mm: leave spacing_mm out"
+            )
+        log.info("real slices are brought to the %g x %g mm of the synthetic images", *spacing)
+        train = preparation.slices(data.split("training"), replace(preprocessing, spacing_mm=spacing), data.classes)
+    return train, preparation.slices(others, train.preprocessing, data.classes)
+
+
+def read_real_datalist(real: str | None, labels: str | Sequence[str] | None = None) -> Datalist:
+    """The real images, split by patient; only a datalist says which of them the generator saw.
+
+    Args:
+        labels: of the images that are taken; None: of all.
+    """
+    if real is not None and Path(real).is_dir():
+        raise MedsynthError(
+            f"real {real} is a folder, which does not say what the generator was trained on: give its datalist, or "
+            f"make one with tools/make_datalist.py {real} data/real.json"
+        )
+    return default.load(real, labels=labels)
+
+
+def held_out_entries(data: Datalist) -> list[dict[str, Any]]:
+    """Of validation and test."""
+    entries = data.splits["validation"] + data.splits["test"]
+    if not entries:
+        raise MedsynthError(
+            f"the datalist {data.name} holds no validation or test subjects: real images that the generator did not "
+            "see are needed to compare with; make it again with a share for them, such as --split 0.7 0.15 0.15"
+        )
+    return entries
+
+
+def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, data: Datalist) -> Preprocessing:
+    """What the command line asks for, else what the sidecars say, else what the files look like."""
+    said = {name: getattr(preparation, name) for name in ("modality", "window", "spacing_mm", "image_size")}
+    given = {name: value for name, value in said.items() if value is not None}
+    recipes = [file.sidecar["Preprocessing"] for file in files if file.sidecar]
+    if recipes:
+        if any(recipe != recipes[0] for recipe in recipes):
+            raise MedsynthError(
+                "the synthetic images were made for several preprocessings: evaluate those of one model at a time"
+            )
+        return Preprocessing.from_dict(recipes[0] | given)
+    pictures = sources.is_picture(data.splits["training"][0]["image"])
+    header = sources.read_header(files[0].path)
+    if header.shape[2] == 1:
+        given = {"image_size": header.shape[0]} | given
+    elif preparation.image_size is None:
+        raise MedsynthError("the synthetic images are volumes: give the size of the slices to compare, --image_size 64")
+    guess = {"modality": "image" if pictures else "mri", "window": None, "spacing_mm": None, "grey": True}
+    preprocessing = Preprocessing(**(guess | given))
+    log.warning(
+        "the synthetic images have no sidecars of medsynth: real images are prepared as modality %s, window %s",
+        preprocessing.modality,
+        preprocessing.window,
+    )
+    return preprocessing
+
+
+def _slices(
+    files: Sequence[SyntheticFile], preprocessing: Preprocessing, preparation: Preparation
+) -> tuple[ImageSet, list[str], list[str]]:
+    images, good, bad = synthetic.read_slices(files, preprocessing.window, preparation.max_bad_fraction)
+    kept = [files[i] for i in good]
+    names = [file.path.name for file in kept]
+    subjects = [file.subject or name for file, name in zip(kept, names, strict=True)]
+    labels, positions = [file.label for file in kept], [file.position for file in kept]
+    return ImageSet(images, subjects, labels, positions, "synthetic images"), names, bad
+
+
+def _volumes(
+    files: Sequence[SyntheticFile], preprocessing: Preprocessing, preparation: Preparation
+) -> tuple[ImageSet, list[str], tuple[float, float]]:
+    """Their slices; the name of each is its volume's."""
+    entries = [{"image": str(f.path), "subject": f.subject or f.path.name, "label": f.label} for f in files]
+    classes = sorted({file.label for file in files} - {None})
+    made = preparation.slices(entries, preprocessing, classes)
+    return _image_set(made, classes, "synthetic images"), made.subjects, made.spacing_mm
+
+
+def _spacing(file: SyntheticFile) -> tuple[float, float] | None:
+    """Between rows and columns, where the file says it in mm."""
+    if sources.is_picture(file.path) or file.sidecar.get("Preprocessing", {}).get("modality") == "image":
+        return None
+    if synthetic.is_nifti(file.path) and nib.load(file.path).header.get_xyzt_units()[0] != "mm":
+        return None
+    rows, columns, _ = sources.read_header(file.path).spacing_mm
+    return float(rows), float(columns)
+
+
+def _image_set(made: SliceDataset, classes: Sequence[str], name: str) -> ImageSet:
+    """Prepared slices from [-1, 1] to [0, 1]."""
+    images = (np.asarray(made.images[:], dtype=np.float32) + 1) / 2
+    labels = [classes[i] if i >= 0 else None for i in made.labels]
+    return ImageSet(images.clip(0, 1), made.subjects, labels, made.positions, name)

@@ -1,0 +1,264 @@
+"""Numbers to words: is it good, is it diverse, is it useful, is it safe? Always against the floor and the PCA-GMM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from medsynth.evaluation.metrics.result import Measure
+
+FIDELITY = (
+    "fd_self", "kid_self", "fd_pca", "fd_radiomics", "fd_inception", "swd", "psd", "intensity_w1", "gradient_ratio",
+    "precision", "c2st_auc",
+)  # fmt: skip
+DIVERSITY = ("recall", "coverage", "ms_ssim_pairs", "duplicates")
+AS_REAL, NEAR_REAL = 1.5, 4.0  # times the floor up to which a measure is at it, and near it
+LEAST_GAP = {
+    "fd_self": 1.0, "kid_self": 15.0, "fd_pca": 1.0, "fd_radiomics": 2.0, "fd_inception": 1.0, "swd": 4.0, "psd": 0.15,
+    "intensity_w1": 2.0, "gradient_ratio": 0.02, "precision": 0.12, "recall": 0.1, "coverage": 0.15,
+    "ms_ssim_pairs": 0.006, "c2st_auc": 0.1, "c2st_f1": 0.1, "duplicates": 0.01, "psd_top_third": 0.2,
+    "closer_to_train": 0.1, "authenticity": 0.15, "membership_auc": 0.05, "class_effect": 0.2,
+}  # fmt: skip
+"""How far from ideal counts as nothing: floors of large sets may be smaller than what anybody would notice."""
+
+BASELINE = "a PCA-GMM (a model fitted in seconds)"
+SIGNS = {"good": "✓", "mixed": "~", "poor": "✕", "unknown": "?"}
+SUSPICIOUS, COPIED = 0.08, 0.3  # how far beyond its floor a measure of copying must be
+NO_PROOF = (
+    "Passing these tests is no proof of anonymity: they look for copies in some features only, and patients can be "
+    "recognized by others. Treat the images under the rules of the scans they came from."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reader takes away.
+
+    Args:
+        topic: fidelity, diversity, utility or privacy.
+        grade: `good`, `mixed`, `poor` or `unknown`.
+        headline: the verdict.
+        reasons: sentences with the numbers behind it.
+    """
+
+    topic: str
+    grade: str
+    headline: str
+    reasons: Sequence[str]
+
+    @property
+    def sign(self) -> str:
+        """A shape for the grade, for those who cannot tell its colour."""
+        return SIGNS[self.grade]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A measure's distance from ideal beside that of real images and of the PCA-GMM.
+
+    Args:
+        times: the distance over that of real images of other subjects; None without a floor.
+        baseline_times: the same of the PCA-GMM.
+    """
+
+    measure: Measure
+    times: float | None
+    baseline_times: float | None
+
+    @property
+    def loses(self) -> bool:
+        """Whether it is worse than the PCA-GMM by more than real images scatter."""
+        return (
+            self.baseline_times is not None
+            and self.times is not None
+            and self.times > AS_REAL
+            and self.times > self.baseline_times
+        )
+
+    def words(self) -> str:
+        """Its name, value and floor."""
+        measure = self.measure
+        unit = f" {measure.unit}" if measure.unit else ""
+        floor = "" if measure.floor is None else f", floor {figures(measure.floor)}"
+        baseline = "" if measure.baseline is None else f", PCA-GMM {figures(measure.baseline)}"
+        return f"{measure.name} {figures(measure.value)}{unit}{floor}{baseline}"
+
+
+def figures(value: float) -> str:
+    """Three figures that count."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def gap(measure: Measure, value: float) -> float | None:
+    """How far a value of this measure is from the best; None where no value is best."""
+    ideal = {"lower": 0.0, "higher": 1.0, "near": measure.target}[measure.direction]
+    if ideal is None:
+        return None
+    return max(value, 0.0) if measure.direction == "lower" else abs(value - ideal)
+
+
+def standing(measure: Measure) -> Standing:
+    """Where a measure stands; a distance is in units of the floor's."""
+    if measure.value is None or measure.floor is None or (own := gap(measure, measure.value)) is None:
+        return Standing(measure, None, None)
+    unit = max(gap(measure, measure.floor), LEAST_GAP.get(measure.name, 1e-9))
+    baseline = None if measure.baseline is None else gap(measure, measure.baseline) / unit
+    return Standing(measure, own / unit, baseline)
+
+
+def verdicts(measures: Sequence[Measure]) -> list[Verdict]:
+    """Fidelity, diversity, utility and privacy."""
+    by_name = {measure.name: measure for measure in measures}
+    fidelity = _likeness("Fidelity", by_name, FIDELITY, _character)
+    return [
+        fidelity,
+        _likeness("Diversity", by_name, DIVERSITY, _variety),
+        utility(by_name),
+        privacy(by_name, readable=fidelity.grade in ("good", "mixed")),
+    ]
+
+
+def _likeness(
+    topic: str, by_name: dict[str, Measure], names: Sequence[str], describe: Callable[[dict[str, Measure]], list[str]]
+) -> Verdict:
+    """Like real images, somewhat, or not: from all measures of a topic together."""
+    places = [standing(by_name[name]) for name in names if name in by_name]
+    known = [place for place in places if place.times is not None]
+    missing = [f"{p.measure.name}: {p.measure.note or 'not computed'}" for p in places if p.times is None]
+    if len(known) < 2:
+        return Verdict(topic, "unknown", "Cannot be judged from these images.", missing or ["Nothing was computed."])
+    losing = [place for place in known if place.loses]
+    compared = [place for place in known if place.baseline_times is not None]
+    far = sorted((p for p in known if p.times > NEAR_REAL), key=lambda place: -place.times)
+    near = [place for place in known if AS_REAL < place.times <= NEAR_REAL]
+    reasons = []
+    if losing:
+        names = ", ".join(place.measure.name for place in losing)
+        reasons.append(f"Worse than {BASELINE} in {len(losing)} of {len(compared)} measures: {names}.")
+    elif compared:
+        reasons.append(f"Not worse than {BASELINE} in any of {len(compared)} measures.")
+    reasons.append(
+        f"Of {len(known)} measures, {len(known) - len(far) - len(near)} are at the floor, where real images of other "
+        f"subjects are (up to {AS_REAL:g} times it), {len(near)} near it, {len(far)} far (over {NEAR_REAL:g} times)."
+    )
+    if far:
+        reasons.append("Farthest: " + "; ".join(place.words() for place in far[:4]) + ".")
+    reasons += describe(by_name)
+    if missing:
+        reasons.append("Not computed: " + "; ".join(missing) + ".")
+    caught = ", ".join(place.measure.name for place in (far or losing or near))
+    if len(losing) > len(compared) / 2:
+        grade, headline = "poor", f"Worse than a PCA-GMM in {len(losing)} of {len(compared)} measures."
+    elif len(far) > len(known) / 2:
+        grade, headline = "poor", f"Far from real images in {len(far)} of {len(known)} measures."
+    elif far or losing or len(near) > len(known) / 3:
+        grade, headline = "mixed", f"{_HALF[topic]} Not like real images in {caught}."
+    else:
+        grade, headline = "good", _PRAISE[topic]
+    return Verdict(topic, grade, headline, reasons)
+
+
+_PRAISE = {
+    "Fidelity": "Close to real images of other subjects, as far as these measures see.",
+    "Diversity": "As varied as real images, as far as these measures see.",
+}
+_HALF = {"Fidelity": "Real in part.", "Diversity": "Varied in part."}
+
+
+def _off(by_name: dict[str, Measure], name: str) -> Measure | None:
+    """The measure, if it is known and beyond the floor's range."""
+    place = standing(by_name[name]) if name in by_name else None
+    return place.measure if place and place.times is not None and place.times > AS_REAL else None
+
+
+def _character(by_name: dict[str, Measure]) -> list[str]:
+    """What is wrong with the images, where the measures can tell."""
+    found = []
+    if (ratio := _off(by_name, "gradient_ratio")) and abs(ratio.value - 1) > 0.03:
+        detail = f"gradients are {figures(ratio.value)} of real ones"
+        if (fine := by_name.get("psd_top_third")) and fine.value is not None:
+            detail += f", power of the finest third {fine.value:+.1f} dB"
+        found.append(("Blurred: " if ratio.value < 1 else "Noisy, or of artificial texture: ") + detail + ".")
+    if (auc := by_name.get("c2st_auc")) and auc.value is not None and auc.value > 0.9:
+        found.append(f"A classifier tells them from real images it has not seen with an AUC of {auc.value:.2f}.")
+    if (shift := standing(by_name["intensity_w1"]) if "intensity_w1" in by_name else None) and (
+        shift.times is not None and shift.times > NEAR_REAL
+    ):
+        found.append("Their brightness or contrast is not that of real images.")
+    return found
+
+
+def _variety(by_name: dict[str, Measure]) -> list[str]:
+    found = []
+    if coverage := _off(by_name, "coverage"):
+        found.append(
+            f"They reach {coverage.value:.0%} of the real images, where real images of other subjects reach "
+            f"{coverage.floor:.0%}: kinds of images are missing."
+        )
+    if duplicates := _off(by_name, "duplicates"):
+        found.append(f"{duplicates.value:.1%} are near-duplicates of another synthetic image: a sign of mode collapse.")
+    return found
+
+
+def utility(by_name: dict[str, Measure]) -> Verdict:
+    """What a network learns from synthetic images beside what it learns from real ones, which is the floor."""
+    measures = [by_name[name] for name in ("utility_tstr", "utility_augmented") if name in by_name]
+    known = [measure for measure in measures if measure.value is not None and measure.floor is not None]
+    if len(known) < 2:
+        reasons = [f"{measure.name}: {measure.note}" for measure in measures if measure.note]
+        return Verdict("Utility", "unknown", "Not measured.", reasons or ["Ask for it with --utility true."])
+    alone, added = known
+    unit = f" {alone.unit}" if alone.unit else ""
+    reasons = [
+        f"Tested on held-out real images, a network trained on synthetic ones alone reaches "
+        f"{figures(alone.value)}{unit}, on real ones alone {figures(alone.floor)}{unit}, on both "
+        f"{figures(added.value)}{unit}.",
+        *([f"{alone.note[0].upper()}{alone.note[1:]}."] if alone.note else []),
+    ]
+    if alone.baseline is not None:
+        reasons.append(f"Trained on images of a PCA-GMM alone: {figures(alone.baseline)}{unit}.")
+    if added.interval and added.interval[0] > added.floor:
+        return Verdict("Utility", "good", "Adding them to the real images helps, for this task.", reasons)
+    if added.interval and added.interval[1] < added.floor:
+        return Verdict("Utility", "poor", "Adding them to the real images harms, for this task.", reasons)
+    if alone.interval and alone.interval[1] < alone.floor:
+        return Verdict("Utility", "poor", "No substitute for real images, and no clear gain beside them.", reasons)
+    return Verdict("Utility", "mixed", "No clear gain over real images alone, for this task.", reasons)
+
+
+def privacy(by_name: dict[str, Measure], readable: bool) -> Verdict:
+    """Whether copies of training images show.
+
+    Args:
+        readable: whether the images are real enough for copying to be visible at all.
+    """
+    signs, values = [], []
+    for name, rises, meaning in (
+        ("closer_to_train", True, "nearer to a training image than to a held-out one"),
+        ("authenticity", False, "farther from their nearest training image than that one is from other subjects"),
+        ("membership_auc", True, "chance that distance to the synthetic images tells training from held-out images"),
+    ):
+        measure = by_name.get(name)
+        if measure is None or measure.value is None:
+            continue
+        centre = 0.5 if measure.floor is None else (max if rises else min)(0.5, measure.floor)
+        beyond = (measure.value - centre) * (1 if rises else -1)
+        values.append(f"{standing(measure).words()} ({meaning}).")
+        if beyond > SUSPICIOUS:
+            signs.append((name, beyond))
+    if not values:
+        return Verdict("Privacy", "unknown", "Cannot be judged from these images.", [NO_PROOF])
+    if signs:
+        names = ", ".join(name for name, _ in signs)
+        copied = max(beyond for _, beyond in signs) > COPIED
+        headline = "Closer to the training images than expected, by one measure."
+        advice = "Look at the nearest pairs below before you share these images."
+        if copied or len(signs) > 1:
+            headline = "Training images are repeated." if copied else "Signs that training images are repeated."
+            advice = "Look at the nearest pairs below, and don't share these images."
+        reasons = [f"Caught by {names}. {advice}", *values]
+        return Verdict("Privacy", "poor" if copied else "mixed", headline, [*reasons, NO_PROOF])
+    if not readable:
+        headline = "Says little yet: images so unlike real ones hide what they repeat."
+        return Verdict("Privacy", "unknown", headline, [*values, NO_PROOF])
+    return Verdict("Privacy", "good", "No sign of copying in these tests, which prove nothing.", [*values, NO_PROOF])

@@ -1,0 +1,233 @@
+"""Slices back to files: NIfTI in the user's units and geometry, or PNG, each with a sidecar that says what it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from medsynth.data.io import sources
+from medsynth.data.io.dicom_export import export
+from medsynth.data.io.sources import Source
+from medsynth.data.io.writing import ALIGNED, nifti, png, safe
+from medsynth.errors import MedsynthError
+from medsynth.storage import disk_errors, write_bytes, write_text
+
+BIDS_VERSION = "1.10.0"
+ENDINGS = {"nifti": ".nii.gz", "png": ".png"}  # of files, by format
+GRID_COLUMNS = 9
+DESCRIPTIONS = ("images.csv", "grid.png", "dataset_description.json")
+EXTRAS = ("latents.npz", "projected.npz", "interpolation.gif")  # what some modes write beside the images
+
+log = logging.getLogger(__name__)
+
+
+def digits(count: int) -> int:
+    """Figures that numbers below `count` are written with, so that names sort like numbers."""
+    return max(4, len(str(count - 1)))
+
+
+class ImageFolder:
+    """The folder of a model's images: `images/`, `images.csv`, `grid.png`, `dataset_description.json`, and more.
+
+    Nothing is written before the first image, and `finish` writes the rest.
+
+    Attributes:
+        images: the folder in it that holds them.
+        rows: of images.csv, so far.
+        ending: of the images' file names.
+
+    Args:
+        folder: where to; it need not exist.
+        stem: of the system, the beginning of every name.
+        model_digest: SHA-256 of the model.pt.
+        overwrite: replace the images of an earlier call, all of them; if false, a folder that has some is refused.
+        format: of ENDINGS; `png` is for pictures.
+        modalities: of the model's images.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        stem: str,
+        model_digest: str,
+        overwrite: bool = False,
+        format: str = "nifti",
+        modalities: Sequence[str] = (),
+    ) -> None:
+        _check_format(format, modalities)
+        self.folder, self.stem, self.model_digest = Path(folder), stem, model_digest
+        self.format, self.ending = format, ENDINGS[format]
+        self._names: dict[str, str] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.images = self.folder / "images"
+        parts = [self.images, *(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS, "dicom"))]
+        if not overwrite and (found := [path for path in parts if path.exists()]):
+            raise MedsynthError(f"{found[0]} is there already: give another output_dir, or --overwrite true")
+
+    def name_after(self, inputs: Mapping[str, str | Path]) -> None:
+        """With PNG, give each image the name of the picture that it is made from; with NIfTI, change nothing.
+
+        Args:
+            inputs: the name that `write` will get -> the input's file.
+
+        Raises:
+            MedsynthError: two inputs have one name, or a file of the user's has it already; nothing is written then.
+        """
+        if self.format != "png":
+            return
+        first: dict[str, str | Path] = {}
+        for name, path in inputs.items():
+            self._names[name] = own = Path(str(path).removesuffix(".gz")).stem
+            if own.casefold() in first:
+                raise MedsynthError(
+                    f"{first[own.casefold()]} and {path} would both become {own}.png: rename one, or leave format out"
+                )
+            first[own.casefold()] = path
+            files = [self.images / f"{own}{ending}" for ending in (".png", ".json")]
+            if (found := [file for file in files if file.exists()]) and not _is_synthetic(files[1]):
+                raise MedsynthError(f"{found[0]} is there and was not made by medsynth: give another output_dir")
+
+    def write(
+        self,
+        name: str,
+        array: np.ndarray,
+        affine: np.ndarray,
+        facts: dict[str, Any],
+        sidecar: dict[str, Any],
+        code: int = ALIGNED,
+    ) -> None:
+        """Write one image (rows, columns, slices) and its sidecar.
+
+        Args:
+            name: what follows the stem, nothing of an input's name; see `name_after`.
+            facts: for the sidecar and, in small letters, for its row in images.csv.
+            sidecar: for the sidecar alone.
+            code: NIfTI's, of the coordinates.
+        """
+        image = png(array) if self.format == "png" else nifti(array, affine, code=code)
+        if not self.rows:
+            self._open(self.images)
+        name = self._full(name)
+        content = self._origin() | facts | sidecar
+        # the sidecar first: no image is ever without one
+        write_text(self.images / f"{name}.json", json.dumps(content, indent=4) + "\n")
+        write_bytes(self.images / f"{name}{self.ending}", image)
+        facts = {key.lower(): value for key, value in facts.items()}
+        self.rows.append({"file": f"images/{name}{self.ending}"} | facts)
+
+    def tell(self, name: str, source: Source) -> None:
+        """Say in the log which input became which image; no sidecar does, since inputs may be named after patients."""
+        log.info("%s%s is made from %s", self._full(name), self.ending, source.path)
+
+    def write_dicom(self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source) -> None:
+        """Write one image again, as a DICOM series that refers to that which it was made from."""
+        files = sources.files(source) if sources.is_dicom(source.path) else ()
+        derivation = f"Synthetic: made by medsynth {version('medsynth')}, model {self.stem} {self.model_digest[:16]}"
+        # what is there under this name is of an earlier call that is to be replaced: `__init__` made sure of it
+        export(array, affine, self.folder / "dicom" / self._full(name), modality, derivation, files, overwrite=True)
+
+    def finish(self, grid: Tensor, columns: int = GRID_COLUMNS) -> None:
+        """Write what describes the images together.
+
+        Args:
+            grid: (N, C, H, W) in [-1, 1], shown row by row.
+            columns: in the grid.
+        """
+        self.write_grid(grid, columns)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.folder / "images.csv", table.getvalue())
+        description = {"Name": f"Synthetic images of {self.stem}", "BIDSVersion": BIDS_VERSION}
+        description |= {"DatasetType": "derivative", "GeneratedBy": [_software()]}
+        write_text(self.folder / "dataset_description.json", json.dumps(description, indent=4) + "\n")
+
+    def write_grid(self, images: Tensor, columns: int = GRID_COLUMNS, name: str | None = None) -> None:
+        """Write (N, C, H, W) in [-1, 1] row by row to grid.png, or to a grid of that name."""
+        picture = io.BytesIO()
+        save_image(make_grid((images + 1) / 2, nrow=columns).clamp(0, 1), picture, format="png")
+        write_bytes(self.folder / (f"grid_{safe(name)}.png" if name else "grid.png"), picture.getvalue())
+
+    def write_extra(self, name: str, content: bytes) -> None:
+        """Write one of EXTRAS."""
+        if not self.rows:
+            self._open(self.folder)
+        write_bytes(self.folder / name, content)
+
+    def _full(self, name: str) -> str:
+        """Of a file, without its ending."""
+        return self._names.get(name, f"{self.stem}_{name}")
+
+    def _origin(self) -> dict[str, Any]:
+        return {
+            "Synthetic": True,
+            "GeneratedBy": [_software()],
+            "Model": self.stem,
+            "ModelDigest": self.model_digest,
+            "Date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+    def _open(self, folder: Path) -> None:
+        """Make the folder, and take away what an earlier call wrote."""
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in (*(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS)), *self.folder.glob("grid_*.png")):
+                path.unlink(missing_ok=True)
+            for sidecar in self.images.glob("*.json"):
+                if _is_synthetic(sidecar):
+                    for ending in ENDINGS.values():
+                        sidecar.with_suffix(ending).unlink(missing_ok=True)
+                    shutil.rmtree(self.folder / "dicom" / sidecar.stem, ignore_errors=True)
+                    sidecar.unlink()
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices below `count`, evenly spread; a single one is in the middle."""
+    shown = min(count, most)
+    return [count * (2 * i + 1) // (2 * shown) for i in range(shown)]
+
+
+def in_rows(columns: int, *sets: Sequence[Tensor]) -> list[Tensor]:
+    """Images of equally many sets for a grid: a row of the first, below it the same of the second, and so on."""
+    return [
+        image
+        for start in range(0, len(sets[0]), columns)
+        for images in sets
+        for image in images[start : start + columns]
+    ]
+
+
+def _check_format(format: str, modalities: Sequence[str]) -> None:
+    if format not in ENDINGS:
+        raise MedsynthError(f"format is {format!r}: choose one of {', '.join(ENDINGS)}")
+    if format == "png" and (others := set(modalities) - {"image"}):
+        raise MedsynthError(
+            "format png is for models of pictures (modality image), and this one is of "
+            f"{' and '.join(sorted(others))}: leave format out"
+        )
+
+
+def _software() -> dict[str, str]:
+    return {"Name": "medsynth", "Version": version("medsynth")}
+
+
+def _is_synthetic(sidecar: Path) -> bool:
+    """Whether an image was made here, so that it may be replaced; others in the folder are left alone."""
+    try:
+        content = json.loads(sidecar.read_text())
+        return content["Synthetic"] is True and content["GeneratedBy"][0]["Name"] == "medsynth"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False

@@ -1,1 +1,0 @@
-"""Measures of synthetic images: in pairs (image), as sets (distribution, texture) and against copying (privacy)."""

@@ -1,0 +1,105 @@
+"""How a scanner makes the coarse image of what a finer scan would show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medsynth.errors import MedsynthError
+from medsynth.nn.resampling import average, truncate
+
+KINDS = {"kspace": truncate, "area": average}
+OF_MODALITY = {"mri": "kspace", "ct": "area", "image": "area"}
+SCALES = (2, 4)
+
+Range = Sequence[float]
+
+
+def degrade(images: Tensor, scale: int, kind: str, noise: Range | None = None, blur: Range | None = None) -> Tensor:
+    """The coarse images (..., rows / scale, columns / scale) of fine ones, both of the same field of view.
+
+    Args:
+        images: (..., rows, columns) in [-1, 1], -1 being no signal.
+        scale: 2 or 4.
+        kind: `kspace` (MRI): the outer frequencies are not measured; `area` (CT): the mean over each coarse pixel.
+        noise: (low, high), range of the standard deviation, as a share of the intensity range; one draw an image. Of
+            `kspace` it is Rician: in both parts of a complex signal, of which the magnitude is taken.
+        blur: (low, high), range of the standard deviation of a Gaussian in fine pixels; one draw an image.
+
+    Raises:
+        MedsynthError: an unknown scale or kind, a range that is none, or sides that are no multiples of the scale.
+    """
+    check(scale, kind, noise, blur)
+    if any(side % scale for side in images.shape[-2:]):
+        rows, columns = images.shape[-2:]
+        raise MedsynthError(f"{rows} x {columns} pixels are no multiples of scale {scale}: crop or pad them")
+    fine = images.float()
+    if blur is not None:
+        fine = _blurred(fine, _draws(blur, fine))
+    coarse = KINDS[kind](fine, scale)
+    if noise is None:
+        return coarse
+    deviation = 2 * _draws(noise, coarse)
+    noisy = coarse + deviation * torch.randn_like(coarse)
+    return torch.hypot(noisy + 1, deviation * torch.randn_like(coarse)) - 1 if kind == "kspace" else noisy
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """`degrade` with its settings, which are checked.
+
+    Args:
+        scale, kind, noise, blur: as `degrade` takes them.
+    """
+
+    scale: int
+    kind: str
+    noise: Range | None = None
+    blur: Range | None = None
+
+    def __post_init__(self) -> None:
+        check(self.scale, self.kind, self.noise, self.blur)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The coarse images of fine ones."""
+        return degrade(images, self.scale, self.kind, self.noise, self.blur)
+
+
+def kind_of(degradation: str | None, modality: str) -> str:
+    """The kind that is meant: None stands for the modality's own, `kspace` for `mri` and `area` for the others."""
+    return OF_MODALITY.get(modality, "area") if degradation is None else degradation
+
+
+def check(scale: int, kind: str, noise: Range | None = None, blur: Range | None = None) -> None:
+    """Raise a MedsynthError at what `degrade` cannot do."""
+    if scale not in SCALES:
+        raise MedsynthError(f"scale is {scale!r}: choose 2 or 4")
+    if kind not in KINDS:
+        raise MedsynthError(f"degradation is {kind!r}: choose one of {', '.join(KINDS)}")
+    for name, given in (("noise", noise), ("blur", blur)):
+        if given is None:
+            continue
+        numbers = isinstance(given, (list, tuple)) and all(isinstance(value, (int, float)) for value in given)
+        if not (numbers and len(given) == 2 and 0 <= given[0] <= given[1] < math.inf):
+            raise MedsynthError(f"{name} is {given!r}: give null or [low, high], not below 0, such as [0.0, 0.02]")
+
+
+def _draws(bounds: Range, images: Tensor) -> Tensor:
+    """One number an image, evenly from a range: (..., 1, 1)."""
+    return torch.empty(*images.shape[:-2], 1, 1, device=images.device).uniform_(*bounds)
+
+
+def _blurred(images: Tensor, deviation: Tensor) -> Tensor:
+    """Convolved with a Gaussian of so many pixels each; mirrored at the edges."""
+    flat, deviation = images.reshape(1, -1, *images.shape[-2:]), deviation.reshape(-1, 1).clamp_min(1e-3)
+    radius = min(math.ceil(4 * deviation.max().item()), min(images.shape[-2:]) - 1)
+    offset = torch.arange(-radius, radius + 1, device=images.device)
+    kernels = torch.softmax(-0.5 * (offset / deviation) ** 2, dim=1)[:, None]
+    flat = F.pad(flat, [radius] * 4, mode="reflect")
+    flat = F.conv2d(flat, kernels[..., None], groups=len(kernels))
+    return F.conv2d(flat, kernels[:, :, None], groups=len(kernels)).reshape(images.shape)

@@ -1,0 +1,235 @@
+"""The report on super-resolution: held-out scans made coarse, made fine again, and compared with what they were."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.transforms import Compose, Orientationd, Transform
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+from tqdm import tqdm
+
+from medsynth.data.io.sources import Source
+from medsynth.data.phantom import default
+from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, locate, read_picture, volume_bounds
+from medsynth.data.preprocessing.preparation import channel_planes
+from medsynth.data.preprocessing.transforms import ChooseSlices, ResampleInPlane, ScaleToUnit
+from medsynth.errors import MedsynthError, check_whole
+from medsynth.evaluation.metrics.checks import CannotMeasure
+from medsynth.evaluation.metrics.paired.fourier_ring import FourierRing
+from medsynth.evaluation.metrics.paired.interpolation import INTERPOLATIONS
+from medsynth.evaluation.metrics.paired.pair_measures import body_mask
+from medsynth.evaluation.metrics.paired.upscaling_measures import Row, measure_subject, summarize
+from medsynth.evaluation.report.folder import ReportFolder, provenance
+from medsynth.evaluation.report.page import Page, plain
+from medsynth.evaluation.report.verdict import Verdict
+from medsynth.inference.image_folder import spread
+from medsynth.models.superres.degradation import Degradation
+from medsynth.models.superres.inference import SliceUpscaler, load_upscaler
+from medsynth.models.superres.sections import Case, superres_sections
+from medsynth.models.superres.verdict import superres_verdicts
+from medsynth.run.recipe import LoadedModel, load_model
+
+NETWORK, COMPARED, FIRST_STAGE = "network", "compared network", "first stage"
+FIRST_STAGE_FILE = "model_first_stage.pt"  # beside the model.pt of a run with an adversarial stage
+PIXELS = (1.0, 1.0)  # of a picture, whose spacing nobody knows
+OTHER = "body"  # any `modality` but CT: the head is found by Otsu's threshold, for intensities are in the window
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A held-out scan's slices.
+
+    Args:
+        slices: (N, C, H, W) in [-1, 1], each in the middle of its neighbours; sides are multiples of the scale.
+        head: (N, H, W), true inside the head.
+        spacing_mm: between rows and between columns.
+    """
+
+    slices: Tensor
+    head: np.ndarray
+    spacing_mm: tuple[float, float]
+
+    @property
+    def images(self) -> np.ndarray:
+        """(N, H, W) in [0, 1]."""
+        return _unit(self.slices[:, self.slices.shape[1] // 2])
+
+
+def read_truth(source: Source, preprocessing: Preprocessing, scale: int, most_slices: int) -> Truth:
+    """Evenly spread slices of a scan, prepared as for training but at their full size.
+
+    Raises:
+        MedsynthError: what is wrong with it, in words that follow the file's name.
+    """
+    data = Compose(_steps(preprocessing))({"source": source})
+    rows, columns = (side // scale * scale for side in data[Keys.IMAGE].shape[1:])
+    planes = data[Keys.IMAGE][:, :rows, :columns]
+    channels = channel_planes(data, preprocessing.neighbours)
+    middle = channels[:, preprocessing.neighbours]
+    try:
+        head = body_mask(np.moveaxis(_unit(planes[middle]), 0, -1), OTHER)
+    except CannotMeasure as error:
+        raise MedsynthError(f"shows no head in the intensity window: {error}") from error
+    some = spread(len(channels), most_slices)
+    return Truth(planes[channels[some]], np.moveaxis(head, -1, 0)[some], tuple(data.get("spacing_mm", PIXELS)[:2]))
+
+
+def _steps(preprocessing: Preprocessing) -> list[Transform]:
+    """Those of the pipeline that learning used, but for the last, which brings slices to one size."""
+    if preprocessing.modality == "image":
+        return [*read_picture(preprocessing), ScaleToUnit()]
+    axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
+    return [
+        *locate(preprocessing),
+        volume_bounds(preprocessing),
+        Orientationd(Keys.IMAGE, axcodes=axes, labels=None),
+        ChooseSlices(axes, preprocessing.positions, preprocessing.min_foreground, preprocessing.neighbours),
+        *([] if spacing is None else [ResampleInPlane(spacing)]),
+        ScaleToUnit(),
+    ]
+
+
+class SuperResolutionEvaluation:
+    """Degrades held-out scans as the model was trained for, and compares what it and interpolations make of them.
+
+    Args:
+        model: from `load_model`.
+        checkpoint: where it is.
+        real: datalist, of which validation and test count; None: the built-in phantom.
+        output: where to.
+        upscaler: of the model's network.
+        compare: model.pt of another one of the same kind; None: that of the first stage, where one was kept.
+        slices_per_subject: evenly spread.
+        seed: of the noise in the degradation and of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        checkpoint: str,
+        real: str | None,
+        output: ReportFolder,
+        upscaler: SliceUpscaler,
+        compare: str | None = None,
+        slices_per_subject: int = 30,
+        seed: int = 0,
+    ) -> None:
+        check_whole("slices_per_subject", slices_per_subject, 1)
+        self.preprocessing = Preprocessing.from_dict(model.preprocessing)
+        network = upscaler.network
+        self.degradation = Degradation(
+            network.scale, network.degradation, model.extra.get("noise"), model.extra.get("blur")
+        )
+        self.model, self.real, self.output = model, real, output
+        self.slices_per_subject, self.seed = slices_per_subject, seed
+        first_stage = Path(checkpoint).with_name(FIRST_STAGE_FILE)
+        others = {COMPARED: compare} if compare else {FIRST_STAGE: first_stage} if first_stage.is_file() else {}
+        self.upscalers = {NETWORK: upscaler} | {name: _other(path, upscaler) for name, path in others.items()}
+
+    def run(self) -> list[Verdict]:
+        """Read, degrade, measure, write, and say the verdicts in the log."""
+        data = default.load(self.real)
+        entries = data.splits["validation"] + data.splits["test"]
+        if not entries:
+            raise MedsynthError(f"datalist {self.real} holds no validation or test images: others prove nothing")
+        rows: dict[str, list[Row]] = {}
+        cases: list[Case] = []
+        reasons: list[str] = []
+        for index, entry in enumerate(tqdm(entries, desc="evaluating", unit="subject")):
+            source = Source.of(entry)
+            try:
+                truth = read_truth(source, self.preprocessing, self.degradation.scale, self.slices_per_subject)
+            except MedsynthError as error:
+                reasons.append(f"{source.path} {error}")
+                continue
+            cases.append(self._case(entry["subject"], truth, self.seed + index, rows))
+        if not cases:
+            raise MedsynthError(f"none of the {len(entries)} held-out images can be used: {reasons[0]}")
+        for reason in reasons:
+            log.warning("left out: %s", reason)
+        return self._write(rows, cases, data.digest)
+
+    def _case(self, subject: str, truth: Truth, seed: int, rows: dict[str, list[Row]]) -> Case:
+        """Measure a subject, adding a row for each method."""
+        made, coarse = self._made(truth, seed)
+        rings: dict[str, FourierRing] = {}
+        for method, images in made.items():
+            row, rings[method] = measure_subject(images, truth.images, truth.head, truth.spacing_mm)
+            rows.setdefault(method, []).append(row)
+        shown = len(coarse) // 2
+        images = {method: images[shown] for method, images in made.items()} | {"truth": truth.images[shown]}
+        return Case(subject, len(coarse), images, truth.head[shown], rings, truth.spacing_mm)
+
+    def _made(self, truth: Truth, seed: int) -> tuple[dict[str, np.ndarray], Tensor]:
+        """What each method makes of the coarse slices, (N, H, W) clipped to [0, 1]; and these."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            coarse = self.degradation(truth.slices)
+        middle, scale = coarse[:, coarse.shape[1] // 2], self.degradation.scale
+        made = {name: _unit(method(middle, scale)) for name, method in INTERPOLATIONS.items()}
+        return made | {name: _unit(upscaler(coarse)) for name, upscaler in self.upscalers.items()}, coarse
+
+    def _write(self, rows: dict[str, list[Row]], cases: Sequence[Case], digest: str) -> list[Verdict]:
+        baselines = list(INTERPOLATIONS)
+        measures = summarize(rows, NETWORK, baselines, self.seed)
+        _, *compared = self.upscalers
+        found = superres_verdicts(rows, measures, NETWORK, baselines, *compared)
+        made, scale = _in_words(self.degradation), self.degradation.scale
+        facts = {
+            "real": str(self.real or default.PHANTOM_FOLDER),
+            "datalist": digest,
+            "model": self.model.digest,
+            "scale": scale,
+            "degradation": made,
+            "seed": self.seed,
+            "data_range": "the intensity window of each scan as [0, 1]; scans and all results are clipped to it",
+            "mask": "the head, found in the scan",
+            "slices_per_subject": self.slices_per_subject,
+        } | provenance()
+        table = [
+            {"subject": case.subject, "slices": case.slices}
+            | {f"{name}_{method}": value for method, found in rows.items() for name, value in found[index].items()}
+            for index, case in enumerate(cases)
+        ]
+        summary = (
+            f"{len(cases)} held-out subjects made coarser {scale} times ({made}) and finer again by a network and by "
+            f"{len(baselines)} interpolations, beside the truth."
+        )
+        printed = {name.replace("_", " "): plain(value) for name, value in facts.items()}
+        sections = superres_sections(rows, measures, cases, NETWORK, scale)
+        self.output.write(measures, table, Page("Super-resolution", summary, found, sections, printed), facts)
+        for verdict in found:
+            log.info("%-11s %s", verdict.topic, verdict.headline)
+        log.info("the report is %s", self.output.folder / "report.html")
+        return found
+
+
+def _other(path: str | Path, upscaler: SliceUpscaler) -> SliceUpscaler:
+    """That of another model.pt, which must make what the first one makes."""
+    network = upscaler.network
+    model = load_model(path, next(network.parameters()).device)
+    other = load_upscaler(model, upscaler.tile_size, None, upscaler.ensemble, upscaler.batch_size, upscaler.amp)
+    for name in ("scale", "degradation", "neighbours"):
+        own, its = getattr(network, name), getattr(other.network, name)
+        if own != its:
+            raise MedsynthError(f"compare has {name} {its}, and checkpoint {own}: give models of one kind")
+    return other
+
+
+def _in_words(degradation: Degradation) -> str:
+    kinds = {"kspace": "k-space truncation", "area": "averages over areas"}
+    extra = [f"{name} {getattr(degradation, name)}" for name in ("noise", "blur") if getattr(degradation, name)]
+    return ", ".join([kinds[degradation.kind], *extra])
+
+
+def _unit(images: Tensor) -> np.ndarray:
+    """[-1, 1] -> [0, 1], clipped: truncation overshoots, and no scanner shows less than nothing."""
+    return ((images + 1) / 2).clamp(0, 1).numpy()

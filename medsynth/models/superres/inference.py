@@ -1,0 +1,312 @@
+"""Volumes on a finer grid of the same field of view: a super-resolution network over every slice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop
+from monai.utils import convert_to_tensor
+from monai.utils.enums import CommonKeys as Keys
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from medsynth.data.io import sources
+from medsynth.data.io.sources import Source
+from medsynth.data.io.writing import form_code
+from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, find, read_picture, volume_bounds
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.data.preprocessing.transforms import CheckFinite, with_neighbours
+from medsynth.errors import MedsynthError, check_whole
+from medsynth.inference.image_folder import ImageFolder, digits
+from medsynth.inference.volumes import refuse_ct
+from medsynth.models.superres.degradation import SCALES
+from medsynth.models.superres.network import RRDBNet
+from medsynth.nn.resampling import repeat
+from medsynth.run.recipe import LoadedModel
+from medsynth.training.adversarial_trainer import use_bfloat16
+
+STEM = "superres"
+MOST_SHOWN = 36  # inputs in the grid
+SHOWN = 256  # fine pixels of each
+FLIPS = ((), (2,), (3,), (2, 3))  # dimensions of a batch that an ensemble mirrors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Upright:
+    """A volume in stored units, upright in the plane whose slices a network takes, and the way back to its file.
+
+    Args:
+        values: (slices, rows, columns).
+        affine: (4, 4), of (row, column, slice) to right-anterior-superior mm.
+        file_affine: of the file's voxels.
+        bounds: the intensities of -1 and 1.
+    """
+
+    values: Tensor
+    affine: np.ndarray
+    file_affine: np.ndarray
+    bounds: tuple[float, float]
+
+    def to_file(self, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(slices, rows, columns) of the same field of view -> voxels in the order of the file's axes, and affine."""
+        steps = [old / new for old, new in zip(self.values.shape[1:], fine.shape[1:], strict=True)]
+        # both grids share the outer edges of their pixels, not the centres of the first
+        affine = self.affine @ nib.affines.from_matvec(np.diag([*steps, 1]), [*((step - 1) / 2 for step in steps), 0])
+        turn = io_orientation(np.linalg.inv(self.file_affine) @ self.affine)
+        volume = np.moveaxis(fine, 0, -1)
+        return apply_orientation(volume, turn), affine @ inv_ornt_aff(turn, volume.shape)
+
+
+def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
+    """Read a volume or a picture and find its intensity bounds; the values stay as they are.
+
+    Raises:
+        MedsynthError: what is wrong with it, in words that follow the file's name.
+    """
+    if preprocessing.modality == "image":
+        picture = Compose(read_picture(preprocessing))({"source": source})
+        values = picture[Keys.IMAGE]
+        affine = SliceSpace("image", (1.0, 1.0), 1.0, None).slice_affine(*values.shape[1:])
+        return Upright(values, affine, affine, picture["bounds"])
+    volume = sources.read_volume(source)
+    # the bounds of a CT need no head, and its background stays what it is
+    steps = find(preprocessing) if preprocessing.modality == "mri" else [CheckFinite()]
+    located = Compose([*steps, volume_bounds(preprocessing)])({Keys.IMAGE: volume})
+    if preprocessing.modality == "mri":
+        refuse_ct(located["air"])
+    upright: MetaTensor = Orientation(axcodes=PLANES[preprocessing.plane], labels=None)(located[Keys.IMAGE])
+    values = convert_to_tensor(upright, track_meta=False)[0].permute(2, 0, 1).contiguous()
+    return Upright(values, upright.affine.numpy(), volume.affine.numpy(), located["bounds"])
+
+
+@dataclass(frozen=True)
+class SliceUpscaler:
+    """Calls a super-resolution network on slices of any size.
+
+    The network finds its detail tile by tile, each with as much around it as the network sees, which is thrown away
+    after: the result is that of the whole slice. What is global, the interpolation that the detail is added to, is made
+    of whole slices.
+
+    Values beyond [-1, 1] are kept: there the network sees the end of the range, and its detail is added to the true
+    values.
+
+    Args:
+        network: of low-resolution slices.
+        tile_size: coarse pixels a side of a tile.
+        overlap: coarse pixels around a tile that the network sees too; None: as far as it can see.
+        ensemble: mean over the slice and its three mirror images; takes four times as long.
+        batch_size: slices at a time; changes the memory it takes, not the result.
+        amp: find the detail in bfloat16 where the device gains by it: faster, and rounded to some three figures.
+    """
+
+    network: RRDBNet
+    tile_size: int = 256
+    overlap: int | None = None
+    ensemble: bool = False
+    batch_size: int = 4
+    amp: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("tile_size", self.tile_size, 8)
+        check_whole("batch_size", self.batch_size, 1)
+        if self.overlap is None:
+            object.__setattr__(self, "overlap", reach(self.network))
+        check_whole("overlap", self.overlap, 0, "null, or coarse pixels around a tile, 0 or more")
+        if self.overlap < reach(self.network):
+            log.warning("overlap %d is less than the network sees (%d): tiles show", self.overlap, reach(self.network))
+
+    @torch.inference_mode()
+    def __call__(self, slices: Tensor) -> Tensor:
+        """(N, C, h, w), the bounds at -1 and 1 -> (N, scale * h, scale * w) on the CPU."""
+        device = next(self.network.parameters()).device
+        parts = []
+        for part in slices.to(device).split(self.batch_size):
+            parts.append(self.network.assemble(part, self._detail(part))[:, 0].cpu())
+        return torch.cat(parts)
+
+    def _detail(self, slices: Tensor) -> Tensor:
+        flips = FLIPS if self.ensemble else FLIPS[:1]
+        return torch.stack([self._tiled(slices.flip(dims)).flip(dims) for dims in flips]).mean(0)
+
+    def _tiled(self, slices: Tensor) -> Tensor:
+        """The local part of the network, (N, C, h, w) -> (N, 1, scale * h, scale * w)."""
+        scale, (rows, columns) = self.network.scale, slices.shape[2:]
+        whole = slices.new_empty(len(slices), 1, scale * rows, scale * columns)
+        for tall, wide in itertools.product(*(_spans(side, self.tile_size, self.overlap) for side in (rows, columns))):
+            seen = slices[..., tall.seen, wide.seen].contiguous(memory_format=torch.channels_last)
+            with torch.autocast(seen.device.type, torch.bfloat16, enabled=use_bfloat16(seen.device, self.amp)):
+                detail = self.network.detail(seen)
+            whole[..., tall.place(scale), wide.place(scale)] = detail[..., tall.kept(scale), wide.kept(scale)]
+        return whole
+
+
+class Span(NamedTuple):
+    """Of a tile along one side, in coarse pixels: from `start` to `stop`, of which a network sees `seen`."""
+
+    start: int
+    stop: int
+    seen: slice
+
+    def place(self, scale: int) -> slice:
+        """Where it lies in the fine image."""
+        return slice(scale * self.start, scale * self.stop)
+
+    def kept(self, scale: int) -> slice:
+        """Where it lies in what the network makes of `seen`."""
+        return slice(scale * (self.start - self.seen.start), scale * (self.stop - self.seen.start))
+
+
+def load_upscaler(
+    model: LoadedModel, tile_size: int, overlap: int | None, ensemble: bool, batch_size: int, amp: bool
+) -> SliceUpscaler:
+    """For the network of a model.pt, see `SliceUpscaler`."""
+    if not isinstance(model.network, RRDBNet):
+        name = type(model.network).__name__
+        raise MedsynthError(f"the checkpoint holds a {name}: give the model.pt of a super-resolution")
+    network = model.network.to(memory_format=torch.channels_last)
+    return SliceUpscaler(network, tile_size, overlap, ensemble, batch_size, amp)
+
+
+def reach(network: nn.Module) -> int:
+    """How many pixels away a network of stride 1 looks at most: what its convolutions do one after the other."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return sum(max(k // 2 * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True)) for conv in convolutions)
+
+
+def _spans(side: int, tile: int, margin: int) -> list[Span]:
+    """Tiles of about equal size along a side, at most `tile` long, each with its margin."""
+    edges = np.linspace(0, side, -(-side // tile) + 1).round().astype(int).tolist()
+    return [Span(a, b, slice(max(0, a - margin), min(side, b + margin))) for a, b in itertools.pairwise(edges)]
+
+
+class SuperResolution:
+    """Writes each input on a finer grid to a folder.
+
+    Args:
+        model: from `load_model`.
+        output: the folder.
+        inputs: from `find_inputs`.
+        upscaler: of the model's network.
+        scale: None: the model's; any other is refused.
+        dicom: write DICOM series besides NIfTI.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        output: ImageFolder,
+        inputs: Sequence[Mapping[str, Any]],
+        upscaler: SliceUpscaler,
+        scale: int | None = None,
+        dicom: bool = False,
+    ) -> None:
+        if not inputs:
+            raise MedsynthError("there is no input: give a volume, a folder of volumes or a datalist")
+        if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
+            raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
+        _check_scale(scale, upscaler.network.scale)
+        self.preprocessing = Preprocessing.from_dict(model.preprocessing)
+        self.output, self.inputs, self.upscaler, self.dicom = output, inputs, upscaler, dicom
+        self.names = [f"x{upscaler.network.scale}_{i:0{digits(len(inputs))}d}" for i in range(len(inputs))]
+        output.name_after({name: entry["image"] for name, entry in zip(self.names, inputs, strict=True)})
+
+    def run(self) -> None:
+        """Write them, numbered in the order of the inputs, or named like these where the format is PNG.
+
+        Inputs that cannot be used are named and left out; only where all are, it is an error.
+        """
+        shown: list[Tensor] = []
+        reasons: list[str] = []
+        for name, entry in zip(self.names, tqdm(self.inputs, desc="super-resolution", unit="volume"), strict=True):
+            source = Source.of(entry)
+            try:
+                _refuse_twice(source)
+                upright = read_upright(source, self.preprocessing)
+            except MedsynthError as error:
+                reasons.append(f"{source.path} {error}")
+                continue
+            fine = self._finer(upright)
+            self._write(name, source, upright, fine)
+            if len(shown) < 2 * MOST_SHOWN:
+                shown += _shown(upright, fine)
+        if not shown:
+            raise MedsynthError(f"none of the {len(self.inputs)} inputs can be used: {reasons[0]}")
+        for reason in reasons:
+            log.warning("left out: %s", reason)
+        self.output.finish(torch.stack(shown), columns=2 * min(len(shown) // 2, 4))
+        log.info("%d of %d inputs are in %s", len(self.output.rows), len(self.inputs), self.output.folder)
+
+    def _finer(self, upright: Upright) -> np.ndarray:
+        """(slices, scale * rows, scale * columns) in stored units, not below the input's lowest value."""
+        space, values = _space(self.preprocessing, upright), upright.values
+        low, high = upright.bounds
+        order = with_neighbours(np.arange(len(values)), self.preprocessing.neighbours, len(values))
+        parts = []
+        for some in np.array_split(order, -(-len(order) // self.upscaler.batch_size)):
+            slices = (values[some] - low) * (2 / (high - low)) - 1
+            parts.append(space.to_units(self.upscaler(slices).numpy(), clip=False))
+        return np.maximum(np.concatenate(parts), parts[0].dtype.type(values.min()))
+
+    def _write(self, name: str, source: Source, upright: Upright, fine: np.ndarray) -> None:
+        volume, affine = upright.to_file(fine)
+        digest, space = sources.digest(source), _space(self.preprocessing, upright)
+        facts = {"Scale": self.upscaler.network.scale, "Plane": self.preprocessing.plane, "Slices": len(fine)}
+        sidecar = {"Units": space.units, "InputDigest": digest, "Sources": [f"hash://sha256/{digest}"]}
+        self.output.write(name, volume, affine, facts, sidecar, form_code(source.path))
+        self.output.tell(name, source)
+        if self.dicom:
+            self.output.write_dicom(name, volume, affine, space.modality, source)
+
+
+def _space(preprocessing: Preprocessing, upright: Upright) -> SliceSpace:
+    """What the values of an input's slices stand for."""
+    rows, columns, slices = np.linalg.norm(upright.affine[:3, :3], axis=0).tolist()
+    return SliceSpace(preprocessing.modality, (rows, columns), slices, upright.bounds, preprocessing.plane)
+
+
+def _shown(upright: Upright, fine: np.ndarray) -> list[Tensor]:
+    """The middle of the middle slice before and after, pixel for pixel of the fine grid: (1, SHOWN, SHOWN) each."""
+    middle, scale = len(fine) // 2, fine.shape[1] // upright.values.shape[1]
+    slices = torch.stack([repeat(upright.values[middle], scale), torch.from_numpy(fine[middle].astype(np.float32))])
+    low, high = upright.bounds
+    scaled = ((slices - low) * (2 / (high - low)) - 1).clamp(-1, 1)
+    cut = ResizeWithPadOrCrop((SHOWN, SHOWN), value=-1)(scaled)
+    return list(convert_to_tensor(cut, track_meta=False)[:, None])
+
+
+def _check_scale(scale: int | None, own: int) -> None:
+    if scale in (None, own):
+        return
+    advice = f"leave scale out, or train a model with --scale {scale}"
+    if scale not in SCALES:
+        advice = "no model makes that, nor one applied twice: most of it would be made up; leave scale out"
+    raise MedsynthError(f"scale is {scale!r}, and this model makes x{own}: {advice}")
+
+
+def _refuse_twice(source: Source) -> None:
+    """MedsynthError, in words that follow the file's name, if the image is an output of super-resolution already."""
+    path = Path(source.path)
+    sidecar = path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
+    try:
+        content = json.loads(sidecar.read_text())
+        again = content["Synthetic"] is True and content["Model"] == STEM
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if again:
+        raise MedsynthError(
+            f"is made by super-resolution already (x{content.get('Scale')}): a second time, the network would take "
+            "what it made up for measured detail; give the scan that it was made from"
+        )

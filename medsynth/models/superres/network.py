@@ -1,0 +1,210 @@
+"""Super-resolution by residual-in-residual dense blocks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medsynth.errors import MedsynthError, check_whole
+from medsynth.nn.resampling import average, repeat, spline, truncate, zero_fill
+
+BASES = {"kspace": zero_fill, "area": spline}
+"""What each kind of coarse image is made finer by without learning."""
+INVERSES = {"kspace": (truncate, partial(zero_fill, outermost=0.0)), "area": (average, repeat)}
+"""How each kind gets coarse, and the smallest change of a fine image that makes a given change of its coarse one."""
+TRUNKS = ("dense", "residual")
+UPSAMPLINGS = ("subpixel", "nearest")
+FIRST_WEIGHTS = 0.2  # of the usual size: large features make the first steps of the last layer wild
+
+
+class ResidualDenseBlock(nn.Module):
+    """Five convolutions, each reading all earlier features; the result is added back, scaled.
+
+    Args:
+        channels: in and out.
+        growth: channels that each inner convolution adds.
+        residual_scale: weight of what is added back.
+
+    Reference: Wang et al., ESRGAN, arXiv:1809.00219, fig. 4; without normalization.
+    """
+
+    def __init__(self, channels: int, growth: int, residual_scale: float) -> None:
+        super().__init__()
+        self.residual_scale = residual_scale
+        self.grow = nn.ModuleList(nn.Conv2d(channels + i * growth, growth, 3, padding=1) for i in range(4))
+        self.fuse = nn.Conv2d(channels + 4 * growth, channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        seen = [features]
+        for conv in self.grow:
+            seen.append(F.leaky_relu(conv(torch.cat(seen, dim=1)), 0.2))
+        return features + self.residual_scale * self.fuse(torch.cat(seen, dim=1))
+
+
+class ResidualInResidual(nn.Module):
+    """Three dense blocks; their result is added back, scaled again.
+
+    Reference: Wang et al., ESRGAN, arXiv:1809.00219, fig. 4.
+    """
+
+    def __init__(self, channels: int, growth: int, residual_scale: float) -> None:
+        super().__init__()
+        self.residual_scale = residual_scale
+        self.blocks = nn.Sequential(*(ResidualDenseBlock(channels, growth, residual_scale) for _ in range(3)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        return features + self.residual_scale * self.blocks(features)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with a ReLU between; their result is added back, scaled. Starts close to the identity.
+
+    Reference: Lim et al., EDSR, arXiv:1707.02921, fig. 2c.
+    """
+
+    def __init__(self, channels: int, residual_scale: float) -> None:
+        super().__init__()
+        self.residual_scale = residual_scale
+        self.widen, self.fuse = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        return features + self.residual_scale * self.fuse(F.relu(self.widen(features)))
+
+
+class NearestUpsampling(nn.Module):
+    """Fine pixels from coarse features: doubled by nearest neighbours, convolved, as often as need be.
+
+    Reference: Wang et al., ESRGAN, arXiv:1809.00219; against checkerboards, Odena et al., Distill 2016.
+    """
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.doubling = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(scale // 2))
+        self.refine = nn.Conv2d(channels, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, h, w) -> (N, 1, scale * h, scale * w)."""
+        for conv in self.doubling:
+            features = F.leaky_relu(conv(F.interpolate(features, scale_factor=2.0, mode="nearest")), 0.2)
+        return self.last(F.leaky_relu(self.refine(features), 0.2))
+
+
+class SubpixelUpsampling(nn.Module):
+    """Fine pixels from coarse features: one channel for each of the scale * scale fine pixels of a coarse one.
+
+    The channels start alike, as ICNR has it (here at zero, see `RRDBNet`), so that no checkerboard is there to unlearn.
+
+    Reference: Shi et al., arXiv:1609.05158; Aitken et al., arXiv:1707.02937.
+    """
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(channels, scale * scale, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, h, w) -> (N, 1, scale * h, scale * w)."""
+        return self.shuffle(self.last(features))
+
+
+class RRDBNet(nn.Module):
+    """A finer image: an interpolation, plus the detail that the network has learned, made to agree with what was seen.
+
+    Its last layer starts at zero, so an untrained network gives the interpolation. `detail` is local, and an image can
+    be cut into overlapping tiles for it; `assemble` takes whole images.
+
+    Args:
+        scale: 2 or 4.
+        degradation: what made the images coarse, `kspace` (truncation) or `area` (averaging), see
+            `degradation`. It decides what the detail is added to: zero filling or cubic splines.
+        channels: of the features.
+        trunk: `dense`, of residual-in-residual dense blocks as the original, or `residual`, of plain residual blocks,
+            which learn more within minutes.
+        blocks: in the trunk. The original has 23, of 64 channels and growth 32.
+        growth: channels that each convolution of a dense block adds.
+        residual_scale: weight of each residual; 0.2 in the original, of which few blocks learn slowly.
+        neighbours: slices on each side of the image that come along as channels.
+        upsampling: `subpixel`, all computed at the coarse resolution, or `nearest`, the original's.
+        consistent: replace by what was measured whatever the fine image implies of the coarse one. Where the coarse
+            image is without noise, this never makes the mean squared error larger.
+
+    Reference: Wang et al., ESRGAN, arXiv:1809.00219.
+    """
+
+    def __init__(
+        self,
+        scale: int = 2,
+        degradation: str = "kspace",
+        channels: int = 64,
+        trunk: str = "dense",
+        blocks: int = 23,
+        growth: int = 32,
+        residual_scale: float = 0.2,
+        neighbours: int = 0,
+        upsampling: str = "subpixel",
+        consistent: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value, choices in (
+            ("scale", scale, (2, 4)),
+            ("degradation", degradation, tuple(BASES)),
+            ("trunk", trunk, TRUNKS),
+            ("upsampling", upsampling, UPSAMPLINGS),
+        ):
+            if value not in choices:
+                raise MedsynthError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")
+        for name, value in (("channels", channels), ("blocks", blocks), ("growth", growth)):
+            check_whole(name, value, 1)
+        self.scale, self.degradation, self.neighbours, self.consistent = scale, degradation, neighbours, consistent
+        self.first = nn.Conv2d(1 + 2 * neighbours, channels, 3, padding=1)
+        of_trunk = (channels, growth, residual_scale) if trunk == "dense" else (channels, residual_scale)
+        block = {"dense": ResidualInResidual, "residual": ResidualBlock}[trunk]
+        self.trunk = nn.Sequential(*(block(*of_trunk) for _ in range(blocks)))
+        self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
+        upsample = {"subpixel": SubpixelUpsampling, "nearest": NearestUpsampling}[upsampling]
+        self.upsample = upsample(channels, scale)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.kaiming_normal_(conv.weight, a=0.2)
+                nn.init.zeros_(conv.bias)
+        for module in (self.first, *(block.fuse for block in self.trunk if trunk == "residual")):
+            module.weight.data.mul_(FIRST_WEIGHTS)
+        nn.init.zeros_(self.upsample.last.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 1 + 2 * neighbours, h, w) coarse images in [-1, 1] -> (N, 1, scale * h, scale * w), float32."""
+        return self.assemble(images, self.detail(images))
+
+    def interpolation(self, images: Tensor) -> Tensor:
+        """Zero filling or splines: (N, 1, scale * h, scale * w)."""
+        return BASES[self.degradation](self._middle(images), self.scale)
+
+    def base(self, images: Tensor) -> Tensor:
+        """What an untrained network gives, the interpolation in agreement with what was measured: same shape."""
+        return self._agreeing(self.interpolation(images), images)
+
+    def detail(self, images: Tensor) -> Tensor:
+        """What the network adds to it, from intensities cut to [-1, 1]: (N, 1, scale * h, scale * w)."""
+        features = self.first(images.clamp(-1, 1) + 1)  # air is 0, and gives no features
+        return self.upsample(features + self.fuse(self.trunk(features)))
+
+    def assemble(self, images: Tensor, detail: Tensor) -> Tensor:
+        """The fine images, from coarse ones and the detail: (N, 1, scale * h, scale * w)."""
+        return self._agreeing(self.interpolation(images) + detail.float(), images)
+
+    def _agreeing(self, fine: Tensor, images: Tensor) -> Tensor:
+        """The nearest image that gives the coarse ones."""
+        if not self.consistent:
+            return fine
+        down, up = INVERSES[self.degradation]
+        return fine + up(self._middle(images) - down(fine, self.scale), self.scale)
+
+    def _middle(self, images: Tensor) -> Tensor:
+        return images[:, self.neighbours : self.neighbours + 1]

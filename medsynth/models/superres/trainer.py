@@ -1,0 +1,201 @@
+"""Training of a super-resolution network: on the pixels first, then, if asked for, against a discriminator as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine
+from ignite.handlers import EMAHandler
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from medsynth.data.datasets.slices import SliceDataset
+from medsynth.distributed import share_of_draws
+from medsynth.errors import MedsynthError, is_whole
+from medsynth.losses.similarity import feature_distance, foreground
+from medsynth.models.superres.degradation import Degradation
+from medsynth.models.superres.network import RRDBNet
+from medsynth.models.superres.patches import random_patches, random_symmetry
+from medsynth.models.superres.relativistic_losses import relativistic
+from medsynth.nn.patch_discriminator import MultiScalePatchDiscriminator
+from medsynth.nn.resampling import average, repeat
+from medsynth.training.adversarial_trainer import AdversarialTrainer, check_weights, frozen, losses, use_bfloat16
+from medsynth.training.schedule import TwoStages
+
+SMALL_ERROR = 0.1  # of intensities in [-1, 1]; below it the loss is squared, which starts sooner than L1 alone
+USUAL_PATCH = 44  # coarse pixels a side: at the edges of smaller ones, a network of 20 layers sees too little
+ERRORS_SHOWN = 4.0  # times their size, in pictures
+
+
+@dataclass(frozen=True)
+class SuperResolutionWeights:
+    """What each term counts in the second stage, beside the difference of pixels, whose weight is 1.
+
+    Args:
+        adversarial: how much more real than the truth the discriminator finds the result.
+        feature: distance of the two in the discriminator's features.
+    """
+
+    adversarial: float
+    feature: float
+
+    def __post_init__(self) -> None:
+        check_weights(self)
+
+
+@dataclass(frozen=True)
+class CoarseToFine:
+    """For MONAI's `prepare_batch`: the coarse images and the fine ones that they were made of.
+
+    Args:
+        degradation: makes fine images coarse.
+        neighbours: slices on each side of the one that is to become fine.
+    """
+
+    degradation: Degradation
+    neighbours: int = 0
+
+    def __call__(
+        self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """(N, C, h, w) and (N, 1, H, W)."""
+        slices = batch["image"].to(device, non_blocking=non_blocking)
+        return self.degradation(slices), slices[:, self.neighbours : self.neighbours + 1]
+
+
+class MixedPrecisionInferer(Inferer):
+    """Calls a network in bfloat16 where the device gains by it, as training does.
+
+    Args:
+        device: that the network is on.
+        amp: whether it is asked for.
+    """
+
+    def __init__(self, device: torch.device | str, amp: bool) -> None:
+        self.device = torch.device(device)
+        self.bfloat16 = use_bfloat16(self.device, amp)
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Tensor) -> Tensor:
+        """What the network makes of the inputs."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return network(inputs, *args)
+
+
+class SuperResolutionTrainer(AdversarialTrainer):
+    """Per batch: make whole slices coarse, cut patches, and bring the network's detail closer to what was lost.
+
+    In the second stage the discriminator judges the patches as well: ESRGAN, with the discriminator's own features in
+    place of those of a network of photographs.
+
+    Args:
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
+        network: gets the moving average's weights as `ema` keeps them.
+        discriminator: of fine patches; learns in the second stage only.
+        network_optimizer, discriminator_optimizer: of the two.
+        ema: keeps the moving average of `network`, which validation and users see.
+        degradation: makes fine slices coarse.
+        weights: of the second stage.
+        schedule: of the learning rate; tells when the second stage begins.
+        patch_size: fine pixels a side, at most, that a step sees of a slice; None: `USUAL_PATCH` coarse ones.
+        examples: slices that pictures are made of.
+
+    Reference: Wang et al., ESRGAN, arXiv:1809.00219, sections 3.2 and 3.3.
+    """
+
+    def __init__(
+        self,
+        network: RRDBNet,
+        discriminator: MultiScalePatchDiscriminator,
+        network_optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        ema: EMAHandler,
+        degradation: Degradation,
+        weights: SuperResolutionWeights,
+        schedule: TwoStages,
+        patch_size: int | None,
+        examples: SliceDataset,
+        **trainer_args,
+    ) -> None:
+        super().__init__(**trainer_args)
+        self.network, self.discriminator, self.ema = network, discriminator, ema
+        self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
+        self.weights, self.schedule, self.degradation, self.examples = weights, schedule, degradation, examples
+        self.prepare = CoarseToFine(degradation, network.neighbours)
+        side = self.data_loader.dataset.planes.shape[-1]
+        self.patch = _checked_patch(patch_size, side, network.scale) // network.scale
+        schedule.attach(self)
+        self.average(ema)
+
+    def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        draws = share_of_draws(self.data_loader.seed, engine.state.iteration, len(batch["image"]), 2)
+        slices = {"image": random_symmetry(batch["image"], draws[:, 0])}
+        low, base, high = self.patches(*self.prepare(slices, engine.state.device), draws[:, 1])
+        second = self.schedule.second_stage(engine)
+
+        with self.autocast(), frozen(self.discriminator):
+            fine = base + self.network.detail(low).float()
+            terms = {"pixel": F.smooth_l1_loss(fine, high, beta=SMALL_ERROR)}
+            if second:
+                found, target = self.discriminator(fine), self.discriminator(high)
+                terms["adversarial"] = relativistic(_scores(found), _scores(target))
+                terms["feature"] = feature_distance(_features(found), _features(target))
+        total = terms["pixel"] + sum(getattr(self.weights, name) * terms[name] for name in terms if name != "pixel")
+        self.update(self.network_optimizer, total)
+        if not second:
+            return losses(**terms)
+
+        with self.autocast():
+            critic = relativistic(_scores(self.discriminator(high)), _scores(self.discriminator(fine.detach())))
+        self.update(self.discriminator_optimizer, critic)
+        return losses(total=total, **terms, discriminator=critic)
+
+    @torch.no_grad()
+    def patches(self, coarse: Tensor, fine: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Coarse, interpolated and fine patches of the head, at the same places, which (N,) draws choose.
+
+        The images are made coarse as a whole: k-space is not local.
+        """
+        views = (coarse, self.network.base(coarse), fine)
+        if self.patch == coarse.shape[-1]:
+            return views
+        return tuple(random_patches(views, self.patch, average(foreground(fine), self.network.scale), draws))
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int) -> Tensor:
+        """(count, 1, H, W) in rows of five: coarse, interpolated, the network's, the truth, and where they differ.
+
+        The slices are spread over the examples; errors are four times as bright.
+        """
+        rows = max(1, count // 5)
+        chosen = np.linspace(0, len(self.examples) - 1, 2 * rows + 1)[1::2].astype(int)
+        slices = torch.stack([self.examples[index]["image"] for index in chosen.tolist()])
+        torch.manual_seed(seed)
+        coarse, fine = self.prepare({"image": slices}, self.state.device)
+        middle = coarse[:, self.network.neighbours :][:, :1]
+        found = self.generator.eval()(coarse)
+        error = (ERRORS_SHOWN * (found - fine).abs() - 1).clamp(max=1)
+        shown = [repeat(middle, self.network.scale), self.generator.interpolation(coarse), found, fine, error]
+        return torch.stack(shown, dim=1).flatten(0, 1)[:count].cpu()
+
+
+def _checked_patch(patch_size: int | None, side: int, scale: int) -> int:
+    """Fine pixels a side, no more than the slices have."""
+    if patch_size is None:
+        patch_size = USUAL_PATCH * scale
+    if not is_whole(patch_size) or patch_size < 8 * scale or patch_size % scale:
+        raise MedsynthError(
+            f"patch_size is {patch_size!r}: give null for the usual size, or a multiple of scale {scale} from "
+            f"{8 * scale} on"
+        )
+    return min(patch_size, side)
+
+
+def _scores(scales: list[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:
+    return [scores for scores, _ in scales]
+
+
+def _features(scales: list[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:
+    return [layer for _, layers in scales for layer in layers]

@@ -1,0 +1,91 @@
+"""How the images of two domains become slices, and whether what came of them can be learned from."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsynth.data.datalist.datalist import PAIR
+from medsynth.data.datalist.names import stem
+from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.spacing import fit_spacing
+from medsynth.errors import MedsynthError
+from medsynth.models.translation.pair_slices import PairDataset
+
+WINDOW_HU = (-1000.0, 2000.0)
+"""Air to dense bone. The usual window ends at 1000 HU, within bone, and what it clips no translation can give back."""
+NAMED_CT = re.compile(r"(^|.*[_-])CT$", re.IGNORECASE)
+SLICES_LOOKED_AT = 64
+MOST_CLIPPED = 0.05  # of a head
+
+log = logging.getLogger(__name__)
+
+
+def prepare_domains(
+    entries: Sequence[Mapping[str, Any]],
+    preprocessing: Preprocessing,
+    modalities: Sequence[str | None] = (None, None),
+    windows: Sequence[Any] = (None, None),
+    cache_dir: str | Path | None = None,
+    num_workers: int = 0,
+) -> dict[str, Preprocessing]:
+    """How sources and targets become slices of one spacing, at which the largest head fits.
+
+    Args:
+        entries: of a datalist of pairs or single images.
+        preprocessing: of both, but for modality and window; its own modality is that of a domain which has none.
+        modalities: of sources and targets; None: `ct` where all its files are named so, else that of `preprocessing`;
+            where that is `image`, both are.
+        windows: of sources and targets; None: percentiles for `mri`, `WINDOW_HU` for `ct`.
+        cache_dir, num_workers: as `fit_spacing` takes them.
+
+    Returns: "source" and "target".
+    """
+    found = {}
+    for key, modality, window in zip(PAIR, modalities, windows, strict=True):
+        if modality is None and preprocessing.modality == "image":
+            modality = "image"
+        elif modality is None:
+            modality = _named_modality([entry[key] for entry in entries if entry.get(key)]) or preprocessing.modality
+            log.info("The %s images are taken for %s: give %s_modality if they are not", key, modality, key)
+        window = WINDOW_HU if modality == "ct" and window is None else window
+        bias_correction = preprocessing.bias_correction and modality == "mri"
+        found[key] = replace(preprocessing, modality=modality, window=window, bias_correction=bias_correction)
+    spacing_mm = fit_spacing(entries, found["source"], cache_dir, num_workers).spacing_mm
+    return {key: replace(one, spacing_mm=spacing_mm) for key, one in found.items()}
+
+
+def check_windows(dataset: PairDataset) -> None:
+    """Say so where a domain's window does not fit its images.
+
+    Raises:
+        MedsynthError: nothing but black and white is left of them.
+    """
+    for key, has in zip(PAIR, dataset.mask.T, strict=True):
+        slices = np.flatnonzero(has)
+        chosen = slices[np.linspace(0, len(slices) - 1, min(len(slices), SLICES_LOOKED_AT)).astype(int)]
+        values = dataset.planes.read(dataset.views[key][chosen][:, :1]).numpy()
+        inside = values[values > -1]
+        low, high = dataset.spaces[key].bounds
+        advice = f"give --{key}_window '[low, high]', or --{key}_modality, if these are not its values"
+        if not ((values > -1) & (values < 1)).any():
+            raise MedsynthError(f"no value of the {key} images lies inside their window, {low:g} to {high:g}: {advice}")
+        if dataset.preprocessing[key].modality == "ct" and (inside == 1).mean() > MOST_CLIPPED:
+            log.warning(
+                "%.0f %% of what the %s images show is above %g, where their window ends, and comes out as %g: %s",
+                100 * (inside == 1).mean(),
+                key,
+                high,
+                high,
+                advice,
+            )
+
+
+def _named_modality(files: Sequence[str]) -> str | None:
+    return "ct" if files and all(NAMED_CT.match(stem(file)) for file in files) else None

@@ -1,0 +1,183 @@
+"""The report on a translator: held-out images translated, and compared with what they should be.
+
+Where no held-out subject has both images, translations and other patients' real images are compared as sets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from medsynth.data.datalist.datalist import PAIR, Datalist
+from medsynth.data.datasets.loader import SliceLoader
+from medsynth.data.phantom import default
+from medsynth.errors import MedsynthError
+from medsynth.evaluation.metrics.paired.pair_measures import Row
+from medsynth.evaluation.report.compared_sets import Preparation
+from medsynth.evaluation.report.folder import ReportFolder
+from medsynth.evaluation.report.paired import PairedEvaluation
+from medsynth.evaluation.report.sets import UnpairedEvaluation
+from medsynth.inference.image_folder import ImageFolder
+from medsynth.models.translation.inference import (
+    DIRECTIONS,
+    TranslationInference,
+    domains,
+    preprocessing_of,
+    slice_network,
+    volume_inferer,
+)
+from medsynth.models.translation.pair_slices import PairDataset
+from medsynth.run.recipe import LoadedModel
+
+BOTH = "both"
+
+log = logging.getLogger(__name__)
+
+
+class TranslationEvaluation:
+    """Translates the held-out images of a datalist and reports on each direction.
+
+    Args:
+        model: from `load_model`.
+        real: datalist of pairs, or of sources and targets; None: the built-in phantom.
+        output_dir: for the report and the translations; of both directions, each in a folder of its own.
+        direction: of `DIRECTIONS`, or `both`.
+        planes, overlap, batch_size, num_samples: as for inference.
+        seed: of draws and of the bootstrap.
+        overwrite: replace a report that is there.
+        cache_dir: where prepared slices are kept; None: as in training.
+        num_workers: processes that prepare them.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        real: str | None,
+        output_dir: str,
+        direction: str,
+        planes: Sequence[str] | None,
+        overlap: float,
+        batch_size: int,
+        num_samples: int,
+        seed: int,
+        overwrite: bool,
+        cache_dir: str | None,
+        num_workers: int,
+    ) -> None:
+        self.model, self.seed = model, seed
+        self.preparation = Preparation(cache_dir=cache_dir, num_workers=num_workers)
+        names = list(DIRECTIONS) if direction == BOTH else [direction]
+        folders = {name: Path(output_dir) / name if direction == BOTH else Path(output_dir) for name in names}
+        self.reports = {name: ReportFolder(folder, overwrite) for name, folder in folders.items()}
+        inferers = {name: volume_inferer(model, name, planes, overlap, batch_size) for name in names}
+        self.data = default.load(real, keys=PAIR)
+        self.held_out = held_out_pairs(self.data)
+        self.translators = {}
+        file_format = "png" if "image" in model.modalities else "nifti"  # as its truth is, to be compared
+        for name, folder in folders.items():
+            given, made = domains(name)
+            entries = self.held_out or held_out_images(self.data, given)
+            if not self.held_out:
+                held_out_images(self.data, made)
+            inputs = [entry | {"image": entry[given]} for entry in entries]
+            images = ImageFolder(folder, "translation", model.digest, overwrite, file_format, model.modalities)
+            self.translators[name] = TranslationInference(
+                model, images, inferers[name], name, inputs, num_samples, seed, dicom=False
+            )
+
+    def run(self) -> None:
+        """Translate, compare, write."""
+        for name, translator in self.translators.items():
+            translator.run()
+            images = str(translator.output.images)
+            if self.held_out:
+                opinions = self._opinions(name)
+                PairedEvaluation(self.data, images, self.reports[name], seed=self.seed, more=opinions).run()
+            else:
+                made = only(self.data, domains(name)[1])
+                log.info("no held-out subject has both images: translations are compared with real images as sets")
+                UnpairedEvaluation(
+                    made, images, self.reports[name], self.preparation, seed=self.seed, utility=False
+                ).run()
+
+    def _opinions(self, direction: str) -> dict[str, Row]:
+        """Of the discriminator, on the slices of each subject."""
+        if self.model.discriminator is None or not self.model.extra.get("discriminator_learned", True):
+            log.info("the model's discriminators have learned nothing: they are not asked for an opinion")
+            return {}
+        source, target = (preprocessing_of(self.model, domain) for domain in PAIR)
+        where = (self.preparation.cache_dir, self.preparation.num_workers)
+        dataset = PairDataset(self.held_out, source, target, (), *where, max_bad_fraction=1.0)
+        found = discriminator_aucs(self.model, dataset, direction)
+        return {subject: {"discriminator_auc": auc} for subject, auc in found.items()}
+
+
+def held_out_pairs(data: Datalist) -> list[dict[str, Any]]:
+    """Validation and test entries that have both images; none where all have one."""
+    return [entry for entry in _held_out(data) if entry.keys() >= set(PAIR)]
+
+
+def held_out_images(data: Datalist, key: str) -> list[dict[str, Any]]:
+    """Validation and test entries that have a source, or a target.
+
+    Raises:
+        MedsynthError: there are none.
+    """
+    found = [entry for entry in _held_out(data) if key in entry]
+    if not found:
+        raise MedsynthError(
+            f"the datalist {data.name} has no validation or test subject with a {key}, and what was trained on proves "
+            "nothing: hold some out; to translate alone, use inference.json"
+        )
+    return found
+
+
+def only(data: Datalist, key: str) -> Datalist:
+    """The sources, or the targets, of a datalist of two domains as one image set."""
+    splits = {
+        split: [entry | {"image": entry[key]} for entry in entries if key in entry]
+        for split, entries in data.splits.items()
+    }
+    return replace(data, name=f"{key} images of {data.name}", splits=splits)
+
+
+def _held_out(data: Datalist) -> list[dict[str, Any]]:
+    return [entry | {"split": split} for split in ("validation", "test") for entry in data.splits[split]]
+
+
+@torch.inference_mode()
+def discriminator_aucs(model: LoadedModel, dataset: PairDataset, direction: str) -> dict[str, float]:
+    """Subject -> how well the model's own discriminator tells its real slices from translated ones.
+
+    It is the area under the ROC curve of the scores: 0.5 where it cannot tell them, 1 where it always can, 0 where it
+    is always fooled.
+    """
+    given, made = domains(direction)
+    translate, judge = slice_network(model, direction, sample=False), getattr(model.discriminator, made)
+    middle = dataset.preprocessing[made].neighbours
+    scores: dict[str, list[Tensor]] = {"fake": [], "real": []}
+    device = next(model.network.parameters()).device
+    for batch in SliceLoader(dataset, 16, shuffle=False, device=device, drop_last=False):
+        scores["fake"].append(_scores(judge, translate(batch[given], batch["position"])))
+        scores["real"].append(_scores(judge, batch[made][:, middle, None]))
+    fake, real = (torch.cat(parts).numpy() for parts in scores.values())
+    subjects = np.array(dataset.subjects)
+    aucs = {}
+    for subject in dict.fromkeys(dataset.subjects):
+        own = subjects == subject
+        labels = np.repeat([0, 1], np.count_nonzero(own))
+        aucs[subject] = float(roc_auc_score(labels, np.concatenate([fake[own], real[own]])))
+    return aucs
+
+
+def _scores(judge: nn.Module, slices: Tensor) -> Tensor:
+    """(N, 1, H, W) -> (N,), the mean over the patches, then over the scales."""
+    return torch.stack([scores.mean((1, 2, 3)) for scores, _ in judge(slices)]).mean(0).cpu()

@@ -1,0 +1,63 @@
+"""The networks of a translation one by one, for those who want just one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medsynth.errors import MedsynthError
+from medsynth.models.translation.network import Translator
+from medsynth.run.recipe import LoadedModel
+from medsynth.storage import disk_errors, save_plain, write_text
+
+
+def export_weights(model: LoadedModel, folder: str | Path, overwrite: bool = False) -> list[Path]:
+    """Write the weights of each network alone, and `networks.json`, which tells how each is built.
+
+    `g_target` makes targets of sources, and `g_source` sources of targets; `d_source` and `d_target` judge the images
+    of their domain, if the model holds discriminators.
+
+    Returns: the files of weights, each a state dictionary.
+
+    Raises:
+        MedsynthError: the model is no translation, or a file is there already.
+    """
+    if not isinstance(model.network, Translator):
+        raise MedsynthError(
+            f"the checkpoint holds a {type(model.network).__name__}: give the model.pt of a translation"
+        )
+    folder = Path(folder)
+    networks = _networks(model)
+    paths = {name: folder / f"{name}.pt" for name in networks}
+    table = folder / "networks.json"
+    if not overwrite and (found := [path for path in (*paths.values(), table) if path.exists()]):
+        raise MedsynthError(f"{found[0]} is there already: give another folder, or --overwrite to replace it")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, (network, _) in networks.items():
+        save_plain(paths[name], {key: value.detach().cpu() for key, value in network.state_dict().items()})
+    definitions = {name: definition for name, (_, definition) in networks.items()}
+    write_text(table, json.dumps(definitions | {"model_sha256": model.digest}, indent=4) + "\n")
+    return list(paths.values())
+
+
+def _networks(model: LoadedModel) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+    """Name -> network and its definition."""
+    own = {key: value for key, value in model.definition.items() if key not in ("_target_", "image_size")}
+    generator = {"_target_": "medsynth.models.translation.network.UNetVae"} | own
+    found = {
+        "g_target": (model.network.source_to_target, generator),
+        "g_source": (model.network.target_to_source, generator),
+    }
+    if model.discriminator is not None:
+        own = {key: value for key, value in model.discriminator_definition.items() if key != "_target_"}
+        judge = {
+            "_target_": "medsynth.nn.patch_discriminator.MultiScalePatchDiscriminator",
+            "in_channels": 1,
+        } | own
+        found["d_source"] = (model.discriminator.source, judge)
+        found["d_target"] = (model.discriminator.target, judge)
+    return found

@@ -1,0 +1,66 @@
+"""Pictures of a translation as training goes: what it starts from, what it makes, the truth, and the way back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from torch import Tensor
+
+from medsynth.data.datalist.datalist import PAIR
+from medsynth.models.translation.network import UNetVae
+from medsynth.models.translation.pair_slices import PairDataset
+from medsynth.training.samples import SampleGrid
+
+if TYPE_CHECKING:
+    from medsynth.run.run import Run
+
+AIR = -1.0
+
+
+class TranslationGrid(SampleGrid):
+    """Draws the same slices again and again, as `SampleGrid` does.
+
+    A row shows a source, its translation, the true target if there is one, and what comes back from the translation;
+    then the same for a target of, if possible, the same place.
+
+    Args:
+        dataset: held-out slices, which the rows are spread over.
+        interval_epochs: between two pictures.
+        rows: of a picture.
+    """
+
+    def __init__(self, run: Run, dataset: PairDataset, interval_epochs: int = 5, rows: int = 6) -> None:
+        super().__init__(run, interval_epochs, count=8 * rows)
+        self.dataset, self.rows = dataset, rows
+
+    @torch.no_grad()
+    def pictures(self, engine: Engine) -> tuple[Tensor, int]:
+        """(8 * rows, 1, H, W) in [-1, 1]; eight in a row."""
+        network = engine.generator
+        generators = {"source": network.source_to_target, "target": network.target_to_source}
+        with engine.autocast():
+            halves = [self._direction(here, there, generators) for here, there in (PAIR, PAIR[::-1])]
+        return torch.cat(halves, dim=1).flatten(0, 1).float().cpu(), 8
+
+    def _direction(self, here: str, there: str, generators: dict[str, UNetVae]) -> Tensor:
+        """(rows, 4, 1, H, W): image, translation, truth, and what comes back."""
+        device = next(generators[here].parameters()).device
+        places = self._places(here)
+        image, truth = (
+            torch.cat([self.dataset[int(place)][name][None] for place in places]).to(device) for name in (here, there)
+        )
+        position = self.dataset.facts(places)["position"].to(device)
+        fake = generators[here](image, position)
+        back = generators[there](fake.expand_as(image), position)
+        middle = image.shape[1] // 2
+        return torch.stack([image[:, middle, None], fake, truth[:, middle, None], back], dim=1)
+
+    def _places(self, name: str) -> np.ndarray:
+        """Slices that show an image of a domain, with one of the other if any does, from the ends inwards."""
+        mask = self.dataset.mask
+        both, one = mask.all(axis=1), mask[:, PAIR.index(name)]
+        slices = np.flatnonzero(both if both.any() else one)
+        return slices[np.linspace(0, len(slices) - 1, self.rows + 2)[1:-1].astype(int)]

@@ -1,0 +1,165 @@
+"""Slices of pairs of volumes or pictures, for translation: both on one grid, cut alike."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from monai.utils.enums import CommonKeys as Keys
+
+from medsynth.data.datalist import pairs, registration
+from medsynth.data.datalist.datalist import PAIR
+from medsynth.data.datasets.slices import PreparedSlices
+from medsynth.data.io import itk
+from medsynth.data.io.sources import Source, read_volume
+from medsynth.data.preprocessing.cache import Cache
+from medsynth.data.preprocessing.pipelines import Preprocessing, find, image, take_slices, volume_bounds
+from medsynth.data.preprocessing.preparation import (
+    DTYPES,
+    PICTURES_A_FILE,
+    Preparation,
+    Result,
+    channel_planes,
+    facts_of,
+    identity,
+    reason,
+    recipe,
+)
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.data.preprocessing.spacing import fit_spacing
+from medsynth.errors import MedsynthError
+
+
+class PairDataset(PreparedSlices):
+    """Slices of pairs and of single images of two domains; the views `source` and `target` show the same place.
+
+    A target is resampled onto its source's grid, and both are cut around the source's head; pictures are scaled to fit,
+    each by itself. Where a subject has only one of them, the view of the other is -1 everywhere. Items also have
+    `mask` (2,), which of the two are there.
+
+    Args:
+        entries: {"source": path, "target": path, "subject": str, "label": str or None}, or with one of the paths.
+        source, target: how the volumes of each domain become slices; but for modality, window and bias correction,
+            those of the source count for both.
+        classes, cache_dir, num_workers, max_bad_fraction: as for `SliceDataset`.
+
+    Attributes:
+        mask: (N, 2), which of source and target are there.
+        preprocessing: {"source": ..., "target": ...}, with the spacing that was chosen, where it had to be.
+        spaces: {"source": ..., "target": ...} of those that are there, what pixels and values stand for; where each
+            image had intensity bounds of its own, the median ones; of pictures, the most frequent.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[dict[str, Any]],
+        source: Preprocessing,
+        target: Preprocessing,
+        classes: Sequence[str] = (),
+        cache_dir: str | Path | None = None,
+        num_workers: int = 0,
+        max_bad_fraction: float = 0.1,
+    ) -> None:
+        if not entries:
+            raise MedsynthError("there are no pairs to take slices from: name some in the datalist")
+        if "image" in (source.modality, target.modality) and source.modality != target.modality:
+            raise MedsynthError(
+                f"the sources are of modality {source.modality} and the targets of {target.modality}: pictures can be "
+                "translated to pictures alone, give --modality image, or volumes of both"
+            )
+        source = fit_spacing(entries, source, cache_dir, num_workers)
+        self.preprocessing = {"source": source, "target": _like(target, source)}
+        store, how = Cache(cache_dir), [["pair", _code()], *map(recipe, self.preprocessing.values())]
+        one = partial(prepare_pair, preprocessing=self.preprocessing)
+        size = PICTURES_A_FILE if source.modality == "image" else 1
+        records, self._lease = Preparation(entries, size, pair_identity, how, one, store).all(
+            num_workers, "preparing pairs"
+        )
+        super().__init__(entries, records, store, classes, max_bad_fraction)
+        views, start = {key: [] for key in PAIR}, 0
+        for facts in self._images:
+            rows = channel_planes(facts, source.neighbours)
+            for key in PAIR:
+                views[key].append(rows + start if key in facts["present"] else np.full_like(rows, -1))
+                start += len(facts.get("planes", [0])) * (key in facts["present"])
+        self.views = {key: np.concatenate(parts) for key, parts in views.items()}
+        self.mask = np.stack([self.views[key][:, 0] >= 0 for key in PAIR], axis=1)
+        self.spaces = {key: self._space(key) for key in PAIR if self.mask[:, PAIR.index(key)].any()}
+
+    def _space(self, key: str) -> SliceSpace:
+        own = self.preprocessing[key]
+        found = [tuple(facts["bounds"][key]) for facts in self._images if key in facts["bounds"]]
+        bounds = Counter(found).most_common(1)[0][0] if own.modality == "image" else np.median(found, axis=0)
+        return SliceSpace(own.modality, self.spacing_mm, self.slice_mm, tuple(map(float, bounds)), own.plane)
+
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """`preprocessing` as plain values, for model.pt."""
+        return {key: one.to_dict() for key, one in self.preprocessing.items()}
+
+    def units(self) -> dict[str, dict[str, Any]]:
+        """`spaces` as plain values, for model.pt."""
+        return {key: space.to_dict() for key, space in self.spaces.items()}
+
+    def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """`label`, `position`, `index` (N,) and `mask` (N, 2) of these slices."""
+        return super().facts(indices) | {"mask": torch.from_numpy(self.mask[indices])}
+
+
+def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preprocessing]) -> Result:
+    """Planes (M, H, W) of the source, then as many of the target; or of the one that is there.
+
+    Its facts are those of the source, or of the target alone; `bounds` are by name, and `present` are the names.
+    """
+    present = [key for key in PAIR if entry.get(key)]
+    try:
+        if preprocessing[present[0]].modality == "image":
+            return _prepared_pictures(entry, present, preprocessing)
+        volumes = pairs.read_pair(entry) if len(present) == 2 else [read_volume(Source.of(entry, present[0]))]
+        located = {}
+        for key, volume in zip(present, volumes, strict=True):
+            steps = Compose([*find(preprocessing[key]), volume_bounds(preprocessing[key])])
+            located[key] = steps({Keys.IMAGE: volume})
+        head = located[present[0]]["head"]
+        cut = {key: Compose(take_slices(preprocessing[key]))(data | {"head": head}) for key, data in located.items()}
+    except Exception as error:
+        return None, {"error": reason(error)}
+    planes = torch.cat([cut[key][Keys.IMAGE] for key in present]).to(DTYPES[preprocessing[present[0]].modality])
+    bounds = {key: list(cut[key]["bounds"]) for key in present}
+    return planes.numpy(), facts_of(cut[present[0]]) | {"bounds": bounds, "present": present}
+
+
+def _prepared_pictures(
+    entry: Mapping[str, Any], present: Sequence[str], preprocessing: Mapping[str, Preprocessing]
+) -> Result:
+    cut = {}
+    for key in present:
+        try:
+            cut[key] = image(preprocessing[key])({"source": Source.of(entry, key)})
+        except Exception as error:
+            raise MedsynthError(f"{'' if key == present[0] else f'and {entry[key]}: it '}{reason(error)}") from error
+    bounds = {key: list(cut[key]["bounds"]) for key in present}
+    planes = torch.cat([cut[key][Keys.IMAGE] for key in present]).to(DTYPES["image"])
+    return planes.numpy(), facts_of(cut[present[0]]) | {"bounds": bounds, "present": present}
+
+
+def pair_identity(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes when a file of either image is changed or replaced."""
+    return {key: identity(Source.of(entry, key)) for key in PAIR if entry.get(key)}
+
+
+def _like(target: Preprocessing, source: Preprocessing) -> Preprocessing:
+    """The target's intensities in the source's geometry."""
+    own = ("modality", "window", "bias_correction")
+    return Preprocessing.from_dict(source.to_dict() | {name: target.to_dict()[name] for name in own})
+
+
+def _code() -> str:
+    """That puts a pair on one grid."""
+    return "".join(map(inspect.getsource, (itk, pairs.read_pair, registration, prepare_pair, _prepared_pictures)))

@@ -1,0 +1,116 @@
+"""How good translations of held-out subjects are, measured while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Metric
+from monai.handlers import from_engine
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+
+from medsynth.data.datalist.datalist import PAIR
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.evaluation.metrics.texture import swd
+from medsynth.losses.similarity import foreground, masked_dissimilarity
+
+KEY = "error"
+MOST_IMAGES = 500  # whose texture is compared
+
+
+def both_domains(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False) -> tuple:
+    """For MONAI's `prepare_batch`: slices of a `PairDataset`, whose network is called with sources and targets."""
+    source, target, position, mask = (
+        batch[key].to(device, non_blocking=non_blocking) for key in (*PAIR, "position", "mask")
+    )
+    truth = tuple(slices[:, slices.shape[1] // 2, None] for slices in (source, target))
+    return source, (*truth, mask), (target, position, position), {}
+
+
+class TranslationQuality(Metric):
+    """Both directions of a translation; `error` is the mean of both, lower is better.
+
+    With pairs, inside the head (`foreground` of both images), means over slices: `mae_*` in the units of the domain
+    that is made where these are the same for all images (Hounsfield units for CT), else in percent of its range;
+    `psnr_*` in dB, range 2; `ssim_*`, window 7 x 7, uniform. `error` is the mean absolute error in percent of the
+    range.
+
+    Without pairs there is no truth to compare with: `swd_*` is the sliced Wasserstein distance between the patches of
+    translations and of that domain's images, mean over the scales of a pyramid, and `error` is its mean. It tells
+    whether translations look like the other domain, not whether they show the patient.
+
+    Args:
+        spaces: what the values of "source" and "target" stand for.
+        seed: of the projections.
+    """
+
+    def __init__(self, spaces: Mapping[str, SliceSpace], seed: int = 0) -> None:
+        self.spaces, self.seed = spaces, seed
+        super().__init__(from_engine([Keys.PRED, Keys.LABEL]), skip_unrolling=True)
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._pairs: dict[str, list[Tensor]] = {name: [] for name in PAIR}
+        self._fake: dict[str, list[Tensor]] = {name: [] for name in PAIR}
+        self._real: dict[str, list[Tensor]] = {name: [] for name in PAIR}
+
+    def update(self, output: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Measure a batch: (translated sources, translated targets), (sources, targets, which of them are there)."""
+        (fake_target, fake_source), (source, target, mask) = output
+        both = mask.all(dim=1)
+        for name, fake, real, has, made in (
+            ("source", fake_source, source, mask[:, 0], mask[:, 1]),
+            ("target", fake_target, target, mask[:, 1], mask[:, 0]),
+        ):
+            if both.any():
+                head = foreground(source[both], target[both])
+                self._pairs[name].append(measured(fake[both].float(), real[both], head).cpu())
+            self._fake[name].append(fake[made & ~both].float().cpu())
+            self._real[name].append(real[has & ~both].cpu())
+
+    def compute(self) -> dict[str, float]:
+        """All measures by name, `error` first."""
+        if self._pairs["target"]:
+            means = {name: torch.cat(self._pairs[name]).mean(dim=0).tolist() for name in PAIR}
+            measures = {KEY: sum(means[name][0] for name in PAIR) / len(PAIR)}
+            for name in PAIR[::-1]:
+                mae, psnr, ssim = means[name]
+                space = self.spaces[name]
+                unit = (space.bounds[1] - space.bounds[0]) / 100 if space.units == "HU" else 1.0
+                measures |= {f"mae_{name}": mae * unit, f"psnr_{name}": psnr, f"ssim_{name}": ssim}
+            return measures
+        distances = {f"swd_{name}": self._distance(name) for name in PAIR[::-1]}
+        return {KEY: sum(distances.values()) / len(distances)} | distances
+
+    def completed(self, engine: Engine, name: Any) -> None:
+        """Put every measure under its own name."""
+        measures = self.compute()
+        engine.state.metrics |= measures | {str(name): measures[KEY]}
+
+    def _distance(self, name: str) -> float:
+        real, fake = ((torch.cat(parts)[:, 0].numpy() + 1) / 2 for parts in (self._real[name], self._fake[name]))
+        if not len(real) or not len(fake):
+            return float("nan")
+        some = [images[:: 1 + len(images) // MOST_IMAGES] for images in (real, fake)]
+        levels = swd(*some, self.seed, patches_per_image=32, projections=128)
+        return sum(levels.values()) / len(levels)
+
+
+def measured(fake: Tensor, real: Tensor, head: Tensor) -> Tensor:
+    """Of each image inside the head: mean absolute error in percent of the range, PSNR in dB, SSIM.
+
+    Args:
+        fake, real: (N, 1, H, W) in [-1, 1].
+        head: (N, 1, H, W), 1 inside and 0 outside.
+
+    Returns: (N, 3).
+    """
+    pixels = head.sum(dim=(1, 2, 3)).clamp_min(1)
+    difference = (fake - real) * head
+    mae = difference.abs().sum(dim=(1, 2, 3)) / pixels
+    mse = difference.square().sum(dim=(1, 2, 3)) / pixels
+    psnr = 10 * torch.log10(4 / mse.clamp_min(1e-10))
+    return torch.stack([50 * mae, psnr, 1 - masked_dissimilarity(fake, real, head)], dim=1)

@@ -1,0 +1,241 @@
+"""Training of a translation between two domains: on pairs, on images without partner, or on both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from ignite.engine import Engine
+from ignite.handlers import EMAHandler
+from torch import Tensor
+
+from medsynth.data.datalist.datalist import PAIR
+from medsynth.errors import MedsynthError, check_whole
+from medsynth.losses.adversarial import (
+    discriminator_hinge,
+    discriminator_least_squares,
+    generator_hinge,
+    generator_least_squares,
+)
+from medsynth.losses.regularization import kl_divergence
+from medsynth.losses.similarity import feature_distance, foreground, masked_dissimilarity, masked_l1
+from medsynth.models.translation.augmentation import Augmentation
+from medsynth.models.translation.domain_loader import DomainLoader
+from medsynth.models.translation.image_pool import ImagePool
+from medsynth.models.translation.network import Translator
+from medsynth.models.translation.unpaired_losses import place_distance, structure_distance
+from medsynth.nn.patch_discriminator import Discriminators
+from medsynth.training.adversarial_trainer import AdversarialTrainer, check_weights, frozen, losses
+
+OBJECTIVES = {
+    "least_squares": (generator_least_squares, discriminator_least_squares),
+    "hinge": (generator_hinge, discriminator_hinge),
+}
+
+
+@dataclass(frozen=True)
+class TranslationWeights:
+    """What each term counts in the loss of the generators; each is the mean of both directions.
+
+    Args:
+        l1: of pairs, mean absolute difference of translation and truth inside the head, in [-1, 1].
+        ssim: of pairs, 1 - SSIM of the two inside the head.
+        feature: of pairs, distance of the two in the discriminator's features.
+        adversarial: how real the discriminator finds the translation.
+        cycle: mean absolute difference of an image and what comes back from the other domain.
+        identity: mean absolute change of an image by the generator that leads to its own domain.
+        place: how differently translations and images of other patients are distributed at each place of the head.
+        structure: how differently edges lie in an image and in its translation.
+        kl: Kullback-Leibler divergence of the latent map in nats per pixel.
+    """
+
+    l1: float
+    ssim: float
+    feature: float
+    adversarial: float
+    cycle: float
+    identity: float
+    place: float
+    structure: float
+    kl: float
+
+    def __post_init__(self) -> None:
+        check_weights(self)
+
+
+@dataclass(frozen=True)
+class WithoutPartner:
+    """How images without partner teach.
+
+    Args:
+        variety: of `place`, what the variety of translations counts; see `place_distance`.
+        cycle_interval: where `place` can teach, batches from one that trains `adversarial`, `cycle` and `identity`,
+            which cost three times as much, to the next.
+    """
+
+    variety: float
+    cycle_interval: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.variety, (int, float)) or not 0 <= self.variety <= 1:
+            raise MedsynthError(f"variety is {self.variety!r}: give a number from 0 to 1")
+        check_whole("cycle_interval", self.cycle_interval, 1, "1 for every batch, or more")
+
+
+class TranslationTrainer(AdversarialTrainer):
+    """Per batch: update both generators, then both discriminators on the same fakes and on some of earlier steps.
+
+    Pairs train `l1`, `ssim` and `feature`; images without partner `adversarial`, `cycle`, `identity`, `structure` and,
+    in batches of one height, `place`; both `kl`.
+
+    Args:
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`; the loader is
+            a `DomainLoader`.
+        network: the generators.
+        discriminator: one of each domain.
+        network_optimizer, discriminator_optimizer: of the two.
+        ema: keeps the moving average of `network`, which validation and users see.
+        weights: of the loss terms. One of weight 0 is not computed, and discriminators that no term needs do not learn.
+        without_partner: how images without partner teach.
+        objective: of the adversarial game, `least_squares` or `hinge`.
+        all_terms_on_pairs: whether pairs train the terms of images without partner as well.
+        augmentation: of each batch.
+        pool_size: earlier fakes kept of each domain.
+
+    Raises:
+        MedsynthError: weights that leave some of the data without a term.
+
+    Reference: Zhu et al., CycleGAN, arXiv:1703.10593, eq. 3; for pairs, Isola et al., pix2pix, arXiv:1611.07004, eq. 4.
+    """
+
+    def __init__(
+        self,
+        network: Translator,
+        discriminator: Discriminators,
+        network_optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        ema: EMAHandler,
+        weights: TranslationWeights,
+        without_partner: WithoutPartner,
+        objective: str,
+        all_terms_on_pairs: bool,
+        augmentation: Augmentation,
+        pool_size: int,
+        **trainer_args,
+    ) -> None:
+        super().__init__(**trainer_args)
+        if objective not in OBJECTIVES:
+            raise MedsynthError(f"objective is {objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        require_terms(weights, all_terms_on_pairs, self.data_loader)
+        self.network, self.discriminator, self.ema = network, discriminator, ema
+        self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
+        self.weights, self.all_terms_on_pairs, self.augmentation = weights, all_terms_on_pairs, augmentation
+        self.without_partner = without_partner
+        self.generator_loss, self.discriminator_loss = OBJECTIVES[objective]
+        self.from_domain = {"source": network.source_to_target, "target": network.target_to_source}
+        self.judge = {"source": discriminator.source, "target": discriminator.target}
+        self.pools = {name: ImagePool(pool_size) for name in PAIR}
+        preprocessing = self.data_loader.dataset.preprocessing
+        self.calibrated = [preprocessing[name].modality == "ct" for name in PAIR]
+        self.average(ema)
+
+    def _iteration(self, engine: Engine, batch: dict[str, Tensor | bool]) -> dict[str, dict[str, Tensor]]:
+        batch = self.augmented(batch)
+        place = bool(self.weights.place and batch["same_height"])
+        cycle = not place or engine.state.iteration % self.without_partner.cycle_interval == 0
+        batch |= {"place": place, "cycle": cycle}
+        with self.autocast(), frozen(self.discriminator):
+            fake_target, forth = self.translated("source", "target", batch)
+            fake_source, back = self.translated("target", "source", batch)
+        terms = {name: (forth[name] + back[name]) / 2 for name in forth}
+        total = sum(getattr(self.weights, name) * term for name, term in terms.items())
+        self.update(self.network_optimizer, total, longest=1.0)
+
+        if terms.keys() & {"adversarial", "feature"}:
+            with self.autocast():
+                critics = [
+                    self.discriminator_loss(
+                        self.scores(name, middle(batch[name])), self.scores(name, self.pools[name].exchange(fake))
+                    )
+                    for name, fake in (("source", fake_source), ("target", fake_target))
+                ]
+            terms["discriminator"] = sum(critics) / 2
+            self.update(self.discriminator_optimizer, terms["discriminator"])
+        return losses(total=total, **terms)
+
+    def translated(self, here: str, there: str, batch: dict[str, Tensor | bool]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One direction: the images of `here` as those of `there`, (N, 1, H, W), and its terms of the loss."""
+        forth, back, weights = self.from_domain[here], self.from_domain[there], self.weights
+        image, other, position = batch[here], batch[there], batch[f"{here}_position"]
+        real, truth = middle(image), middle(other)
+        head = foreground(real, truth)
+        fake, mean, log_variance = forth.translate(image, position, sample=True)
+        terms = {"kl": kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel()}
+        if batch["paired"]:
+            if weights.l1:
+                terms["l1"] = masked_l1(fake, truth, head)
+            if weights.ssim:
+                terms["ssim"] = masked_dissimilarity(fake, truth, head).mean()
+            if weights.feature:
+                with torch.no_grad():
+                    wanted = self.features(there, truth)
+                terms["feature"] = feature_distance(self.features(there, fake), wanted)
+        if not batch["paired"] or self.all_terms_on_pairs:
+            if batch["place"]:
+                terms["place"] = place_distance(
+                    fake, truth, head.amax(dim=0, keepdim=True), self.without_partner.variety
+                )
+            if weights.structure:
+                terms["structure"] = structure_distance(fake, real, head)
+            if batch["cycle"] and weights.adversarial:
+                terms["adversarial"] = self.generator_loss(self.scores(there, fake))
+            if batch["cycle"] and weights.cycle:
+                again = back.translate(fake.expand_as(image), position, sample=True)[0]
+                terms["cycle"] = masked_l1(again, real, foreground(real))
+            if batch["cycle"] and weights.identity:
+                same = forth.translate(other, batch[f"{there}_position"], sample=True)[0]
+                terms["identity"] = masked_l1(same, truth, foreground(truth))
+        return fake, terms
+
+    def scores(self, domain: str, image: Tensor) -> list[Tensor]:
+        """What the discriminator of a domain thinks of images (N, 1, H, W), one map a scale."""
+        return [scores for scores, _ in self.judge[domain](image)]
+
+    def features(self, domain: str, image: Tensor) -> list[Tensor]:
+        """What the discriminator of a domain sees in images (N, 1, H, W), at all scales and layers."""
+        return [layer for _, features in self.judge[domain](image) for layer in features]
+
+    @torch.no_grad()
+    def augmented(self, batch: dict[str, Tensor | bool]) -> dict[str, Tensor | bool]:
+        """The batch, changed at random; both images of a pair alike, and images without partner all alike."""
+        images = self.augmentation([batch[name] for name in PAIR], self.calibrated, together=not batch["paired"])
+        images = [image.contiguous(memory_format=torch.channels_last) for image in images]
+        times = len(images[0]) // len(batch["source"])
+        positions = {name: batch[name].repeat(times) for name in ("source_position", "target_position")}
+        return batch | dict(zip(PAIR, images, strict=True)) | positions
+
+    def stateful(self) -> dict[str, object]:
+        """And the earlier fakes."""
+        return super().stateful() | {f"{name}_pool": pool for name, pool in self.pools.items()}
+
+
+def middle(slices: Tensor) -> Tensor:
+    """(N, 1 + 2 * neighbours, H, W) -> the slice between its neighbours, (N, 1, H, W)."""
+    place = slices.shape[1] // 2
+    return slices[:, place : place + 1]
+
+
+def require_terms(weights: TranslationWeights, all_terms_on_pairs: bool, loader: DomainLoader) -> None:
+    """Refuse weights that leave some of the data without a term to learn from."""
+    of_pairs = weights.l1 or weights.ssim or weights.feature
+    of_unpaired = weights.adversarial or weights.cycle or weights.place
+    if loader.has_unpaired and not of_unpaired:
+        raise MedsynthError(
+            "some training images have no partner, and the weights of what they can train, place, adversarial and "
+            "cycle, are 0: list pairs alone, or give --weights#place 1"
+        )
+    if loader.has_pairs and not of_pairs and not (all_terms_on_pairs and of_unpaired):
+        raise MedsynthError(
+            "the weights of what pairs train, l1, ssim and feature, are 0: give --weights#l1 1, --paired false to "
+            "forget who is whose partner, or --all_terms_on_pairs true"
+        )

@@ -1,0 +1,1 @@
+"""The VQ-VAE and the priors over its codes."""

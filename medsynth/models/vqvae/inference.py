@@ -1,0 +1,118 @@
+"""What a user gets from a trained VQ-VAE: code maps of images, images of code maps, and new images from a prior."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from medsynth.errors import MedsynthError
+from medsynth.inference.generate import Request, check_batch_size, check_request, sampled, square, write_images
+from medsynth.inference.image_folder import ImageFolder
+from medsynth.inference.reconstruct import reconstruct
+from medsynth.models.vqvae.map_inference import bits_per_pixel, decode, encode, entropy_per_pixel
+from medsynth.models.vqvae.network import SliceVqVae
+from medsynth.run.recipe import LoadedModel
+
+MODES = {"generate": False, "reconstruct": True, "encode": True, "decode": True}
+"""And whether they need an input."""
+
+log = logging.getLogger(__name__)
+
+
+def stage_one(model: LoadedModel) -> LoadedModel:
+    """The model with the VQ-VAE in place of a prior that holds one."""
+    return replace(model, network=getattr(model.network, "stage_one", model.network))
+
+
+def is_prior(model: LoadedModel) -> bool:
+    """Whether it can draw code maps."""
+    return hasattr(model.network, "stage_one")
+
+
+class CodeInferer(Inferer):
+    """Brings slices through a VQ-VAE, and counts the codes that they take.
+
+    Attributes:
+        usage: (num_codes,), how often each was chosen so far; None before the first slice.
+    """
+
+    def __init__(self) -> None:
+        self.usage: Tensor | None = None
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any) -> Tensor:
+        """(N, 1, H, W) -> reconstructions; what else is known of them makes no difference."""
+        indices = network.encode_indices(inputs)
+        counts = indices.flatten().bincount(minlength=network.num_codes).cpu()
+        self.usage = counts if self.usage is None else self.usage + counts
+        return network.decode_indices(indices)
+
+
+class VqVaeInference:
+    """Writes what is asked for to a folder.
+
+    Args:
+        model: from `load_model`, a VQ-VAE or a prior that holds one.
+        output: the folder.
+        inferer: calls the VQ-VAE on a batch of slices.
+        mode: `generate`: images from a prior; `reconstruct`: the inputs as their codes describe them; `encode`: their
+            code maps; `decode`: images of code maps.
+        request: what to generate.
+        inputs: what to reconstruct, encode or decode, from `find_inputs`.
+        batch_size: slices at a time.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        output: ImageFolder,
+        inferer: CodeInferer,
+        mode: str,
+        request: Request,
+        inputs: Sequence[dict[str, Any]],
+        batch_size: int,
+    ) -> None:
+        check_request(stage_one(model), SliceVqVae, "VQ-VAE or of a prior over its codes", mode, MODES, bool(inputs))
+        check_batch_size(batch_size)
+        if mode == "encode" and output.format == "png":
+            raise MedsynthError("mode is encode and format is png, and code maps are NIfTI files: leave format out")
+        if mode == "generate" and not is_prior(model):
+            raise MedsynthError(
+                "the checkpoint is of stage one, which knows no distribution of code maps: train a prior "
+                "(bundles/vqvae/train_prior.json) and give its model.pt, or choose --mode reconstruct, encode or decode"
+            )
+        self.model, self.output, self.inferer = model, output, inferer
+        self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
+
+    def run(self) -> None:
+        """Do it."""
+        if self.mode == "generate":
+            count, condition = self.request.num_images, self.request.condition(self.model)
+            drawn = sampled(self.model.network.sample, self.request, condition)
+            write_images(drawn, count, self.request, self.model, self.output, square(count))
+            return
+        model = stage_one(self.model)
+        if self.mode == "decode":
+            decode(self.inputs, model, self.output, self.batch_size)
+            return
+        if self.mode == "encode":
+            usage = encode(self.inputs, model, self.output, self.batch_size)
+        else:
+            reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
+            usage = self.inferer.usage
+        log.info(
+            "%.3f bits a pixel: %d codes, one for %d x %d pixels; %.3f if codes are written by how often they come",
+            bits_per_pixel(model.network),
+            model.network.num_codes,
+            *(model.network.stride,) * 2,
+            entropy_per_pixel(model.network, usage),
+        )
+
+
+def generator_of(model: LoadedModel, output: ImageFolder, request: Request) -> VqVaeInference | None:
+    """What draws images from a prior; None of a model that holds none."""
+    return VqVaeInference(model, output, CodeInferer(), "generate", request, [], 1) if is_prior(model) else None

@@ -1,0 +1,194 @@
+"""Code maps as files: a volume's indices as NIfTI that lies over it, and back to images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.errors import MedsynthError
+from medsynth.inference.generate import slice_space
+from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits, in_rows, spread
+from medsynth.inference.reconstruct import MOST_SHOWN, Stack, check_outside, input_digest, read_stacks
+from medsynth.models.vqvae.codebook import code_colours, perplexity
+from medsynth.models.vqvae.network import SliceVqVae
+from medsynth.nn.resampling import repeat
+from medsynth.run.recipe import LoadedModel
+
+MOST_CODES = np.iinfo(np.uint16).max  # of a map; the value after the last code marks slices that were left out
+
+log = logging.getLogger(__name__)
+
+
+@torch.inference_mode()
+def encode(inputs: Sequence[dict[str, Any]], model: LoadedModel, output: ImageFolder, batch_size: int) -> Tensor:
+    """Write the code map of each input, numbered in the order of the inputs.
+
+    A map's voxels are `stride` times as wide as the slices' pixels, so that it lies over the input. Its sidecar has
+    what `decode` needs for the input's units.
+
+    Args:
+        inputs: from `find_inputs`.
+        batch_size: slices at a time.
+
+    Returns: (num_codes,), how often each code was chosen.
+    """
+    check_outside(inputs, output)
+    network: SliceVqVae = model.network
+    if network.num_codes > MOST_CODES:
+        raise MedsynthError(
+            f"{network.num_codes} codes don't fit into a file of 16-bit numbers: use {MOST_CODES} at most"
+        )
+    device, coarser = network.codebook.codes.device, _coarser(network.stride)
+    colours, total = code_colours(network.codebook).cpu(), torch.zeros(network.num_codes)
+    shown: list[tuple[Tensor, Tensor]] = []
+    for index, entry, stack in read_stacks(inputs, model):
+        indices = torch.cat([network.encode_indices(part.to(device)).cpu() for part in stack.slices.split(batch_size)])
+        usage = indices.flatten().bincount(minlength=network.num_codes)
+        total += usage
+        places = stack.places
+        volume = np.full((*indices.shape[1:], places[-1] + 1), network.num_codes, dtype=np.uint16)
+        volume[..., places] = np.moveaxis(indices.numpy(), 0, -1)
+        name = f"encode_{index:0{digits(len(inputs))}d}"
+        facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(indices)}
+        facts |= {"Bits_per_pixel": round(bits_per_pixel(network), 4)}
+        facts |= {"Entropy_per_pixel": round(entropy_per_pixel(network, usage), 4)}
+        sidecar = {"Codes": network.num_codes, "Stride": network.stride, "CodebookDigest": codebook_digest(network)}
+        sidecar |= {"Units": "index of a code; one beyond the last: slice left out"}
+        sidecar |= {"InputDigest": input_digest(entry["image"])}
+        if stack.space.bounds is not None:
+            sidecar["IntensityBounds"] = list(stack.space.bounds)
+        output.write(name, volume, stack.affine @ coarser, facts, sidecar)
+        output.tell(name, Source.of(entry))
+        if len(shown) < MOST_SHOWN:
+            some = spread(len(indices), max(1, MOST_SHOWN // len(inputs)))
+            maps = repeat(colours[indices[some]].movedim(-1, 1), network.stride)
+            shown += zip(stack.slices[some].expand(-1, 3, -1, -1), maps, strict=True)
+    columns = min(GRID_COLUMNS, len(shown))
+    whole_rows = shown[: len(shown) // columns * columns]
+    output.finish(torch.stack(in_rows(columns, *zip(*whole_rows, strict=True))), columns)
+    log.info("%d of %d inputs are encoded in %s", len(output.rows), len(inputs), output.folder)
+    return total
+
+
+@torch.inference_mode()
+def decode(inputs: Sequence[dict[str, Any]], model: LoadedModel, output: ImageFolder, batch_size: int) -> None:
+    """Write the image of each code map, numbered in the order of the inputs.
+
+    Args:
+        inputs: from `find_inputs`.
+        batch_size: slices at a time.
+
+    Raises:
+        MedsynthError: a map that is not of this model's codes; nothing is written then.
+    """
+    check_outside(inputs, output)
+    network: SliceVqVae = model.network
+    finer, space = np.linalg.inv(_coarser(network.stride)), slice_space(model)
+    for entry in inputs:
+        read_code_map(entry["image"], network, space)
+    shown: list[Tensor] = []
+    for index, entry in enumerate(tqdm(inputs, desc="decoding")):
+        indices, stack = read_code_map(entry["image"], network, space)
+        device = network.codebook.codes.device
+        parts = [network.decode_indices(part.to(device)).cpu() for part in indices.split(batch_size)]
+        images = torch.cat(parts)
+        name = f"decode_{index:0{digits(len(inputs))}d}"
+        facts = {"Index": index, "Slices": len(images)}
+        sidecar = {"Units": stack.space.units, "InputDigest": input_digest(entry["image"])}
+        output.write(name, stack.volume(images), stack.affine @ finer, facts, sidecar)
+        output.tell(name, Source.of(entry))
+        if len(shown) < MOST_SHOWN:
+            shown += images[spread(len(images), max(1, MOST_SHOWN // len(inputs)))]
+    output.finish(torch.stack(shown), min(GRID_COLUMNS, len(shown)))
+    log.info("%d code maps are decoded in %s", len(inputs), output.folder)
+
+
+def read_code_map(path: str, network: SliceVqVae, space: SliceSpace) -> tuple[Tensor, Stack]:
+    """Indices (N, h, w) of a file, and the places, the affine of the map and the units of the image that it stands for.
+
+    Raises:
+        MedsynthError: it is no code map, or not one of this network.
+    """
+    sidecar = _sidecar(Path(path))
+    for name, own in (("Codes", network.num_codes), ("CodebookDigest", codebook_digest(network))):
+        if name in sidecar and sidecar[name] != own:
+            raise MedsynthError(
+                f"{path} was encoded with another codebook ({name} {sidecar[name]}, and the checkpoint's is {own}): "
+                "give the model.pt that it was encoded with"
+            )
+    try:
+        image = nib.load(path)
+        values = np.asarray(image.dataobj)
+    except Exception as error:  # on damaged bytes, the libraries raise whatever comes
+        raise MedsynthError(f"{path} cannot be read as a NIfTI file of code indices: {error}") from error
+    values = values[..., None] if values.ndim == 2 else values
+    _check_indices(path, values, network)
+    places = np.flatnonzero((values != network.num_codes).any(axis=(0, 1)))
+    indices = torch.from_numpy(np.moveaxis(values[..., places], -1, 0).astype(np.int64))
+    if bounds := sidecar.get("IntensityBounds"):
+        space = replace(space, bounds=(float(bounds[0]), float(bounds[1])))
+    return indices, Stack(torch.empty(0), places, torch.empty(0), image.affine, space)
+
+
+def _check_indices(path: str, values: np.ndarray, network: SliceVqVae) -> None:
+    side = network.image_size // network.stride
+    if values.ndim != 3 or values.shape[:2] != (side, side):
+        raise MedsynthError(
+            f"{path} is {' x '.join(map(str, values.shape))}, and code maps of this model are {side} x {side} a slice "
+            f"(image_size {network.image_size}): give maps that it encoded, or the model.pt that these are of"
+        )
+    if not np.issubdtype(values.dtype, np.number) or (values != np.round(values)).any():
+        raise MedsynthError(
+            f"{path} holds values that are not whole: give a map of code indices, as --mode encode does"
+        )
+    used = values[..., (values != network.num_codes).any(axis=(0, 1))]
+    if not used.size or used.min() < 0 or used.max() >= network.num_codes:
+        found = f"indices from {used.min():g} to {used.max():g}" if used.size else "no index"
+        raise MedsynthError(
+            f"{path} holds {found}, and this model's {network.num_codes} codes are 0 to {network.num_codes - 1}: give "
+            "the model.pt that it was encoded with"
+        )
+
+
+def bits_per_pixel(network: SliceVqVae) -> float:
+    """That a code map takes when every index is written with equally many bits."""
+    return math.log2(network.num_codes) / network.stride**2
+
+
+def entropy_per_pixel(network: SliceVqVae, usage: Tensor) -> float:
+    """Bits a pixel that a code map takes when frequent codes are written with fewer bits: the entropy of `usage`."""
+    return math.log2(perplexity(usage)) / network.stride**2
+
+
+def codebook_digest(network: SliceVqVae) -> str:
+    """SHA-256 of the codes: equal for a stage-one model and for a prior that holds it."""
+    return hashlib.sha256(network.codebook.codes.cpu().numpy().tobytes()).hexdigest()
+
+
+def _coarser(stride: int) -> np.ndarray:
+    """Voxel indices (row, column, slice) of a code map -> those of its slices, at the middle of each code's place."""
+    middle = (stride - 1) / 2
+    return nib.affines.from_matvec(np.diag([stride, stride, 1.0]), [middle, middle, 0])
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """What stands beside a map, {} if nothing does."""
+    try:
+        content = json.loads(path.with_name(path.name.split(".nii")[0] + ".json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

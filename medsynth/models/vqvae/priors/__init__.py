@@ -1,0 +1,1 @@
+"""Priors over the code maps of a VQ-VAE."""

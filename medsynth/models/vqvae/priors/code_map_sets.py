@@ -1,0 +1,64 @@
+"""A set of slices as the frozen stage one sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medsynth.data.datasets.slices import SliceDataset
+from medsynth.models.vqvae.code_usage import warn_of_collapse
+from medsynth.models.vqvae.codebook import perplexity
+from medsynth.models.vqvae.network import SliceVqVae
+
+CHUNK = 64  # slices encoded at a time
+SHOWN_FROM = 8  # chunks; fewer are encoded before anyone wonders
+
+
+class CodeMaps:
+    """Code maps of slices, and what else a prior wants to know of each, made once and kept in memory.
+
+    Args:
+        dataset: the slices.
+        stage_one: makes code maps of them.
+        flip: keep mirrored slices as well.
+        describe: images (N, 1, H, W) -> what to keep of each beside its codes, (N, features).
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        dataset: SliceDataset,
+        stage_one: SliceVqVae,
+        flip: bool = False,
+        describe: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.dataset, self.copies = dataset, 1 + flip
+        indices, described = [], []
+        for mirrored in range(self.copies):
+            chunks = torch.arange(len(dataset)).split(CHUNK)
+            for chunk in tqdm(chunks, desc="encoding", leave=False, disable=len(chunks) < SHOWN_FROM):
+                images = dataset.read(chunk.numpy())[:, None].float().to(stage_one.codebook.codes.device)
+                images = images.flip(-1) if mirrored else images
+                indices.append(stage_one.encode_indices(images).to(torch.int32))
+                if describe is not None:
+                    described.append(describe(images))
+        self._indices = torch.cat(indices)
+        self._described = torch.cat(described) if described else None
+        used = torch.bincount(self._indices.flatten(), minlength=stage_one.num_codes)
+        warn_of_collapse(perplexity(used), stage_one.num_codes)
+
+    def all(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Code maps (M, h, w), what is kept beside them (M, features), labels and positions (M,)."""
+        facts = self.dataset.facts(np.arange(len(self.dataset)))
+        conditions = (facts[name].repeat(self.copies) for name in ("label", "position"))
+        return self._indices, self._described, *conditions
+
+    def of(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Code maps (N, h, w) of the slices `index` (N,), mirrored at random if those are kept; and what is beside."""
+        if self.copies > 1:
+            index = index + len(self.dataset) * torch.randint(self.copies, index.shape, device=index.device)
+        return self._indices[index].long(), None if self._described is None else self._described[index]

@@ -1,0 +1,127 @@
+"""A transformer prior over the codes of a VQ-VAE: draws a map code by code, row after row.
+
+Reference: Esser et al., arXiv:2012.09841, section 3.2; the network is MONAI's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.networks.blocks import TransformerBlock
+from monai.networks.nets import DecoderOnlyTransformer
+from torch import Tensor
+
+from medsynth.errors import MedsynthError
+from medsynth.models.vqvae.priors.base import CodePrior
+from medsynth.nn.conditioning import TrainingConditions
+
+POSITION_BINS = 32
+
+
+class CodeTransformer(CodePrior):
+    """The probability of each code, given all before it, the class and the slice position.
+
+    The first token stands for class and position together.
+
+    Args:
+        stage_one: arguments of its `SliceVqVae`.
+        features: of a token.
+        layers, heads: of attention.
+        dropout: of tokens, in training.
+        num_classes: classes of the training set; 0 ignores labels.
+        use_position: whether the slice position is told.
+
+    Attributes:
+        conditions: classes and positions of training slices, for samples that are asked for without.
+    """
+
+    def __init__(
+        self,
+        stage_one: dict[str, Any],
+        features: int = 128,
+        layers: int = 6,
+        heads: int = 4,
+        dropout: float = 0.1,
+        num_classes: int = 0,
+        use_position: bool = True,
+    ) -> None:
+        super().__init__(stage_one)
+        if features % heads:
+            raise MedsynthError(f"features is {features}, which {heads} heads don't divide: give a multiple of {heads}")
+        self.num_classes, self.use_position = num_classes, use_position
+        self.conditions = TrainingConditions(num_classes)
+        self.transformer = DecoderOnlyTransformer(
+            num_tokens=self.stage_one.num_codes + (num_classes + 1) * (POSITION_BINS + 1),
+            max_seq_len=self.grid**2,
+            attn_layers_dim=features,
+            attn_layers_depth=layers,
+            attn_layers_heads=heads,
+            embedding_dropout_rate=dropout,
+            use_flash_attention=True,
+        )
+
+    def first_tokens(self, labels: Tensor, positions: Tensor) -> Tensor:
+        """What stands for labels (N,), -1 if unknown, and positions (N,), NaN if unknown: (N,) tokens."""
+        row = labels % (self.num_classes + 1) if self.num_classes else torch.zeros_like(labels)
+        bins = (positions.nan_to_num() * POSITION_BINS).long().clamp(0, POSITION_BINS - 1)
+        unknown = positions.isnan() if self.use_position else torch.ones_like(positions, dtype=torch.bool)
+        return self.stage_one.num_codes + row * (POSITION_BINS + 1) + bins.masked_fill(unknown, POSITION_BINS)
+
+    def logits(self, indices: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        """Code maps (N, h, w) -> (N, h * w, num_codes): of each code, given those before it."""
+        tokens = torch.cat([self.first_tokens(labels, positions)[:, None], indices.flatten(1)[:, :-1]], dim=1)
+        return self.transformer(tokens)[..., : self.stage_one.num_codes].float()
+
+    def surprise(self, indices: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        """Code maps (N, h, w) -> (N,): negative log-likelihood, in nats a code."""
+        logits = self.logits(indices, labels, positions)
+        return F.cross_entropy(logits.transpose(1, 2), indices.flatten(1), reduction="none").mean(dim=1)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, label: Tensor, position: Tensor) -> Tensor:
+        """Images (N, 1, H, W) -> (N,): how surprising their code maps are, in nats a code."""
+        return self.surprise(self.stage_one.encode_indices(images), label, position)
+
+    def draw(self, count: int, label: int | None, position: float | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Code maps (count, h, w), their labels and positions, by torch's own random state."""
+        labels, positions = self.conditions.sample(count, label, position)
+        tokens, places = self.first_tokens(labels, positions), self.grid**2
+        heads = self.transformer.attn_layers_heads
+        shape = (2, count, heads, places, self.transformer.attn_layers_dim // heads)
+        memory = [torch.empty(shape, device=tokens.device) for _ in self.transformer.blocks]
+        drawn = []
+        for place in range(places):
+            tokens = self.next_logits(tokens, place, memory).softmax(dim=1).multinomial(1).squeeze(1)
+            drawn.append(tokens)
+        return torch.stack(drawn, dim=1).unflatten(1, (self.grid, self.grid)), labels, positions
+
+    def next_logits(self, tokens: Tensor, place: int, memory: list[Tensor]) -> Tensor:
+        """What `logits` says after the tokens (N,) at `place`, from what the layers remember of those before.
+
+        MONAI's network starts over at every place, which takes as many times as long as there are places.
+
+        Args:
+            memory: a layer, keys and values (2, N, heads, h * w, features / heads); those of `place` are added.
+
+        Returns: (N, num_codes).
+        """
+        network = self.transformer
+        features = network.token_embeddings(tokens) + network.position_embeddings.embedding.weight[place]
+        for block, remembered in zip(network.blocks, memory, strict=True):
+            features = features + _attended(block, block.norm1(features), place, remembered)
+            features = features + block.mlp(block.norm2(features))
+        return network.to_logits(features)[:, : self.stage_one.num_codes].float()
+
+
+def _attended(block: TransformerBlock, features: Tensor, place: int, memory: Tensor) -> Tensor:
+    """What the token at `place`, (N, features), makes of itself and those before it."""
+    attention = block.attn
+    query, key, value = (
+        layer(features).unflatten(1, (attention.num_heads, -1))
+        for layer in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    memory[0, :, :, place], memory[1, :, :, place] = key, value
+    seen = memory[..., : place + 1, :]
+    return attention.out_proj(F.scaled_dot_product_attention(query[:, :, None], *seen).flatten(1))

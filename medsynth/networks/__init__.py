@@ -1,1 +1,0 @@
-"""Networks, one paper a file."""

@@ -1,0 +1,1 @@
+"""A trained system as a bundle of MONAI's model zoo."""

@@ -1,0 +1,221 @@
+"""Mistakes in a configuration, found before anything is built, and how they are shown."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+import threading
+from collections.abc import Iterator
+from pydoc import locate
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
+from monai.utils import ensure_tuple
+from tqdm import tqdm
+
+from medsynth.errors import MedsynthError, as_line, is_number
+from medsynth.run.log import keep_traceback
+
+_JSON_WORDS = {"true": True, "false": False, "null": None}
+_MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
+
+
+def check_config() -> None:
+    """For a config's `initialize`: refuse misspelt overrides, and show mistakes in one line from here on."""
+    show_mistakes_in_one_line()
+    parser, config_files = find_config()
+    if parser is not None and config_files:
+        check_overrides(parser, config_files)
+
+
+def check_overrides(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
+    """Refuse misspelt keys, words for numbers and a device that is not there, and read JSON's words."""
+    given = ConfigParser.load_config_file(config_files[0])
+    refuse_unknown_keys(parser, given, config_files[0])
+    read_json_words(parser)
+    refuse_other_kinds(given, parser.config)
+    refuse_missing_device(parser.config.get("device"))
+
+
+def refuse_missing_device(device: Any) -> None:
+    """Refuse a device that PyTorch does not know or this machine does not have; expressions choose for themselves.
+
+    Raises:
+        MedsynthError: with what to give instead.
+    """
+    if not isinstance(device, str) or _is_expression(device):
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MedsynthError(
+            f"device {device} cannot be used ({str(error).splitlines()[0].rstrip('.')}): give --device cpu, or leave "
+            "it out, and a GPU is taken where there is one"
+        ) from error
+
+
+def json_word(value: Any) -> Any:
+    """`true`, `false` and `null` as JSON means them, which the command line hands over as text; others as they are."""
+    return _JSON_WORDS.get(value, value) if isinstance(value, str) else value
+
+
+def read_json_words(parser: ConfigParser) -> None:
+    """Give every `true`, `false` and `null` of the command line its meaning, in all that is not yet built."""
+    _read_words_below(parser.config)
+    for item in parser.ref_resolver.items.values():
+        item.update_config(json_word(item.get_config()))
+    resolved = parser.ref_resolver.resolved_content
+    resolved |= {id: json_word(value) for id, value in resolved.items() if isinstance(value, str)}
+
+
+def _read_words_below(config: Any) -> None:
+    if isinstance(config, (dict, list)):
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            config[key] = json_word(value)
+            _read_words_below(value)
+
+
+def find_config() -> tuple[ConfigParser | None, tuple[str, ...]]:
+    """The parser that is building the caller, and the files that `monai.bundle` gave it; (None, ()) outside of one.
+
+    MONAI hands neither to the objects it builds, so they are looked up in the calls that led here.
+    """
+    parser: ConfigParser | None = None
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if parser is None and isinstance(owner, ConfigParser):
+            parser = owner
+        in_monai = str(frame.f_globals.get("__name__", "")).startswith("monai.bundle")
+        if parser is not None and in_monai and frame.f_locals.get("config_file"):
+            return parser, ensure_tuple(frame.f_locals["config_file"])
+        frame = frame.f_back
+    return parser, ()
+
+
+def refuse_unknown_keys(parser: ConfigParser, given: dict[str, Any], config_file: str) -> None:
+    """Refuse each key that `given`, the config file's content, lacks and nothing takes; MONAI would add it silently.
+
+    A new key is taken if the `_target_` beside it has a parameter of that name, or if another entry refers to it.
+
+    Raises:
+        MedsynthError: with the nearest valid key.
+    """
+    workflow_ids = {"initialize", "run", "finalize"}
+    referred = set(_references(parser.config))
+    for path, siblings in _new_keys(given, parser.config, parser.locator):
+        key = "#".join(path)
+        if key in referred or key in workflow_ids:
+            continue
+        beside = {sibling: "#".join([*path[:-1], sibling]) for sibling in siblings if sibling not in _MONAI_KEYS}
+        near = _nearest(path[-1], beside) or _nearest(path[-1], dict(_leaves(given)))
+        advice = f"the nearest valid key is '{near}'" if near else f"valid keys there are {', '.join(beside)}"
+        raise MedsynthError(f"'{key}': no such key in {config_file}: {advice}")
+
+
+def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
+    """Refuse what is no number where `given`, the config file's content, has one, and so for true and false.
+
+    Null and expressions are taken: what they mean is for those who use them.
+
+    Raises:
+        MedsynthError: with the key, what it is, and what to give.
+    """
+    if isinstance(given, (dict, list)) and type(given) is type(merged):
+        old, new = (dict(enumerate(entry)) if isinstance(entry, list) else entry for entry in (given, merged))
+        for key in (key for key in old if key in new):
+            refuse_other_kinds(old[key], new[key], f"{above}#{key}" if above else str(key))
+    elif merged is None or _is_expression(merged):
+        return
+    elif isinstance(given, bool) and not isinstance(merged, bool):
+        raise MedsynthError(f"{above} is {merged!r}: give true or false")
+    elif is_number(given) and not is_number(merged):
+        raise MedsynthError(f"{above} is {merged!r}: give a number, such as {given}")
+
+
+def _is_expression(value: Any) -> bool:
+    """Whether MONAI makes something else of it, an expression or a reference."""
+    return isinstance(value, str) and value.startswith(("$", "@"))
+
+
+def _nearest(name: str, keys: dict[str, str]) -> str | None:
+    """The key whose last part, by which `keys` lists it, is most like `name`."""
+    matches = difflib.get_close_matches(name, keys, n=1)
+    return keys[matches[0]] if matches else None
+
+
+def _leaves(entry: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Last part and whole of every key in nested dictionaries."""
+    for name, value in entry.items():
+        yield name, above + name
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}#")
+
+
+def _new_keys(
+    given: Any, merged: Any, locator: ComponentLocator, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Paths in `merged` that `given` lacks and no `_target_` takes, each with the names that are valid in its place."""
+    if isinstance(given, list) and isinstance(merged, list):
+        for i, (old, new) in enumerate(zip(given, merged, strict=False)):
+            yield from _new_keys(old, new, locator, (*path, str(i)))
+    if not (isinstance(given, dict) and isinstance(merged, dict)):
+        return
+    for name in (name for name in given if name in merged):
+        yield from _new_keys(given[name], merged[name], locator, (*path, name))
+    new = merged.keys() - given.keys() - _MONAI_KEYS
+    parameters = _parameters(merged, locator) if new else []
+    if parameters is not None:
+        yield from (((*path, name), sorted({*given, *parameters})) for name in sorted(new.difference(parameters)))
+
+
+def _parameters(entry: dict[str, Any], locator: ComponentLocator) -> list[str] | None:
+    """Names that the entry's `_target_` takes: [] if it has none, None if it takes any or cannot be asked."""
+    if "_target_" not in entry:
+        return []
+    target = ConfigComponent(entry, locator=locator).resolve_module_name()
+    try:
+        parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
+
+
+def _references(entry: Any) -> Iterator[str]:
+    """Ids that `entry` refers to, and the ids above them, written with `#`."""
+    if isinstance(entry, dict):
+        entry = list(entry.values())
+    if isinstance(entry, list):
+        for item in entry:
+            yield from _references(item)
+    elif isinstance(entry, str):
+        for reference in ReferenceResolver.match_refs_pattern(entry):
+            parts = ReferenceResolver.split_id(reference)
+            yield from ("#".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def show_mistakes_in_one_line() -> None:
+    """From here on a MedsynthError that nobody caught is one line on stderr; the exit status stays 1."""
+    sys.excepthook, threading.excepthook = _show, _show_of_thread
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    line = "interrupted" if isinstance(error, KeyboardInterrupt) else as_line(error)
+    keep_traceback(line or repr(error), error)
+    if line is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        tqdm.write(line, file=sys.stderr)
+
+
+def _show_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A disk that TensorBoard's thread found full is told when the thread is waited for."""
+    if isinstance(failed.exc_value, OSError):
+        keep_traceback(repr(failed.exc_value), failed.exc_value)
+    else:
+        threading.__excepthook__(failed)

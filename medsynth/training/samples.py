@@ -1,0 +1,67 @@
+"""Pictures of what the generator makes, as training goes."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+from ignite.engine import Engine, Events
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from medsynth.storage import write_bytes
+from medsynth.training import random_state
+
+if TYPE_CHECKING:
+    from medsynth.run.run import Run
+
+
+class SampleGrid:
+    """Draws the same latents again and again: `samples/epoch_0000.png` untrained, then every few epochs and at the end.
+
+    Untrained is a run that has begun, with all that the engine does before its first step.
+
+    Args:
+        interval_epochs: between two pictures.
+        count: of images in one; a square number fills it.
+    """
+
+    def __init__(self, run: Run, interval_epochs: int = 5, count: int = 81) -> None:
+        self.run = run
+        self.interval_epochs = interval_epochs
+        self.count = count
+        self._last_drawn: int | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Draw during `engine`'s run, on the main process alone."""
+        if not self.run.is_main:
+            return
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval_epochs), self._draw)
+        engine.add_event_handler(Events.COMPLETED | Events.INTERRUPT, self._complete)
+
+    def pictures(self, engine: Engine) -> tuple[Tensor, int]:
+        """Images (M, C, H, W) in [-1, 1] on the CPU, and how many of them make a row."""
+        return engine.sample(self.count, self.run.seed), round(self.count**0.5)
+
+    def _begin(self, engine: Engine) -> None:
+        if engine.state.iteration == 0:
+            self._draw(engine)
+
+    def _complete(self, engine: Engine) -> None:
+        if engine.state.iteration not in (self.run.start_iteration, self._last_drawn):
+            self._draw(engine)
+
+    def _draw(self, engine: Engine) -> None:
+        iteration = engine.state.iteration
+        self._last_drawn = iteration
+        with random_state.untouched():
+            images, columns = self.pictures(engine)
+        grid = make_grid((images + 1) / 2, nrow=columns).clamp(0, 1)
+        epoch = math.ceil(iteration / engine.state.epoch_length)
+        picture = io.BytesIO()
+        save_image(grid, picture, format="png")
+        write_bytes(self.run.folder / "samples" / f"epoch_{epoch:04d}.png", picture.getvalue())
+        with self.run.tensorboard(iteration) as writer:
+            writer.add_image("samples", grid, iteration)

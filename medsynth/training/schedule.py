@@ -1,0 +1,152 @@
+"""Learning rates that follow how much of a run is over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ignite.engine import Engine, Events
+from torch.optim import Optimizer
+
+from medsynth import distributed
+from medsynth.errors import MedsynthError, check_whole
+
+if TYPE_CHECKING:
+    from medsynth.run.run import Run
+
+
+class Schedule:
+    """Sets learning rates before each iteration, from the share of the run that is over.
+
+    The share follows iterations or the clock, whichever is further; so a run with `max_minutes` ends with the rate that
+    it should end with. After such an end, the same command spreads the rest of the schedule over its own time.
+
+    Subclasses say which part of the full rate is left, in `factor`.
+
+    Args:
+        optimizers: whose rates are set.
+        max_minutes: of this process, as `TimeLimit` has it; None: iterations alone count, and a resumed run has the
+            rates of one in a piece.
+    """
+
+    def __init__(self, run: Run, optimizers: Sequence[Optimizer], max_minutes: float | None = None) -> None:
+        self.run = run
+        self.max_minutes = max_minutes
+        self.optimizers = optimizers
+        self._full_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+
+    def attach(self, engine: Engine) -> None:
+        """Set the rates of `engine`'s optimizers."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._set)
+
+    def share(self, engine: Engine) -> float:
+        """How much of the run is over, from 0 to 1."""
+        state = engine.state
+        by_iterations = (state.iteration - 1) / (state.max_epochs * state.epoch_length)
+        return min(1.0, max(by_iterations, self.clock_share(engine)))
+
+    def clock_share(self, engine: Engine) -> float:
+        """How much of it is over by the clock of `max_minutes`; 0 without a limit."""
+        if self.max_minutes is None:
+            return 0.0
+        before = self.run.start_iteration / (engine.state.max_epochs * engine.state.epoch_length)
+        by_clock = before + (1 - before) * self.run.session_seconds / (60 * self.max_minutes)
+        return min(1.0, distributed.all_reduce(by_clock, "MAX"))
+
+    def factor(self, share: float) -> float:
+        """Part of the full rate, when `share` of the run is over."""
+        raise NotImplementedError
+
+    def rate(self, engine: Engine) -> float:
+        """Part of the full rate for the iteration that starts."""
+        return self.factor(self.share(engine))
+
+    def _set(self, engine: Engine) -> None:
+        factor = self.rate(engine)
+        for optimizer, rates in zip(self.optimizers, self._full_rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):  # a restored optimizer has new groups
+                group["lr"] = rate * factor
+
+
+class LinearDecay(Schedule):
+    """The full rate for the first half of the run, then in a straight line to 0.
+
+    Reference: Zhu et al., CycleGAN, arXiv:1703.10593, section 4.
+    """
+
+    def factor(self, share: float) -> float:
+        """1 up to a half, 0 at the end."""
+        return min(1.0, 2 * (1 - share))
+
+
+class RootDecay(Schedule):
+    """The inverse square root of iterations; and where time is limited, in a straight line to 0 in its second half.
+
+    Iterations count from the run's first, whatever its epochs, so that a run that is prolonged has the rates of one in
+    a piece.
+
+    Args:
+        optimizers, max_minutes: as `Schedule`.
+        iterations: after as many the rate is the full one over the root of 2.
+    """
+
+    def __init__(
+        self, run: Run, optimizers: Sequence[Optimizer], iterations: int, max_minutes: float | None = None
+    ) -> None:
+        super().__init__(run, optimizers, max_minutes)
+        check_whole("decay_iterations", iterations, 1)
+        self.iterations = iterations
+
+    def rate(self, engine: Engine) -> float:
+        """1 at first; 0 only where time is over."""
+        root = (1 + (engine.state.iteration - 1) / self.iterations) ** -0.5
+        return root * min(1.0, 2 * (1 - self.clock_share(engine)))
+
+
+class TwoStages(Schedule):
+    """A warm-up and half a cosine to 0; the second stage, where there is one, starts again at a lower rate.
+
+    Args:
+        optimizers, max_minutes: as `Schedule`.
+        warm_up: share of the run in which the rate rises from 0.
+        second_epochs: the last ones, which are of the second stage.
+        max_epochs: of the run.
+        second_rate: part of the full rate that the second stage starts at.
+
+    Reference: Loshchilov & Hutter, SGDR, arXiv:1608.03983, eq. 5.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        optimizers: Sequence[Optimizer],
+        max_epochs: int,
+        max_minutes: float | None = None,
+        second_epochs: int = 0,
+        warm_up: float = 0.02,
+        second_rate: float = 0.1,
+    ) -> None:
+        super().__init__(run, optimizers, max_minutes)
+        if not isinstance(second_epochs, int) or not 0 <= second_epochs < max_epochs:
+            raise MedsynthError(
+                f"adversarial_epochs is {second_epochs!r}, of {max_epochs} max_epochs: give 0, or fewer than all"
+            )
+        self.first_share = (max_epochs - second_epochs) / max_epochs - 1e-9  # lest rounding adds a step
+        self.has_second = second_epochs > 0
+        self.warm_up, self.second_rate = warm_up, second_rate
+
+    def second_stage(self, engine: Engine) -> bool:
+        """Whether it has begun."""
+        return self.has_second and self.share(engine) >= self.first_share
+
+    def factor(self, share: float) -> float:
+        """Rises to 1, then falls to 0 by the end of the stage."""
+        if self.has_second and share >= self.first_share:
+            return self.second_rate * _half_cosine((share - self.first_share) / (1 - self.first_share))
+        done = share / self.first_share
+        return min(1.0, done / self.warm_up + 0.01) * _half_cosine(done)
+
+
+def _half_cosine(done: float) -> float:
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, done))

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import pytest
+
+from medsynth.evaluation.report.verdict import NO_PROOF, privacy, standing, utility, verdicts
+from medsynth.evaluation.report.verdict_paired import paired_verdicts
+
+REAL = {
+    "fd_self": 3.0, "kid_self": 40.0, "fd_pca": 3.2, "fd_radiomics": 6.8, "swd": 12.0, "psd": 0.15,
+    "psd_top_third": 0.1, "intensity_w1": 2.5, "gradient_ratio": 1.01, "precision": 0.82, "recall": 0.9,
+    "coverage": 0.8, "c2st_auc": 0.5, "ms_ssim_pairs": 0.645, "duplicates": 0.0, "closer_to_train": 0.45,
+    "authenticity": 0.45, "membership_auc": 0.5,
+}  # fmt: skip
+GMM = {
+    "fd_self": 73, "kid_self": 5192, "fd_pca": 3.4, "fd_radiomics": 157, "swd": 54, "psd": 1.6, "intensity_w1": 25,
+    "gradient_ratio": 0.9, "precision": 0.63, "recall": 0.77, "coverage": 0.63, "c2st_auc": 0.98,
+    "ms_ssim_pairs": 0.662,
+}  # fmt: skip
+BLUR = {
+    "fd_self": 123, "kid_self": 9020, "fd_radiomics": 155, "swd": 74, "psd": 3.3, "psd_top_third": -5.0,
+    "intensity_w1": 14, "gradient_ratio": 0.79, "c2st_auc": 1.0,
+}  # fmt: skip
+NOISE = {
+    "fd_self": 44, "kid_self": 2134, "swd": 24, "psd": 0.5, "psd_top_third": 2.0, "intensity_w1": 8,
+    "gradient_ratio": 1.17,
+}  # fmt: skip
+COLLAPSE = {
+    "fd_self": 16, "kid_self": 343, "fd_pca": 17, "swd": 31, "recall": 0.65, "coverage": 0.21, "ms_ssim_pairs": 0.67,
+}  # fmt: skip
+COPIES = {"closer_to_train": 1.0, "authenticity": 0.0, "membership_auc": 0.99}
+PEER = {
+    "fd_self": 138, "kid_self": 14217, "fd_pca": 39, "fd_radiomics": 593, "swd": 118, "psd": 1.3, "intensity_w1": 88,
+    "precision": 0.13, "recall": 0.66, "coverage": 0.13, "c2st_auc": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def judged(measure):
+    """Verdicts by topic, of real-like values with some changed."""
+
+    def judge(**changed):
+        values = {name: value * 1.1 if name in ("fd_self", "swd") else value for name, value in REAL.items()} | changed
+        measures = [
+            measure(name, value, REAL[name], GMM.get(name), **({"target": 0.645} if name == "ms_ssim_pairs" else {}))
+            for name, value in values.items()
+        ]
+        return {verdict.topic: verdict for verdict in verdicts(measures)}
+
+    return judge
+
+
+def test_real_images_of_other_subjects_are_judged_close_to_real_varied_and_not_copied(judged):
+    found = judged()
+    assert [found[topic].grade for topic in ("Fidelity", "Diversity", "Privacy")] == ["good"] * 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [(BLUR, "Blurred: gradients are 0.79 of real ones"), (NOISE, "Noisy, or of artificial texture")],
+)
+def test_corrupted_images_are_not_praised_and_the_words_say_what_is_wrong(judged, changed, told):
+    verdict = judged(**changed)["Fidelity"]
+    assert verdict.grade in ("mixed", "poor")
+    assert "fd_self" in " ".join([verdict.headline, *verdict.reasons])
+    assert any(told in reason for reason in verdict.reasons)
+
+
+def test_a_collapse_to_few_subjects_is_caught_by_coverage(judged):
+    verdict = judged(**COLLAPSE)["Diversity"]
+    assert verdict.grade in ("mixed", "poor")
+    assert verdict.headline == "Worse than a PCA-GMM in 3 of 3 measures."
+    assert any("21% of the real images, where real images of other subjects reach 80%" in r for r in verdict.reasons)
+
+
+def test_copies_are_caught_even_where_all_else_is_perfect(judged):
+    verdict = judged(**COPIES)["Privacy"]
+    assert verdict.grade == "poor"
+    assert "closer_to_train, authenticity, membership_auc" in verdict.reasons[0]
+
+
+def test_losing_to_a_pca_gmm_is_the_headline(judged):
+    verdict = judged(**PEER)["Fidelity"]
+    assert verdict.grade == "poor"
+    assert verdict.headline == "Worse than a PCA-GMM in 8 of 10 measures."
+
+
+def test_bad_images_get_no_clearance_for_privacy(judged):
+    assert judged(**PEER)["Privacy"].grade == "unknown"
+
+
+@pytest.mark.parametrize("changed", [{}, COPIES, PEER])
+def test_privacy_always_says_that_it_is_no_proof(judged, changed):
+    assert judged(**changed)["Privacy"].reasons[-1] == NO_PROOF
+    assert privacy({}, readable=True).reasons == [NO_PROOF]
+
+
+def test_what_could_not_be_computed_is_said_and_not_judged(measure):
+    few = [measure("fd_self", None, note="3 synthetic images, needs 50 or more"), measure("swd", None, note="too few")]
+    fidelity = verdicts(few)[0]
+    assert fidelity.grade == "unknown"
+    assert "fd_self: 3 synthetic images, needs 50 or more" in fidelity.reasons
+
+
+def test_a_distance_is_counted_in_units_of_the_floor(measure):
+    place = standing(measure("fd_self", 12.0, 3.0, 6.0))
+    assert (place.times, place.baseline_times, place.loses) == (4.0, 2.0, True)
+    assert standing(measure("recall", 0.6, 0.8)).times == pytest.approx(0.4 / 0.2)
+    assert standing(measure("gradient_ratio", 0.9, 1.05)).times == pytest.approx(0.1 / 0.05)
+    assert standing(measure("fd_self", 12.0)).times is None
+
+
+def test_a_negative_unbiased_distance_is_no_distance(measure):
+    assert standing(measure("kid_self", -5.0, 30.0)).times == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "grade"),
+    [(0.9, (0.85, 0.95), "good"), (0.7, (0.65, 0.75), "poor"), (0.81, (0.75, 0.86), "mixed")],
+)
+def test_utility_compares_with_training_on_real_images_alone(measure, value, interval, grade):
+    alone = measure("utility_tstr", 0.78, 0.8, interval=(0.7, 0.85))
+    added = measure("utility_augmented", value, 0.8, interval=interval)
+    assert utility({"utility_tstr": alone, "utility_augmented": added}).grade == grade
+
+
+def test_a_prediction_that_loses_to_a_lookup_of_intensities_is_told(measure):
+    lost = [measure("mae", 120.0, baseline=100.0), measure("psnr", 20.0, baseline=24.0)]
+    won = [measure("mae", 60.0, baseline=100.0), measure("psnr", 26.0, baseline=24.0)]
+    assert "Worse than a lookup of intensities in 2 of 2" in paired_verdicts(lost, 9)[0].headline
+    assert paired_verdicts(won, 9)[0].grade == "good"
+    assert any("2 subject(s) only" in reason for reason in paired_verdicts(won, 2)[0].reasons)
+
+
+def test_one_measure_alone_is_a_reason_to_look_and_not_yet_a_finding(measure):
+    verdict = privacy({"closer_to_train": measure("closer_to_train", 0.68, floor=0.55)}, readable=True)
+    assert verdict.grade == "mixed"
+    assert verdict.headline == "Closer to the training images than expected, by one measure."
+    assert verdict.reasons[0].startswith("Caught by closer_to_train. Look at the nearest pairs")
