@@ -31,7 +31,7 @@ STAGE_ONE = {
     "ema_momentum": 0.1,
     "val_slices": 16,
 }
-SHARED = {"batch_size": 16, "epoch_length": 12, "ema_momentum": 0.1, "val_slices": 32, "train__handlers__5__count": 9}
+SHARED = {"batch_size": 16, "epoch_length": 12, "ema_momentum": 0.1, "val_slices": 32}
 PRIORS = {
     "vqvae/train_prior.json": {
         "channels": 16,
@@ -102,11 +102,12 @@ def test_samples_decode_into_heads_and_shuffled_codes_do_not(trained, heads):
     _, folder = trained
     with Image.open(folder / "samples" / "epoch_0003.png") as picture:
         grid = np.asarray(picture.convert("L"), dtype=float)
-    assert grid.shape[1] // 2 == 3 * 34 + 1
+    assert grid.shape[1] // 2 == 9 * 34 + 1
     edges = [*range(4, 8), *range(24, 28)]  # further out, the padding of convolutions darkens any map
     corner, middle = np.ix_(edges, edges), np.s_[8:24, 8:24]
     cells = [
-        [grid[2 + 34 * i :, 2 + 34 * j :][:32, :32] for i in range(3) for j in half] for half in (range(3), range(3, 6))
+        [grid[2 + 34 * i :, 2 + 34 * j :][:32, :32] for i in range(9) for j in half]
+        for half in (range(9), range(9, 18))
     ]
     contrast = [np.mean([cell[middle].mean() - cell[corner].mean() for cell in half]) for half in cells]
     assert contrast[0] > 2 * abs(contrast[1])
@@ -161,7 +162,7 @@ def test_samples_have_the_training_set_s_classes_and_positions(trained):
 def test_embeddings_can_be_snapped_to_codes_instead(train, tmp_path):
     weights = dict.fromkeys(["weights__adversarial", "weights__feature", "weights__patch", "weights__sketch"], 0.0)
     weights |= {"weights__commitment": 0.25, "weights__reconstruction": 1.0}
-    options = {"max_epochs": 1, "epoch_length": 36, "assignment": "snap", "train__handlers__3__interval": 12}
+    options = {"max_epochs": 1, "epoch_length": 36, "assignment": "snap", "log_iterations": 12}
     folder = train(GAN, tmp_path / "snap", **options, **weights)
     start, *_, end = rows(folder / "losses.csv")
     assert end["reconstruction"] < start["reconstruction"]

@@ -38,8 +38,7 @@ SMALL = {
     "augmentation__target": 0.1,
     "augmentation__kimg": 1,
     f"validate__key_metric__{BEST_BY}__count": 60,
-    "train__handlers__3__interval": 4,
-    "train__handlers__5__count": 9,
+    "log_iterations": 4,
 }
 
 

@@ -32,7 +32,6 @@ SMALL = {
     "batch_sizes": [8, 8],
     "device": "cpu",
     "validate__key_metric__swd_over_floor__count": 30,
-    "train__handlers__5__count": 9,
 }
 
 

@@ -29,7 +29,7 @@ SMALL = {
     "degradation": "area",
     "blur": [1.2, 1.2],  # can be undone to some extent, and that is soon learned
     "consistent": False,
-    "train__handlers__3__interval": 5,
+    "log_iterations": 5,
 }
 
 

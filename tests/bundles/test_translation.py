@@ -28,8 +28,7 @@ SMALL = {
     "epoch_length": 10,
     "val_interval": 1,
     "device": "cpu",
-    "train__handlers__3__interval": 4,
-    "train__handlers__5__rows": 2,
+    "log_iterations": 4,
 }
 
 

@@ -33,8 +33,7 @@ SMALL = {
     "sample_epochs": 2,
     "device": "cpu",
     f"validate__key_metric__{BEST_BY}__count": 60,
-    "train__handlers__3__interval": 4,
-    "train__handlers__5__count": 9,
+    "log_iterations": 4,
 }
 
 

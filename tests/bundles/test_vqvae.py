@@ -29,7 +29,7 @@ SMALL = {
     "val_slices": 16,
     "sample_epochs": 2,
     "device": "cpu",
-    "train__handlers__3__interval": 5,
+    "log_iterations": 5,
 }
 
 

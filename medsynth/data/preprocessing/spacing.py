@@ -79,6 +79,13 @@ def fit_spacing(
     return replace(preprocessing, spacing_mm=(spacing, spacing))
 
 
+def fitted_preprocessing(
+    entries: Sequence[dict[str, Any]], cache_dir: str | Path | None = None, num_workers: int = 0, **settings: Any
+) -> Preprocessing:
+    """`Preprocessing` of these settings, with the spacing that `fit_spacing` chooses."""
+    return fit_spacing(entries, Preprocessing(**settings), cache_dir, num_workers)
+
+
 def slice_side(
     entries: Sequence[dict[str, Any]],
     plane: str,
