@@ -112,7 +112,7 @@ def reference(root: Path = ROOT) -> str:
     """
     written = json.loads(MEANINGS.read_text())
     parts, missing = [INTRODUCTION], []
-    for bundle in sorted(path for path in (root / "bundles").iterdir() if path.is_dir()):
+    for bundle in sorted({path.parent for pattern in FILES for path in (root / "bundles").glob(f"*/{pattern}")}):
         parts.append(f"## {bundle.name}\n")
         for path in (path for pattern in FILES for path in sorted(bundle.glob(pattern))):
             config, file = json.loads(path.read_text()), f"{bundle.name}/{path.name}"
