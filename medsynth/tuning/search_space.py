@@ -64,7 +64,7 @@ def read_search_space(path: Path, config: Path) -> SearchSpace:
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise MedsynthError(f"search space {path}: {error.strerror}: write one as bundles/README.md has it") from error
+        raise MedsynthError(f"search space {path}: {error.strerror}: write one as CONTRIBUTING.md has it") from error
     except ValueError as error:
         raise MedsynthError(f"search space {path} is no JSON: {error}") from error
     objectives, keys = (content.get(name) if isinstance(content, dict) else None for name in ("objectives", "keys"))
