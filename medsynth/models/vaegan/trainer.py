@@ -26,7 +26,8 @@ from medsynth.losses.similarity import (
     structural_dissimilarity,
 )
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
-from medsynth.training.adversarial_trainer import AdversarialTrainer, check_weights, frozen, losses
+from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
+from medsynth.training.base_trainer import check_weights, losses
 
 IMAGES_TO_START_FROM = 4096
 PIXELS = 64 * 64  # of an image for which the weights are given, see `VaeGanWeights`
@@ -102,7 +103,7 @@ class VaeGanTrainer(AdversarialTrainer):
     gradient has the raster of its strided convolutions, and so have the generator's images.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp, cuda_graphs: as `AdversarialTrainer`.
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp, cuda_graphs: as `BaseTrainer`.
         network: encoder, decoder and density.
         discriminator: the critic.
         network_optimizer, discriminator_optimizer: of the two.
