@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial, wraps
 
 import torch
 from ignite.engine import Events
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from medsynth.distributed import average_gradients, same_everywhere
 from medsynth.errors import MedsynthError, check_whole
-from medsynth.training.replay import Compute, RecordingMemory, Replayed
+from medsynth.training.replay import Compute, Named, RecordingMemory, Replayed
 
 
 def use_bfloat16(device: torch.device, amp: bool) -> bool:
@@ -41,6 +43,33 @@ def losses(**values: Tensor) -> dict[str, dict[str, Tensor]]:
     return {"losses": {name: value.detach() for name, value in values.items()}}
 
 
+def replayed(optimizer: str) -> Callable[[Compute], Compute]:
+    """Replay a trainer's method as a CUDA graph, where the trainer was asked to and its device is a GPU.
+
+    The method computes the gradients of one phase of the algorithm, as if nothing were recorded: it takes tensors, or
+    dictionaries of them, by name, leaves gradients in what `optimizer` updates, and returns a dictionary of tensors,
+    within the limits of `Replayed`. `descend` follows. True and False may be given as well; each is recorded apart.
+
+    Args:
+        optimizer: its attribute of the trainer.
+    """
+
+    def wrap(method: Compute) -> Compute:
+        @wraps(method)
+        def step(trainer: BaseTrainer, **inputs: bool | Tensor | Named) -> Named:
+            flags = {name: value for name, value in inputs.items() if isinstance(value, bool)}
+            tensors = {name: value for name, value in inputs.items() if name not in flags}
+            key = (method.__qualname__, *sorted(flags.items()))
+            if key not in trainer.replays:
+                compute, parameters = partial(method, trainer, **flags), parameters_of(getattr(trainer, optimizer))
+                trainer.replays[key] = Replayed(compute, parameters, trainer.recordings)
+            return trainer.replays[key](**tensors)
+
+        return step
+
+    return wrap
+
+
 class BaseTrainer(Trainer):
     """A MONAI trainer of one network, whose moving average is what users get.
 
@@ -50,7 +79,7 @@ class BaseTrainer(Trainer):
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers: as MONAI's `Trainer` takes them.
         amp: compute in bfloat16 where the device gains by it; losses and penalties stay in float32.
-        cuda_graphs: on a GPU, record what `replayed` gets.
+        cuda_graphs: on a GPU, record the methods that are `replayed`.
     """
 
     def __init__(
@@ -77,15 +106,12 @@ class BaseTrainer(Trainer):
         )
         self.bfloat16 = use_bfloat16(self.state.device, amp)
         self.recordings = RecordingMemory() if cuda_graphs and self.state.device.type == "cuda" else None
+        self.replays: dict[tuple, Replayed] = {}
         self.add_event_handler(Events.EPOCH_STARTED, self._begin_if_new)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision as configured; the same code runs without it."""
         return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16)
-
-    def replayed(self, compute: Compute, optimizer: torch.optim.Optimizer) -> Replayed:
-        """Work that leaves gradients for `optimizer`, as a CUDA graph where that is asked for and possible."""
-        return Replayed(compute, parameters_of(optimizer), self.recordings)
 
     def update(self, optimizer: torch.optim.Optimizer, loss: Tensor, longest: float | None = None) -> None:
         """One step of `optimizer` down the gradient of `loss`, as `descend` makes it."""

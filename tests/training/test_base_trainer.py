@@ -6,7 +6,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
-from medsynth.training.base_trainer import BaseTrainer, losses, use_bfloat16
+from medsynth.training.base_trainer import BaseTrainer, losses, replayed, use_bfloat16
+from medsynth.training.replay import PLAIN_CALLS, RecordingMemory
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def trainer() -> BaseTrainer:
 
 
 class LineTrainer(BaseTrainer):
-    """Fits a weight without an adversary; the gradient is the mean of the batch, doubled in every other step."""
+    """Fits a weight without an adversary; the gradient is the mean of the batch, doubled if asked to."""
 
     def __init__(self, max_epochs: int = 1) -> None:
         super().__init__("cpu", max_epochs, [torch.full((2,), float(n)) for n in range(8)], amp=False)
@@ -25,9 +26,15 @@ class LineTrainer(BaseTrainer):
         self.average(self.ema)
 
     def _iteration(self, engine: Engine, batch: Tensor) -> dict[str, dict[str, Tensor]]:
-        total = (self.network.weight * batch.mean()).sum() * (2 if engine.state.iteration % 2 == 0 else 1)
-        self.update(self.network_optimizer, total)
-        return losses(total=total)
+        found = self.step(batch={"image": batch}, doubled=engine.state.iteration % 2 == 0)
+        self.descend(self.network_optimizer)
+        return losses(**found)
+
+    @replayed("network_optimizer")
+    def step(self, batch: dict[str, Tensor], doubled: bool) -> dict[str, Tensor]:
+        total = (self.network.weight * batch["image"].mean()).sum() * (2 if doubled else 1)
+        total.backward()
+        return {"total": total.detach()}
 
 
 @pytest.mark.parametrize(
@@ -97,3 +104,24 @@ def test_without_an_adversary_training_goes_on_from_one_network_its_average_and_
     assert trainer.network.weight.item() == pytest.approx(start - sum(steps))
     assert trainer.generator is trainer.ema.ema_model
     assert trainer.generator.weight.item() > trainer.network.weight.item()  # it lags behind
+
+
+def test_a_recorded_step_trains_as_a_plain_one_does_whatever_its_flags(record_on_cpu):
+    found = []
+    for memory in (None, RecordingMemory()):
+        torch.manual_seed(0)
+        trainer, log = LineTrainer(max_epochs=3), []
+        trainer.recordings = memory
+        record_on_cpu(trainer.network.parameters(), log)
+        trainer.run()
+        found.append(trainer.network.weight.item())
+    assert found[0] == found[1]
+    assert log.count("recorded") == 2  # with and without the flag
+    assert log.count("replayed") == 3 * 8 - 2 * PLAIN_CALLS
+
+
+def test_a_step_that_may_not_be_recorded_lets_go_of_earlier_gradients():
+    trainer = LineTrainer()
+    trainer.network.weight.grad = torch.full((1, 1), 100.0)
+    trainer.step(batch={"image": torch.ones(2)}, doubled=True)
+    assert trainer.network.weight.grad.item() == 2
