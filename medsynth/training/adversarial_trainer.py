@@ -1,30 +1,14 @@
-"""What every adversarial training step needs: mixed precision, frozen networks, guarded updates."""
+"""What a training step against an adversary needs: frozen networks, and the state of both."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import torch
-from ignite.engine import Events
-from ignite.handlers import EMAHandler
-from monai.engines import Trainer
 from torch import Tensor, nn
 
-from medsynth.distributed import average_gradients, same_everywhere
-from medsynth.errors import MedsynthError, check_whole
-from medsynth.training.replay import Compute, RecordingMemory, Replayed
-
-
-def use_bfloat16(device: torch.device, amp: bool) -> bool:
-    """Whether mixed precision is asked for and gains anything: on GPUs, and on CPUs that multiply bfloat16 matrices."""
-    return amp and (device.type != "cpu" or torch.cpu._is_amx_tile_supported())
-
-
-def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All that it updates."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+from medsynth.training.base_trainer import BaseTrainer
 
 
 @contextmanager
@@ -40,130 +24,21 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def check_weights(weights: object) -> None:
-    """Refuse weights of loss terms, fields of a dataclass, that are no finite numbers from 0 on.
-
-    Raises:
-        MedsynthError: with the key of the configuration.
-    """
-    for name, weight in asdict(weights).items():
-        if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-            raise MedsynthError(f"weights#{name} is {weight!r}: give 0 for none, or a positive number")
-
-
-def losses(**values: Tensor) -> dict[str, dict[str, Tensor]]:
-    """A step's losses under their stable names, detached, as the handlers read them."""
-    return {"losses": {name: value.detach() for name, value in values.items()}}
-
-
 def reconstruction(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False) -> tuple:
     """For MONAI's `prepare_batch`: an image is its own target; class and position go to the network beside it."""
     image, *condition = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label", "position"))
     return image, image, tuple(condition), {}
 
 
-class AdversarialTrainer(Trainer):
-    """A MONAI trainer of two networks that play against each other.
+class AdversarialTrainer(BaseTrainer):
+    """A trainer of two networks that play against each other.
 
-    Subclasses set `network`, `discriminator`, `network_optimizer`, `discriminator_optimizer` and `ema`, override
-    `_iteration` and `sample`, and add to `stateful` what else they keep.
-
-    Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers: as MONAI's `Trainer` takes them.
-        amp: compute in bfloat16 where the device gains by it; losses and penalties stay in float32.
-        cuda_graphs: on a GPU, record what `replayed` gets.
+    Subclasses set `discriminator` and `discriminator_optimizer` as well.
     """
 
-    def __init__(
-        self,
-        device: torch.device | str,
-        max_epochs: int,
-        train_data_loader,
-        epoch_length: int | None = None,
-        train_handlers=None,
-        amp: bool = True,
-        cuda_graphs: bool = True,
-    ) -> None:
-        check_whole("max_epochs", max_epochs, 1)
-        if epoch_length is not None:
-            check_whole("epoch_length", epoch_length, 1)
-        super().__init__(
-            device=device,
-            max_epochs=max_epochs,
-            data_loader=train_data_loader,
-            epoch_length=epoch_length,
-            handlers=train_handlers,
-            amp=False,  # MONAI's means float16 with a gradient scaler; ours is bfloat16, which needs none
-            decollate=False,
-        )
-        self.bfloat16 = use_bfloat16(self.state.device, amp)
-        self.recordings = RecordingMemory() if cuda_graphs and self.state.device.type == "cuda" else None
-        self.add_event_handler(Events.EPOCH_STARTED, self._begin_if_new)
-
-    def autocast(self) -> torch.autocast:
-        """Mixed precision as configured; the same code runs without it."""
-        return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16)
-
-    def replayed(self, compute: Compute, optimizer: torch.optim.Optimizer) -> Replayed:
-        """Work that leaves gradients for `optimizer`, as a CUDA graph where that is asked for and possible."""
-        return Replayed(compute, parameters_of(optimizer), self.recordings)
-
-    def update(self, optimizer: torch.optim.Optimizer, loss: Tensor, longest: float | None = None) -> None:
-        """One step of `optimizer` down the gradient of `loss`, as `descend` makes it."""
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.descend(optimizer, longest)
-
-    def descend(self, optimizer: torch.optim.Optimizer, longest: float | None = None) -> None:
-        """One step of `optimizer` down the gradients that its parameters have, averaged over all processes.
-
-        Args:
-            longest: norm that a longer gradient is scaled down to. A critic goes without: what looks like an explosion
-                is its penalty pulling it back.
-        """
-        parameters = parameters_of(optimizer)
-        average_gradients(parameters)
-        if longest is not None:
-            nn.utils.clip_grad_norm_(parameters, longest)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # they would take memory beside the other network's
-
-    def average(self, ema: EMAHandler) -> None:
-        """Keep `ema` up to date, from wherever a resumed run goes on: ignite counts its warm-up from each start."""
-
-        def place() -> None:
-            if (warm_up := getattr(ema, "momentum_scheduler", None)) is not None:
-                warm_up.event_index = self.state.iteration
-
-        ema.attach(self)
-        self.add_event_handler(Events.EPOCH_STARTED, place)
-
-    def _begin_if_new(self) -> None:
-        if self.state.iteration == 0:  # a run that was stopped in its first epoch starts that epoch again, later in it
-            for item in self.stateful().values():
-                if isinstance(item, nn.Module):
-                    same_everywhere(item)
-            self.begin()
-
-    def begin(self) -> None:
-        """What a run does once before its first step, from the same weights everywhere; a resumed run does not."""
-
     def stateful(self) -> dict[str, object]:
-        """Everything that going on with the run needs: name -> object with `state_dict` and `load_state_dict`."""
-        return {
-            "network": self.network,
+        """And the discriminator's."""
+        return super().stateful() | {
             "discriminator": self.discriminator,
-            "ema": self.ema.ema_model,
-            "network_optimizer": self.network_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
-            "loader": self.data_loader,
         }
-
-    @property
-    def generator(self) -> nn.Module:
-        """The network that users get."""
-        return self.ema.ema_model
-
-    def sample(self, count: int, seed: int) -> Tensor:
-        """(count, C, H, W) generated images in [-1, 1] on the CPU; the same seed gives the same images."""
-        raise NotImplementedError

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from medsynth.errors import MedsynthError
 
 PLAIN_CALLS = 3  # in which libraries choose their algorithms and take their memory, which no recording allows
-Compute = Callable[..., dict[str, Tensor]]
-"""Takes tensors by name, leaves gradients in parameters, and returns tensors by name that need none."""
+Named = dict[str, "Tensor | Named"]
+"""Tensors by name, or groups of them."""
+Compute = Callable[..., Named]
+"""Takes tensors, or groups of them, by name, leaves gradients in parameters, and returns tensors that need none."""
 
 
 class RecordingMemory:
@@ -45,7 +47,7 @@ class Replayed:
         self._plain_calls = 0
         self._replay: Callable[[], None] | None = None
 
-    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+    def __call__(self, **inputs: Tensor | Named) -> Named:
         """The results of `compute`.
 
         Raises:
@@ -56,25 +58,36 @@ class Replayed:
             self._let_go()
             return self.compute(**inputs)
         if self._replay is None:
-            self._inputs = {name: value.clone() for name, value in inputs.items()}
+            self._inputs = copied(inputs)
             self._let_go()
             self._replay, self._results = recorded(self.compute, self._inputs, self.memory)
             self._gradients = [parameter.grad for parameter in self.parameters]
-        for name, value in inputs.items():
-            self._inputs[name].copy_(value)
+        fill(self._inputs, inputs)
         self._replay()
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient
-        return {name: value.clone() for name, value in self._results.items()}
+        return copied(self._results)
 
     def _let_go(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
 
-def recorded(
-    compute: Compute, inputs: dict[str, Tensor], memory: RecordingMemory
-) -> tuple[Callable[[], None], dict[str, Tensor]]:
+def copied(tensors: Named) -> Named:
+    """Copies, by the same names."""
+    return {name: copied(value) if isinstance(value, dict) else value.clone() for name, value in tensors.items()}
+
+
+def fill(tensors: Named, values: Named) -> None:
+    """Copy values into tensors of the same names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            fill(tensors[name], value)
+        else:
+            tensors[name].copy_(value)
+
+
+def recorded(compute: Compute, inputs: Named, memory: RecordingMemory) -> tuple[Callable[[], None], Named]:
     """A CUDA graph of `compute`, which has not run yet.
 
     Returns: what runs it, with whatever `inputs` hold by then, and the tensors that its results will be in.

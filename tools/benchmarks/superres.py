@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.metrics import cpu_seconds
 from medsynth.models.superres.network import RRDBNet
 from medsynth.models.superres.trainer import MixedPrecisionInferer
-from medsynth.training.adversarial_trainer import use_bfloat16
+from medsynth.training.base_trainer import use_bfloat16
 
 ORIGINAL = {"scale": 4, "channels": 64, "blocks": 23, "growth": 32, "upsampling": "nearest"}
 SMALL = {"scale": 2, "channels": 64, "trunk": "residual", "blocks": 10, "residual_scale": 1.0}

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.data import peak_mib as process_peak_mib
 from medsynth.data.datasets.loader import SliceLoader
 from medsynth.models.vaegan.trainer import VaeGanTrainer
-from medsynth.training.adversarial_trainer import use_bfloat16
+from medsynth.training.base_trainer import use_bfloat16
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "vaegan" / "train.json"
 PARAMETERS = 3_700_000  # trainable, all networks together, as nearly as the widths allow

@@ -23,7 +23,8 @@ from medsynth.models.stylegan.adaptive_augmentation import AdaptiveAugmentation
 from medsynth.models.stylegan.growth_schedule import GrowingSchedule, Phase, check_batch
 from medsynth.models.stylegan.network import StyleGan
 from medsynth.nn.stylegan_discriminator import StyleGanDiscriminator
-from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen, losses
+from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
+from medsynth.training.base_trainer import losses
 
 FEWEST_OF_A_CLASS = 50  # slices
 PENALTY_IMAGES = 4  # of a step of WGAN-GP
@@ -88,7 +89,7 @@ class StyleGanTrainer(AdversarialTrainer):
     images get the classes and positions of the real ones.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
         network, discriminator: the two.
         network_optimizer, discriminator_optimizer: of the two.
         ema: keeps the moving average of `network`, which validation and users see.

@@ -34,7 +34,7 @@ from medsynth.models.superres.degradation import SCALES
 from medsynth.models.superres.network import RRDBNet
 from medsynth.nn.resampling import repeat
 from medsynth.run.recipe import LoadedModel
-from medsynth.training.adversarial_trainer import use_bfloat16
+from medsynth.training.base_trainer import use_bfloat16
 
 STEM = "superres"
 MOST_SHOWN = 36  # inputs in the grid

@@ -22,7 +22,8 @@ from medsynth.models.superres.patches import random_patches, random_symmetry
 from medsynth.models.superres.relativistic_losses import relativistic
 from medsynth.nn.patch_discriminator import MultiScalePatchDiscriminator
 from medsynth.nn.resampling import average, repeat
-from medsynth.training.adversarial_trainer import AdversarialTrainer, check_weights, frozen, losses, use_bfloat16
+from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
+from medsynth.training.base_trainer import check_weights, losses, use_bfloat16
 from medsynth.training.schedule import TwoStages
 
 SMALL_ERROR = 0.1  # of intensities in [-1, 1]; below it the loss is squared, which starts sooner than L1 alone
@@ -91,7 +92,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
     place of those of a network of photographs.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
         network: gets the moving average's weights as `ema` keeps them.
         discriminator: of fine patches; learns in the second stage only.
         network_optimizer, discriminator_optimizer: of the two.

@@ -25,7 +25,8 @@ from medsynth.models.translation.image_pool import ImagePool
 from medsynth.models.translation.network import Translator
 from medsynth.models.translation.unpaired_losses import place_distance, structure_distance
 from medsynth.nn.patch_discriminator import Discriminators
-from medsynth.training.adversarial_trainer import AdversarialTrainer, check_weights, frozen, losses
+from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
+from medsynth.training.base_trainer import check_weights, losses
 
 OBJECTIVES = {
     "least_squares": (generator_least_squares, discriminator_least_squares),
@@ -89,7 +90,7 @@ class TranslationTrainer(AdversarialTrainer):
     in batches of one height, `place`; both `kl`.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`; the loader is
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`; the loader is
             a `DomainLoader`.
         network: the generators.
         discriminator: one of each domain.

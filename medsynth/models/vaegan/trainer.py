@@ -26,7 +26,9 @@ from medsynth.losses.similarity import (
     structural_dissimilarity,
 )
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
-from medsynth.training.adversarial_trainer import AdversarialTrainer, check_weights, frozen, losses
+from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
+from medsynth.training.base_trainer import check_weights, losses, replayed
+from medsynth.training.replay import Named
 
 IMAGES_TO_START_FROM = 4096
 PIXELS = 64 * 64  # of an image for which the weights are given, see `VaeGanWeights`
@@ -102,7 +104,7 @@ class VaeGanTrainer(AdversarialTrainer):
     gradient has the raster of its strided convolutions, and so have the generator's images.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp, cuda_graphs: as `AdversarialTrainer`.
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp, cuda_graphs: as `BaseTrainer`.
         network: encoder, decoder and density.
         discriminator: the critic.
         network_optimizer, discriminator_optimizer: of the two.
@@ -158,45 +160,40 @@ class VaeGanTrainer(AdversarialTrainer):
         self.pixels = network.decoder.image_size**2 / PIXELS
         self.penalty_weight = penalty_interval * weights.penalty * (self.pixels if game == "logistic" else 1)
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
-        self.network_gradients = self.replayed(self._network_gradients, network_optimizer)
-        self.critic_gradients = {
-            due: self.replayed(partial(self._critic_gradients, due), discriminator_optimizer) for due in (False, True)
-        }
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
         self.average(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        fake, found = self.train_network(batch)
-        return losses(**found, **self.train_critic(batch, fake))
-
-    def train_network(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One update of encoder and decoder.
-
-        Returns: the images that they made of a batch, reconstructions first, with labels and positions; the losses.
-        """
-        real, label, position = (batch[name] for name in FACTS)
-        warmth = torch.full((), min(1.0, self.state.iteration / self.warmup), device=real.device)
-        found = self.network_gradients(real=real, label=label, position=position, warmth=warmth)
+        real, iteration = {name: batch[name] for name in FACTS}, self.state.iteration
+        warmth = torch.full((), min(1.0, iteration / self.warmup), device=self.state.device)
+        made = self.generator_step(real=real, warmth=warmth)
         self.descend(self.network_optimizer, longest=1.0)
-        _, old = self.shares(len(real))
-        self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(found.pop("posterior")))
-        return {name: found.pop(f"fake_{name}") for name in FACTS}, found
+        _, old = self.shares(len(real["image"]))
+        self.bank.keep(idist.all_gather(batch["index"][old]), idist.all_gather(made["posterior"]))
+
+        due = (iteration - 1) % self.penalty_interval == 0
+        for _ in range(self.n_critic):
+            found = self.critic_step(real=real, fake=made["fake"], with_penalty=due)
+            self.descend(self.discriminator_optimizer)
+        return losses(**made["losses"], **found)
 
     def shares(self, count: int) -> tuple[slice, slice]:
         """Which images of a batch are drawn anew, and which are reconstructed; of a single one, both."""
         drawn = max(1, min(round(count * (1 - self.reconstructed)), count - 1))
         return slice(drawn), slice(min(drawn, count - 1), None)
 
-    def _network_gradients(self, real: Tensor, label: Tensor, position: Tensor, warmth: Tensor) -> dict[str, Tensor]:
+    @replayed("network_optimizer")
+    def generator_step(self, real: dict[str, Tensor], warmth: Tensor) -> Named:
         """The gradients of encoder and decoder.
 
         Args:
-            real: (N, C, H, W), with `label` and `position`, (N,) each.
+            real: `image` (N, C, H, W), with `label` and `position`, (N,) each.
             warmth: 0-d, part of the weights of terms that warm up.
 
-        Returns: `fake_image`, `fake_label` and `fake_position`, like the real ones; `posterior`, the latent vectors of
-            what is reconstructed; the losses.
+        Returns: `fake`, reconstructions first, like `real`; `posterior`, the latent vectors of what is reconstructed;
+            `losses`.
         """
+        real, label, position = (real[name] for name in FACTS)
         weights, (raise_scores, _) = self.weights, GAMES[self.game]
         new, old = self.shares(len(real))
         count = new.stop
@@ -234,27 +231,20 @@ class VaeGanTrainer(AdversarialTrainer):
                 terms["feature"] = feature_distance([layer[: len(real[old])] for layer in features], target)
         total = sum(self.weight(name, warmth) * term for name, term in terms.items())
         total.backward()
-        made = {"fake_image": fake, "fake_label": fake_label, "fake_position": fake_position, "posterior": posterior}
-        return {name: value.detach() for name, value in (made | {"total": total} | terms).items()}
+        return {
+            "fake": {"image": fake.detach(), "label": fake_label, "position": fake_position},
+            "posterior": posterior.detach(),
+            **losses(total=total, **terms),
+        }
 
     def weight(self, name: str, warmth: Tensor) -> Tensor | float:
         """What a term of the generator counts."""
         weight = getattr(self.weights, name) * (self.pixels if name in LIKELIHOOD else 1.0)
         return weight * warmth if name in RISING else weight
 
-    def train_critic(self, real: dict[str, Tensor], fake: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Updates of the critic on a batch and on what was made of it, with labels and positions; the losses."""
-        due = (self.state.iteration - 1) % self.penalty_interval == 0
-        images = {f"real_{name}": real[name] for name in FACTS} | {f"fake_{name}": fake[name] for name in FACTS}
-        found: dict[str, Tensor] = {}
-        for _ in range(self.n_critic):
-            found = self.critic_gradients[due](**images)
-            self.descend(self.discriminator_optimizer)
-        return found
-
-    def _critic_gradients(self, with_penalty: bool, **images: Tensor) -> dict[str, Tensor]:
-        """The gradients of the critic, for images, labels and positions `real_*` and `fake_*`; the losses."""
-        real, fake = ({name: images[f"{kind}_{name}"] for name in FACTS} for kind in ("real", "fake"))
+    @replayed("discriminator_optimizer")
+    def critic_step(self, real: dict[str, Tensor], fake: dict[str, Tensor], with_penalty: bool) -> dict[str, Tensor]:
+        """The gradients of the critic, for real and fake images with their labels and positions; the losses."""
         shown = self.shifted(real["image"], fake["image"])
         found = {"critic": GAMES[self.game][1](*self.scores(shown, (real, fake)))}
         found["critic"].backward()

@@ -16,7 +16,8 @@ from medsynth.losses.adversarial import discriminator_hinge, generator_hinge
 from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
 from medsynth.models.vqvae.network import SliceVqVae
 from medsynth.nn.patch_discriminator import MultiScalePatchDiscriminator
-from medsynth.training.adversarial_trainer import AdversarialTrainer, check_weights, frozen, losses
+from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
+from medsynth.training.base_trainer import check_weights, losses
 from medsynth.training.schedule import TwoStages
 
 IMAGES_TO_START_FROM = 512  # whose latents the first codes are the centres of
@@ -82,7 +83,7 @@ class VqVaeTrainer(AdversarialTrainer):
     In the second stage, where there is one, a discriminator judges the reconstructions as well, as in VQGAN.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
         network: encoder, codebook and decoder.
         discriminator: of images; learns in the second stage only.
         network_optimizer, discriminator_optimizer: of the two.

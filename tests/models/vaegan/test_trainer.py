@@ -385,8 +385,7 @@ def test_recorded_steps_train_as_plain_ones_do(build, record_on_cpu):
     for memory in (None, replay.RecordingMemory()):
         trainer = build(penalty_interval=2, n_critic=2, warmup=20, shift=1)
         record_on_cpu([*trainer.network.parameters(), *trainer.discriminator.parameters()])
-        for work in (trainer.network_gradients, *trainer.critic_gradients.values()):
-            work.memory = memory
+        trainer.recordings = memory
         torch.manual_seed(0)
         trainer.begin()
         batches = iter(trainer.data_loader)

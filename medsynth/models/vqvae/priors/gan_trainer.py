@@ -18,7 +18,8 @@ from medsynth.losses.regularization import gradient_penalty
 from medsynth.losses.similarity import feature_distance, sliced_patch_distance
 from medsynth.models.vqvae.priors.code_map_sets import CodeMaps
 from medsynth.models.vqvae.priors.gan import MOST_TO_FIT, CodeDiscriminator, CodeGan
-from medsynth.training.adversarial_trainer import AdversarialTrainer, check_weights, frozen, losses
+from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
+from medsynth.training.base_trainer import check_weights, losses
 
 CODE_PATCH = 3  # places a side of the patches of code maps
 
@@ -78,7 +79,7 @@ class CodeGanTrainer(AdversarialTrainer):
     """Per batch: update the generator on maps of training slices and on new ones, then the critics on both.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
         network: generator, density and the frozen stage one.
         discriminator: the critics of codes and of decoded images.
         network_optimizer, discriminator_optimizer: of the two.

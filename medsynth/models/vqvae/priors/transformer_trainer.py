@@ -11,15 +11,15 @@ from torch import Tensor
 
 from medsynth.models.vqvae.priors.code_map_sets import CodeMaps
 from medsynth.models.vqvae.priors.transformer import CodeTransformer
-from medsynth.training.adversarial_trainer import AdversarialTrainer, losses
+from medsynth.training.base_trainer import BaseTrainer, losses
 from medsynth.training.schedule import Schedule
 
 
-class CodeTransformerTrainer(AdversarialTrainer):
-    """Per batch: make the codes of training slices less surprising. There is no adversary.
+class CodeTransformerTrainer(BaseTrainer):
+    """Per batch: make the codes of training slices less surprising.
 
     Args:
-        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `AdversarialTrainer`.
+        device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
         network: transformer and the frozen stage one.
         network_optimizer: of the transformer.
         ema: keeps the moving average of `network`, which validation and users see.
@@ -59,15 +59,6 @@ class CodeTransformerTrainer(AdversarialTrainer):
         """Learn the training set's classes and positions."""
         self.network.conditions.fit(*self.maps.all()[2:])
         self.generator.load_state_dict(self.network.state_dict())
-
-    def stateful(self) -> dict[str, object]:
-        """All but the discriminator's."""
-        return {
-            "network": self.network,
-            "ema": self.ema.ema_model,
-            "network_optimizer": self.network_optimizer,
-            "loader": self.data_loader,
-        }
 
     @torch.no_grad()
     def sample(self, count: int, seed: int) -> Tensor:
