@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medsynth.training.base_trainer import BaseTrainer
 
@@ -22,12 +21,6 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def reconstruction(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False) -> tuple:
-    """For MONAI's `prepare_batch`: an image is its own target; class and position go to the network beside it."""
-    image, *condition = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label", "position"))
-    return image, image, tuple(condition), {}
 
 
 class AdversarialTrainer(BaseTrainer):

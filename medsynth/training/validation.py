@@ -6,9 +6,11 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.utils import is_scalar
+from torch import Tensor
 
 from medsynth.storage import disk_errors
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from medsynth.training.schedule import TwoStages
 
 logger = logging.getLogger(__name__)
+
+
+def reconstruction(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False) -> tuple:
+    """For MONAI's `prepare_batch`: an image is its own target; class and position go to the network beside it."""
+    image, *condition = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label", "position"))
+    return image, image, tuple(condition), {}
 
 
 def scalar_metrics(validator: Engine) -> dict[str, float]:

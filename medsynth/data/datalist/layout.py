@@ -41,7 +41,7 @@ NO_SUBJECT = re.compile(
 
 NOT_RAW = ("derivatives", "sourcedata", "code")  # folders of a BIDS data set that hold other things than its images
 MOST_SCANS = 10  # of one subject in its folder: a folder of more holds scans of many
-MOST_NAMED = 10  # of what is wrong, in one line
+MOST_NAMED = 3  # of what is wrong, in one line
 LAYOUTS = {
     "flat": "images of many subjects in a folder",
     "subjects": "a folder for each subject",
@@ -112,7 +112,7 @@ def survey(
     _place(result.entries)
     if not result.entries:
         bad = [f"{path} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
-        raise MedsynthError(f"none of the {len(entries)} images in {folder} can be used: {'; '.join(bad)}")
+        raise MedsynthError(f"none of the {len(result.left_out)} images in {folder} can be used: {'; '.join(bad)}")
     result.notes += _notes(result, table)
     result.splits = _given_splits(result)
     return result
@@ -190,6 +190,10 @@ def _found(
     labels = dict.fromkeys(paths)
     if layout in ("classes", "subjects") and all(map(is_picture, paths)):
         labels = dict(zip(paths, arrange(list(paths.values()))[1], strict=True))
+    only = {part.parent.name for part in paths.values()}
+    is_alone = table is None and layout == "flat" and len(only) == 1
+    if is_alone and (name := only.pop()) and not NO_SUBJECT.match(name) and not split_of(name):
+        result.notes.append(f"all images are in a folder {name}, which makes no class: two or more folders do")
     readings = _readings(paths, layout, names, result)
     entries = []
     for path, part in paths.items():

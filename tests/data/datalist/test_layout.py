@@ -138,7 +138,7 @@ def test_a_given_split_that_tears_a_patient_apart_is_not_kept(tmp_path):
         picture(tmp_path / name)
     found = survey(tmp_path)
     assert found.splits is None
-    assert "tears 1 subjects apart (OAS1_0001)" in found.notes[0]
+    assert "tears 1 subjects apart (OAS1_0001)" in found.notes[-1]
 
 
 def test_bids_sessions_and_runs_are_of_one_subject_and_derivatives_are_no_images(tmp_path, save):
@@ -225,3 +225,11 @@ def test_dicom_patients_in_one_folder_are_told_apart_without_their_ids(tmp_path,
     subjects = {entry["subject"] for entry in survey(tmp_path).entries}
     assert len(subjects) == 2
     assert all(subject.startswith("patient-") for subject in subjects)
+
+
+def test_one_folder_alone_makes_no_class_and_is_named(tmp_path):
+    for name in ("AD/p1_1.png", "AD/p2_1.png"):
+        picture(tmp_path / name)
+    found = survey(tmp_path)
+    assert [entry["label"] for entry in found.entries] == [None, None]
+    assert "all images are in a folder AD, which makes no class: two or more folders do" in found.notes
