@@ -51,7 +51,8 @@ class Request:
         check_whole("seed", self.seed, 0)
         if self.position is not None and not (is_number(self.position) and 0 <= self.position <= 1):
             raise MedsynthError(
-                f"position is {self.position!r}: give null or a number from 0, 150 mm below the top of the head, to 1"
+                f"position is {self.position!r}: give null or a number from 0 to 1; of heads, 0 is 150 mm below the "
+                "top and 1 the top; of pictures, 0 is a patient's first slice and 1 the last"
             )
 
     def condition(self, model: LoadedModel) -> dict[str, Any]:

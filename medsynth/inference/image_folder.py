@@ -27,6 +27,7 @@ from medsynth.storage import disk_errors, write_bytes, write_text
 BIDS_VERSION = "1.10.0"
 ENDINGS = {"nifti": ".nii.gz", "png": ".png"}  # of files, by format
 GRID_COLUMNS = 9
+MOST_TOLD = 20  # inputs whose images the log names at the usual level
 DESCRIPTIONS = ("images.csv", "grid.png", "dataset_description.json")
 EXTRAS = ("latents.npz", "projected.npz", "interpolation.gif")  # what some modes write beside the images
 
@@ -70,6 +71,7 @@ class ImageFolder:
         self.folder, self.stem, self.model_digest = Path(folder), stem, model_digest
         self.format, self.ending = format, ENDINGS[format]
         self._names: dict[str, str] = {}
+        self._told = 0
         self.rows: list[dict[str, Any]] = []
         self.images = self.folder / "images"
         parts = [self.images, *(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS, "dicom"))]
@@ -128,8 +130,13 @@ class ImageFolder:
         self.rows.append({"file": f"images/{name}{self.ending}"} | facts)
 
     def tell(self, name: str, source: Source) -> None:
-        """Say in the log which input became which image; no sidecar does, since inputs may be named after patients."""
-        log.info("%s%s is made from %s", self._full(name), self.ending, source.path)
+        """Say in the log which input became which image; no sidecar does, since inputs may be named after patients.
+
+        Beyond the first `MOST_TOLD` inputs, at debug level: thousands of lines would hide all others.
+        """
+        level = logging.INFO if self._told < MOST_TOLD else logging.DEBUG
+        self._told += 1
+        log.log(level, "%s%s is made from %s", self._full(name), self.ending, source.path)
 
     def write_dicom(self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source) -> None:
         """Write one image again, as a DICOM series that refers to that which it was made from."""
@@ -224,10 +231,20 @@ def _software() -> dict[str, str]:
     return {"Name": "medsynth", "Version": version("medsynth")}
 
 
+def read_sidecar(path: str | Path) -> dict[str, Any]:
+    """What stands in the sidecar of an image, {} if it has none."""
+    path = Path(path)
+    try:
+        content = json.loads(path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _is_synthetic(sidecar: Path) -> bool:
     """Whether an image was made here, so that it may be replaced; others in the folder are left alone."""
+    content = read_sidecar(sidecar)
     try:
-        content = json.loads(sidecar.read_text())
         return content["Synthetic"] is True and content["GeneratedBy"][0]["Name"] == "medsynth"
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError):
         return False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from monai.inferers import Inferer
 from torch import Tensor
-from tqdm import tqdm
 
 from medsynth.data.datalist import datalist
 from medsynth.data.io import sources
@@ -27,10 +26,9 @@ from medsynth.data.preprocessing.spacing import SAME_SPACING, header_or_none, in
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.image import psnr, ssim
 from medsynth.inference.generate import slice_space
-from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits, in_rows, spread
+from medsynth.inference.image_folder import ImageFolder
+from medsynth.inference.route import Input, Made, Route, one_below_the_other, some_slices, usable
 from medsynth.run.recipe import LoadedModel
-
-MOST_SHOWN = 36  # inputs in the grid: with their reconstructions, eight rows of nine
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +72,23 @@ class Stack:
 
     def volume(self, slices: Tensor) -> np.ndarray:
         """(N, 1, H, W) in [-1, 1] -> (H, W, slices) in the image's units; slices that were left out are air."""
-        volume = np.full((*slices.shape[2:], self.places[-1] + 1), -1, dtype=np.float32)
-        volume[..., self.places] = np.moveaxis(slices[:, 0].numpy(), 0, -1)
-        return self.space.to_units(volume)
+        return self.space.to_units(self.filled(slices[:, 0].float().numpy(), -1))
+
+    def filled(self, slices: np.ndarray, value: float) -> np.ndarray:
+        """(N, H, W) -> (H, W, slices), of one value in slices that were left out."""
+        volume = np.full((*slices.shape[1:], self.places[-1] + 1), value, slices.dtype)
+        volume[..., self.places] = np.moveaxis(slices, 0, -1)
+        return volume
 
 
-def read_stack(path: str, preprocessing: Preprocessing, space: SliceSpace) -> Stack:
+def read_stack(source: Source, preprocessing: Preprocessing, space: SliceSpace) -> Stack:
     """Prepare one image.
 
     Raises:
         MedsynthError: what is wrong with it.
     """
-    preprocessing = _with_spacing(path, preprocessing, space)
-    slices, facts = prepare(Source(path), preprocessing.modality, volume_transforms(preprocessing))
+    preprocessing = _with_spacing(source, preprocessing, space)
+    slices, facts = prepare(source, preprocessing.modality, volume_transforms(preprocessing))
     if slices is None:
         raise MedsynthError(facts["error"])
     space = replace(space, bounds=tuple(facts["bounds"]))
@@ -98,11 +100,11 @@ def read_stack(path: str, preprocessing: Preprocessing, space: SliceSpace) -> St
     return Stack(torch.from_numpy(slices).float()[:, None], places, positions, affine, space)
 
 
-def _with_spacing(path: str, preprocessing: Preprocessing, space: SliceSpace) -> Preprocessing:
+def _with_spacing(source: Source, preprocessing: Preprocessing, space: SliceSpace) -> Preprocessing:
     """The network knows heads at one spacing: resample to it what has another."""
     if preprocessing.modality == "image" or preprocessing.spacing_mm is not None:
         return preprocessing
-    header = header_or_none(path)
+    header = header_or_none(source)
     if header is None or np.allclose(
         in_plane(header.spacing_mm, preprocessing.plane), space.spacing_mm, rtol=SAME_SPACING, atol=0
     ):
@@ -110,64 +112,44 @@ def _with_spacing(path: str, preprocessing: Preprocessing, space: SliceSpace) ->
     return replace(preprocessing, spacing_mm=space.spacing_mm)
 
 
-def check_outside(inputs: Sequence[dict[str, Any]], output: ImageFolder) -> None:
-    """Refuse inputs that lie where the output will be."""
-    if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
-        raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
+def stack_reader(model: LoadedModel) -> Callable[[Source], Stack]:
+    """What prepares images for a model, see `read_stack`."""
+    return partial(read_stack, preprocessing=Preprocessing.from_dict(model.preprocessing), space=slice_space(model))
 
 
 def read_stacks(inputs: Sequence[dict[str, Any]], model: LoadedModel) -> Iterator[tuple[int, dict[str, Any], Stack]]:
-    """Prepare inputs one by one: each one's number, its entry and its slices.
-
-    Inputs that cannot be used are left out, and named when all are done; only where all are, it is an error.
+    """Prepare inputs one by one: each one's number, its entry and its slices; see `usable`.
 
     Args:
         inputs: from `find_inputs`.
     """
-    preprocessing, space = Preprocessing.from_dict(model.preprocessing), slice_space(model)
-    reasons: list[str] = []
-    for index, entry in enumerate(tqdm(inputs, desc="images")):
-        try:
-            stack = read_stack(entry["image"], preprocessing, space)
-        except MedsynthError as error:
-            reasons.append(f"{entry['image']} {error}")
-            continue
+    for index, entry, _, stack in usable(inputs, stack_reader(model), "images"):
         yield index, entry, stack
-    if len(reasons) == len(inputs):
-        raise MedsynthError(f"none of the {len(inputs)} inputs can be used: {reasons[0]}")
-    for reason in reasons:
-        log.warning("left out: %s", reason)
 
 
 def reconstruct(
     inputs: Sequence[dict[str, Any]], model: LoadedModel, inferer: Inferer, output: ImageFolder, batch_size: int
 ) -> None:
-    """Write a reconstruction of each input, numbered in the order of the inputs, and how close it comes.
-
-    Inputs that cannot be used are named and left out; only where all are, it is an error.
+    """Write a reconstruction of each input, and how close it comes; see `Route.run`.
 
     Args:
         inputs: from `find_inputs`.
         inferer: calls the network on a batch of slices with their labels and positions.
         batch_size: slices at a time; changes the memory it takes, not the result.
     """
-    check_outside(inputs, output)
-    shown: list[tuple[Tensor, Tensor]] = []
-    for index, entry, stack in read_stacks(inputs, model):
-        fake = _through(model, inferer, stack, entry["label"], batch_size)
-        name = f"reconstruct_{index:0{digits(len(inputs))}d}"
-        facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(fake)}
-        facts |= _closeness(fake, stack.slices)
-        sidecar = {"Units": stack.space.units, "InputDigest": input_digest(entry["image"])}
-        output.write(name, stack.volume(fake), stack.affine, facts, sidecar)
-        output.tell(name, Source.of(entry))
-        if len(shown) < MOST_SHOWN:
-            some = spread(len(fake), max(1, MOST_SHOWN // len(inputs)))
-            shown += zip(stack.slices[some], fake[some], strict=True)
-    columns = min(GRID_COLUMNS, len(shown))
-    whole_rows = shown[: len(shown) // columns * columns]
-    output.finish(torch.stack(in_rows(columns, *zip(*whole_rows, strict=True))), columns)
-    log.info("%d of %d inputs are reconstructed in %s", len(output.rows), len(inputs), output.folder)
+
+    def make(batch: Sequence[Input]) -> Iterator[Made]:
+        for index, entry, source, stack in batch:
+            fake = _through(model, inferer, stack, entry["label"], batch_size)
+            facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(fake)}
+            facts |= _closeness(fake, stack.slices)
+            sidecar = {"Units": stack.space.units, "InputDigest": sources.digest(source)}
+            some = some_slices(len(fake), len(inputs))
+            shown = list(zip(stack.slices[some], fake[some], strict=True))
+            yield Made(stack.volume(fake), stack.affine, facts, sidecar, shown)
+
+    route = Route("reconstruct", stack_reader(model), make, "inputs are reconstructed", one_below_the_other)
+    route.run(inputs, output)
     for split in dict.fromkeys(row["split"] for row in output.rows):  # patients trained on come out better than others
         rows = [row for row in output.rows if row["split"] == split]
         means = (np.mean([row[name] for row in rows]) for name in ("psnr", "ssim"))
@@ -191,8 +173,3 @@ def _closeness(fake: Tensor, real: Tensor) -> dict[str, float]:
     pair = (fake + 1, real + 1)  # from 0: SSIM is for intensities that are not negative
     measures = {"PSNR": psnr(*pair, data_range=2.0), "SSIM": ssim(*pair, data_range=2.0)}
     return {name: round(values.mean().item(), 4) for name, values in measures.items()}
-
-
-def input_digest(path: str) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,7 @@ from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 from scipy import ndimage
 from torch import Tensor
-from tqdm import tqdm
 
-from medsynth.data.io import sources
 from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import form_code
 from medsynth.data.preprocessing.foreground import Head
@@ -37,10 +35,10 @@ from medsynth.data.preprocessing.transforms import (
     with_neighbours,
 )
 from medsynth.errors import MedsynthError, check_whole
-from medsynth.inference.image_folder import ImageFolder, digits
+from medsynth.inference.image_folder import ImageFolder
+from medsynth.inference.route import Input, Inputs, Made, Route, origin
 
 THUMBNAIL = 256  # pixels of a slice in the grid
-MOST_SHOWN = 36  # inputs in the grid
 AIR = -1.0  # in a network's scale
 MOST_BEYOND = 0.5  # part of a head that the network's bounds may cut off without a word
 MARGIN_MM = 4.0  # around the head, in which a network's answer is kept
@@ -238,10 +236,11 @@ def sampled(
 
 @dataclass(frozen=True)
 class VolumeRequest:
-    """What a user asks of a slice network for volumes.
+    """What a user asks of a slice network for volumes or pictures.
 
     Args:
         name: of what it does, such as `source_to_target`, for file names.
+        space: what the values of the network's answers stand for.
         num_samples: answers, whose mean is written; of more than one, their standard deviation is written too.
         seed: of random draws.
         clean_background: set what lies outside the input's head to air.
@@ -250,6 +249,7 @@ class VolumeRequest:
     """
 
     name: str
+    space: SliceSpace
     num_samples: int = 1
     seed: int = 0
     clean_background: bool = True
@@ -259,87 +259,51 @@ class VolumeRequest:
     def __post_init__(self) -> None:
         check_whole("num_samples", self.num_samples, 1)
 
+    def made(self, one: Input, answer: Sequence[np.ndarray], affine: np.ndarray, shown: tuple[Tensor, ...]) -> Made:
+        """For the answer on the input's grid, in [-1, 1]: the mean, and the standard deviation if there is one."""
+        space, deviation = self.space, None
+        low, high = space.bounds or (0.0, 1.0)
+        facts = {"Seed": self.seed, "Samples": self.num_samples, "Split": one.entry.get("split")}
+        sidecar = {"Units": space.units, "IntensityBounds": [low, high], **origin(one.source), **self.sidecar}
+        if len(answer) > 1:
+            quantity = f"standard deviation of the samples in each {'pixel' if space.modality == 'image' else 'voxel'}"
+            deviation = ((answer[1] * ((high - low) / 2)).astype(np.float32), quantity)
+        values, dicom = space.to_units(answer[0]), space.modality if self.dicom else None
+        return Made(values, affine, facts, sidecar, [shown], deviation=deviation, dicom=dicom)
+
 
 def write_volumes(
-    inputs: Sequence[Mapping[str, Any]],
-    network: SliceNetwork,
-    space: SliceSpace,
-    inferer: VolumeInferer,
-    output: ImageFolder,
-    request: VolumeRequest,
+    inputs: Inputs, network: SliceNetwork, inferer: VolumeInferer, output: ImageFolder, request: VolumeRequest
 ) -> None:
-    """Write what the network makes of each volume, on the volume's own grid, numbered in the order of the inputs.
-
-    Inputs that cannot be used are named and left out; only where all are, it is an error.
+    """Write what the network makes of each volume, on the volume's own grid; see `Route.run`.
 
     Args:
-        inputs: {"image": path}, with "frame" for a frame of a 4D file, and "split" of a datalist.
-        space: what the values of the network's answers stand for.
         inferer: prepares the volumes and takes them through the network.
     """
-    if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
-        raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
-    shown: list[list[Tensor]] = []
-    reasons: list[str] = []
-    for index, entry in enumerate(tqdm(inputs, desc=request.name, unit="volume")):
-        source = Source.of(entry)
-        try:
-            ready = read_ready(source, inferer.preprocessing)
-        except MedsynthError as error:
-            reasons.append(f"{source.path} {error}")
-            continue
-        if ready.beyond > MOST_BEYOND:
-            share, (low, high) = ready.beyond, ready.bounds
-            log.warning(
-                "%s: %.0f %% of the head is outside of %g to %g and clipped", source.path, 100 * share, low, high
-            )
-        answer = sampled(inferer, ready, network, request.num_samples, request.seed)
-        name = f"{request.name}_{index:0{digits(len(inputs))}d}"
-        _write(name, entry, ready, answer, space, output, request)
-        if len(shown) < MOST_SHOWN:
-            shown.append(_pictures(ready, answer))
-    if not shown:
-        raise MedsynthError(f"none of the {len(inputs)} inputs can be used: {reasons[0]}")
-    for reason in reasons:
-        log.warning("left out: %s", reason)
-    pictures = [picture for row in shown for picture in row]
-    output.finish(torch.stack(pictures), columns=len(shown[0]) * min(len(shown), 4))
-    log.info("%d of %d volumes are in %s", len(inputs) - len(reasons), len(inputs), output.folder)
+    space = request.space
+
+    def make(batch: Sequence[Input]) -> Iterator[Made]:
+        for one in batch:
+            ready: ReadyVolume = one.ready
+            if ready.beyond > MOST_BEYOND:
+                path, percent = one.source.path, 100 * ready.beyond
+                log.warning("%s: %.0f %% of the head is outside of %g to %g and clipped", path, percent, *ready.bounds)
+            answer = sampled(inferer, ready, network, request.num_samples, request.seed)
+            on_grid = [ready.back(part) for part in answer if part is not None]
+            made = request.made(one, on_grid, ready.affine, _pictures(ready, answer))
+            if request.clean_background:
+                outside = ready.back(torch.from_numpy(ready.outline)[None].float()) < 0.5
+                in_hu = space.modality == "ct" and space.bounds
+                made.values[outside] = AIR_HU if in_hu else space.to_units(np.array(AIR))
+                if made.deviation:
+                    made.deviation[0][outside] = 0
+            yield replace(made, code=form_code(one.source.path))
+
+    read = partial(read_ready, preprocessing=inferer.preprocessing)
+    Route(request.name, read, make, "volumes are").run(inputs, output)
 
 
-def _write(
-    name: str,
-    entry: Mapping[str, Any],
-    ready: ReadyVolume,
-    answer: tuple[Tensor, Tensor | None],
-    space: SliceSpace,
-    output: ImageFolder,
-    request: VolumeRequest,
-) -> None:
-    """One volume, its standard deviation and its DICOM series."""
-    source, affine = Source.of(entry), ready.affine
-    code, digest = form_code(source.path), sources.digest(source)
-    low, high = space.bounds or (0.0, 1.0)
-    facts = {"Seed": request.seed, "Samples": request.num_samples, "Split": entry.get("split")}
-    sidecar = {"Units": space.units, "IntensityBounds": [low, high], "InputDigest": digest}
-    sidecar |= {"Sources": [f"hash://sha256/{digest}"], **request.sidecar}
-    values = space.to_units(ready.back(answer[0]))
-    outside = ready.back(torch.from_numpy(ready.outline)[None].float()) < 0.5
-    if request.clean_background:
-        values[outside] = AIR_HU if space.modality == "ct" and space.bounds else space.to_units(np.array(AIR))
-    output.write(name, values, affine, facts, sidecar, code)
-    output.tell(name, source)
-    if request.dicom:
-        output.write_dicom(name, values, affine, space.modality, source)
-    if answer[1] is not None:
-        deviation = (ready.back(answer[1]) * ((high - low) / 2)).astype(np.float32)
-        if request.clean_background:
-            deviation[outside] = 0
-        quantity = {"Quantity": "standard deviation of the samples in each voxel"}
-        output.write(f"{name}_std", deviation, affine, facts, sidecar | quantity, code)
-
-
-def _pictures(ready: ReadyVolume, answer: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+def _pictures(ready: ReadyVolume, answer: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...]:
     """A slice through the middle of the head: before, after, and the deviation, whose white is its largest value."""
     middle = int(ready.head.box[2].sum()) // 2
     inside = torch.from_numpy(ready.outline)
@@ -347,7 +311,7 @@ def _pictures(ready: ReadyVolume, answer: tuple[Tensor, Tensor | None]) -> list[
     if answer[1] is not None:
         deviation = torch.where(inside, answer[1], 0)
         volumes.append(deviation / deviation.max().clamp(min=1e-6) * 2 - 1)
-    return [_thumbnail(volume[..., middle]) for volume in volumes]
+    return tuple(_thumbnail(volume[..., middle]) for volume in volumes)
 
 
 def _thumbnail(image: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from monai.inferers import SimpleInferer
 from PIL import Image
 
+from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
@@ -40,7 +41,7 @@ def test_what_comes_out_overlays_what_went_in(tmp_path, ball, codes, spacing):
     path = save(tmp_path / "v.nii.gz", ball, codes)
     source = nib.load(path)
     space = SliceSpace("mri", (spacing, spacing), 2.0, None)
-    stack = read_stack(path, Preprocessing("mri", (0, 400), None, 48), space)
+    stack = read_stack(Source(path), Preprocessing("mri", (0, 400), None, 48), space)
     volume = stack.volume(stack.slices)
     expected = landmark(source.get_fdata(), source.affine, 250)
     np.testing.assert_allclose(landmark(volume, stack.affine, 250), expected, atol=0.15 * spacing)
@@ -51,7 +52,7 @@ def test_what_comes_out_overlays_what_went_in(tmp_path, ball, codes, spacing):
 def test_slices_come_back_exactly_in_the_units_of_the_image(tmp_path, ball):
     path = save(tmp_path / "v.nii.gz", ball)
     space = SliceSpace("mri", (2.0, 2.0), 2.0, None)
-    stack = read_stack(path, Preprocessing("mri", (0, 400), None, 64), space)
+    stack = read_stack(Source(path), Preprocessing("mri", (0, 400), None, 64), space)
     volume, source = stack.volume(stack.slices), nib.load(path)
     to_source = np.linalg.inv(source.affine) @ stack.affine
     inside = np.argwhere(volume > 50)
@@ -65,7 +66,7 @@ def test_slices_left_out_between_others_are_air(tmp_path, ball):
     ball[30, 32, 20:22] = 100  # one thread holds the head together
     path = save(tmp_path / "v.nii.gz", ball)
     space = SliceSpace("mri", (2.0, 2.0), 2.0, None)
-    stack = read_stack(path, Preprocessing("mri", (0, 400), None, 64), space)
+    stack = read_stack(Source(path), Preprocessing("mri", (0, 400), None, 64), space)
     gap = np.setdiff1d(np.arange(stack.places[-1] + 1), stack.places)
     assert gap.size == 2
     assert (stack.volume(stack.slices)[..., gap] == 0).all()
@@ -88,7 +89,7 @@ def test_volumes_are_numbered_measured_and_carry_nothing_of_their_names(tmp_path
     inputs = find_inputs(str(tmp_path))
     rows = run(inputs, model, tmp_path / "out")
     assert [row["file"] for row in rows] == [f"images/vaegan_reconstruct_000{i}.nii.gz" for i in (0, 1)]
-    stack = read_stack(inputs[0]["image"], Preprocessing.from_dict(model.preprocessing), model_space(model))
+    stack = read_stack(Source.of(inputs[0]), Preprocessing.from_dict(model.preprocessing), model_space(model))
     with torch.no_grad():
         fake = model.network(stack.slices, None, stack.positions)
     noise = (fake - stack.slices).square().flatten(1).mean(1)
@@ -114,7 +115,9 @@ def test_a_picture_of_the_right_size_comes_back_in_its_own_scale(tmp_path, model
     model = load_model(model_pt("image", (0.0, 255.0)))
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    stack = read_stack(str(tmp_path / "a.png"), Preprocessing.from_dict(model.preprocessing), model_space(model))
+    stack = read_stack(
+        Source(str(tmp_path / "a.png")), Preprocessing.from_dict(model.preprocessing), model_space(model)
+    )
     np.testing.assert_array_equal(stack.volume(stack.slices)[..., 0], pixels)
     rows = run(find_inputs(str(tmp_path / "a.png")), model, tmp_path / "out")
     image = nib.load(tmp_path / "out" / rows[0]["file"])
@@ -133,30 +136,6 @@ def test_a_reconstruction_as_png_is_numbered_and_carries_nothing_of_the_input_s_
         "vaegan_reconstruct_0000.png",
     }
     assert not any(b"MUELLER" in path.read_bytes() for path in written)
-
-
-def test_a_bad_volume_is_left_out_and_only_bad_ones_are_an_error(tmp_path, ball, model_pt, caplog):
-    model = load_model(model_pt(spacing_mm=8.0))
-    good = save(tmp_path / "b.nii.gz", ball)
-    ball[3, 3, 3] = np.nan
-    bad = save(tmp_path / "a.nii.gz", ball)
-    caplog.set_level("INFO")
-    rows = run([{"image": path, "label": None} for path in (bad, good)], model, tmp_path / "out")
-    assert [row["index"] for row in rows] == ["1"]
-    assert "left out" in caplog.text
-    assert f"reconstruct_0001.nii.gz is made from {good}" in caplog.text
-    with pytest.raises(MedsynthError, match="none of the 1 inputs can be used: .*a.nii.gz holds 1 voxels"):
-        run([{"image": bad, "label": None}], model, tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
-def test_inputs_that_would_be_replaced_are_refused(tmp_path, ball, model_pt):
-    model = load_model(model_pt(spacing_mm=8.0))
-    (tmp_path / "images").mkdir()
-    path = save(tmp_path / "images" / "a.nii.gz", ball)
-    output = ImageFolder(tmp_path, "vaegan", "", overwrite=True)
-    with pytest.raises(MedsynthError, match="which will be replaced"):
-        reconstruct(find_inputs(path), model, SimpleInferer(), output, 8)
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ def through(tmp_path):
     def write(path, network=identity, inferer=None, space=CT, overwrite=False, **options):
         options = {"clean_background": False} | options
         output = ImageFolder(tmp_path / "out", "toy", "abc", overwrite)
-        request = VolumeRequest("source_to_target", **options)
-        write_volumes([{"image": str(path)}], network, space, inferer or VolumeInferer(CT_INPUT), output, request)
+        request = VolumeRequest("source_to_target", space, **options)
+        write_volumes([{"image": str(path)}], network, inferer or VolumeInferer(CT_INPUT), output, request)
         return tmp_path / "out"
 
     return write

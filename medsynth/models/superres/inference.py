@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -19,7 +17,6 @@ from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from medsynth.data.io import sources
 from medsynth.data.io.sources import Source
@@ -28,7 +25,8 @@ from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, find, r
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.transforms import CheckFinite, with_neighbours
 from medsynth.errors import MedsynthError, check_whole
-from medsynth.inference.image_folder import ImageFolder, digits
+from medsynth.inference.image_folder import ImageFolder, read_sidecar
+from medsynth.inference.route import Input, Made, Route, origin
 from medsynth.inference.volumes import refuse_ct
 from medsynth.models.superres.degradation import SCALES
 from medsynth.models.superres.network import RRDBNet
@@ -37,7 +35,6 @@ from medsynth.run.recipe import LoadedModel
 from medsynth.training.base_trainer import use_bfloat16
 
 STEM = "superres"
-MOST_SHOWN = 36  # inputs in the grid
 SHOWN = 256  # fine pixels of each
 FLIPS = ((), (2,), (3,), (2, 3))  # dimensions of a batch that an ensemble mirrors
 
@@ -59,6 +56,11 @@ class Upright:
     affine: np.ndarray
     file_affine: np.ndarray
     bounds: tuple[float, float]
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Stored units -> the bounds at -1 and 1."""
+        low, high = self.bounds
+        return (values - low) * (2 / (high - low)) - 1
 
     def to_file(self, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(slices, rows, columns) of the same field of view -> voxels in the order of the file's axes, and affine."""
@@ -215,60 +217,37 @@ class SuperResolution:
     ) -> None:
         if not inputs:
             raise MedsynthError("there is no input: give a volume, a folder of volumes or a datalist")
-        if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
-            raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
         _check_scale(scale, upscaler.network.scale)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.output, self.inputs, self.upscaler, self.dicom = output, inputs, upscaler, dicom
-        self.names = [f"x{upscaler.network.scale}_{i:0{digits(len(inputs))}d}" for i in range(len(inputs))]
-        output.name_after({name: entry["image"] for name, entry in zip(self.names, inputs, strict=True)})
 
     def run(self) -> None:
-        """Write them, numbered in the order of the inputs, or named like these where the format is PNG.
+        """Write them, numbered in the order of the inputs, or named like these where the format is PNG; see `Route`."""
+        name = f"x{self.upscaler.network.scale}"
+        Route(name, self._read, self._make, own_names=True).run(self.inputs, self.output)
 
-        Inputs that cannot be used are named and left out; only where all are, it is an error.
-        """
-        shown: list[Tensor] = []
-        reasons: list[str] = []
-        for name, entry in zip(self.names, tqdm(self.inputs, desc="super-resolution", unit="volume"), strict=True):
-            source = Source.of(entry)
-            try:
-                _refuse_twice(source)
-                upright = read_upright(source, self.preprocessing)
-            except MedsynthError as error:
-                reasons.append(f"{source.path} {error}")
-                continue
+    def _read(self, source: Source) -> Upright:
+        _refuse_twice(source)
+        return read_upright(source, self.preprocessing)
+
+    def _make(self, batch: Sequence[Input]) -> Iterator[Made]:
+        for one in batch:
+            upright, space = one.ready, _space(self.preprocessing, one.ready)
             fine = self._finer(upright)
-            self._write(name, source, upright, fine)
-            if len(shown) < 2 * MOST_SHOWN:
-                shown += _shown(upright, fine)
-        if not shown:
-            raise MedsynthError(f"none of the {len(self.inputs)} inputs can be used: {reasons[0]}")
-        for reason in reasons:
-            log.warning("left out: %s", reason)
-        self.output.finish(torch.stack(shown), columns=2 * min(len(shown) // 2, 4))
-        log.info("%d of %d inputs are in %s", len(self.output.rows), len(self.inputs), self.output.folder)
+            volume, affine = upright.to_file(fine)
+            facts = {"Scale": self.upscaler.network.scale, "Plane": self.preprocessing.plane, "Slices": len(fine)}
+            sidecar = {"Units": space.units, **origin(one.source)}
+            code, dicom = form_code(one.source.path), space.modality if self.dicom else None
+            yield Made(volume, affine, facts, sidecar, [_shown(upright, fine)], code, dicom=dicom)
 
     def _finer(self, upright: Upright) -> np.ndarray:
         """(slices, scale * rows, scale * columns) in stored units, not below the input's lowest value."""
         space, values = _space(self.preprocessing, upright), upright.values
-        low, high = upright.bounds
         order = with_neighbours(np.arange(len(values)), self.preprocessing.neighbours, len(values))
         parts = []
         for some in np.array_split(order, -(-len(order) // self.upscaler.batch_size)):
-            slices = (values[some] - low) * (2 / (high - low)) - 1
-            parts.append(space.to_units(self.upscaler(slices).numpy(), clip=False))
+            parts.append(space.to_units(self.upscaler(upright.scaled(values[some])).numpy(), clip=False))
         return np.maximum(np.concatenate(parts), parts[0].dtype.type(values.min()))
-
-    def _write(self, name: str, source: Source, upright: Upright, fine: np.ndarray) -> None:
-        volume, affine = upright.to_file(fine)
-        digest, space = sources.digest(source), _space(self.preprocessing, upright)
-        facts = {"Scale": self.upscaler.network.scale, "Plane": self.preprocessing.plane, "Slices": len(fine)}
-        sidecar = {"Units": space.units, "InputDigest": digest, "Sources": [f"hash://sha256/{digest}"]}
-        self.output.write(name, volume, affine, facts, sidecar, form_code(source.path))
-        self.output.tell(name, source)
-        if self.dicom:
-            self.output.write_dicom(name, volume, affine, space.modality, source)
 
 
 def _space(preprocessing: Preprocessing, upright: Upright) -> SliceSpace:
@@ -277,14 +256,12 @@ def _space(preprocessing: Preprocessing, upright: Upright) -> SliceSpace:
     return SliceSpace(preprocessing.modality, (rows, columns), slices, upright.bounds, preprocessing.plane)
 
 
-def _shown(upright: Upright, fine: np.ndarray) -> list[Tensor]:
+def _shown(upright: Upright, fine: np.ndarray) -> tuple[Tensor, ...]:
     """The middle of the middle slice before and after, pixel for pixel of the fine grid: (1, SHOWN, SHOWN) each."""
     middle, scale = len(fine) // 2, fine.shape[1] // upright.values.shape[1]
     slices = torch.stack([repeat(upright.values[middle], scale), torch.from_numpy(fine[middle].astype(np.float32))])
-    low, high = upright.bounds
-    scaled = ((slices - low) * (2 / (high - low)) - 1).clamp(-1, 1)
-    cut = ResizeWithPadOrCrop((SHOWN, SHOWN), value=-1)(scaled)
-    return list(convert_to_tensor(cut, track_meta=False)[:, None])
+    cut = ResizeWithPadOrCrop((SHOWN, SHOWN), value=-1)(upright.scaled(slices).clamp(-1, 1))
+    return tuple(convert_to_tensor(cut, track_meta=False)[:, None])
 
 
 def _check_scale(scale: int | None, own: int) -> None:
@@ -298,14 +275,8 @@ def _check_scale(scale: int | None, own: int) -> None:
 
 def _refuse_twice(source: Source) -> None:
     """MedsynthError, in words that follow the file's name, if the image is an output of super-resolution already."""
-    path = Path(source.path)
-    sidecar = path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
-    try:
-        content = json.loads(sidecar.read_text())
-        again = content["Synthetic"] is True and content["Model"] == STEM
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if again:
+    content = read_sidecar(source.path)
+    if content.get("Synthetic") is True and content.get("Model") == STEM:
         raise MedsynthError(
             f"is made by super-resolution already (x{content.get('Scale')}): a second time, the network would take "
             "what it made up for measured detail; give the scan that it was made from"

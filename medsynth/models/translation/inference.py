@@ -138,14 +138,14 @@ class TranslationInference:
         seed: int,
         dicom: bool,
     ) -> None:
-        self.space = space_of(model, domains(direction)[1])
         recipes = (preprocessing_of(model, domain).to_dict() for domain in domains(direction))
         sidecar = dict(zip(("InputPreprocessing", "Preprocessing"), recipes, strict=True))
-        self.request = VolumeRequest(direction, num_samples, seed, dicom=dicom, sidecar=sidecar)
+        space = space_of(model, domains(direction)[1])
+        self.request = VolumeRequest(direction, space, num_samples, seed, dicom=dicom, sidecar=sidecar)
         self.network = slice_network(model, direction, sample=num_samples > 1)
         self.inferer, self.inputs, self.output = inferer, inputs, output
 
     def run(self) -> None:
         """Do it."""
         write = write_pictures if isinstance(self.inferer, PictureInferer) else write_volumes
-        write(self.inputs, self.network, self.space, self.inferer, self.output, self.request)
+        write(self.inputs, self.network, self.inferer, self.output, self.request)

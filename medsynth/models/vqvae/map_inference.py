@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from medsynth.data.io import sources
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
 from medsynth.inference.generate import slice_space
-from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits, in_rows, spread
-from medsynth.inference.reconstruct import MOST_SHOWN, Stack, check_outside, input_digest, read_stacks
+from medsynth.inference.image_folder import ImageFolder, read_sidecar
+from medsynth.inference.reconstruct import Stack, stack_reader
+from medsynth.inference.route import Input, Made, Route, one_below_the_other, some_slices
 from medsynth.models.vqvae.codebook import code_colours, perplexity
 from medsynth.models.vqvae.network import SliceVqVae
 from medsynth.nn.resampling import repeat
@@ -30,12 +29,10 @@ from medsynth.run.recipe import LoadedModel
 
 MOST_CODES = np.iinfo(np.uint16).max  # of a map; the value after the last code marks slices that were left out
 
-log = logging.getLogger(__name__)
-
 
 @torch.inference_mode()
 def encode(inputs: Sequence[dict[str, Any]], model: LoadedModel, output: ImageFolder, batch_size: int) -> Tensor:
-    """Write the code map of each input, numbered in the order of the inputs.
+    """Write the code map of each input; see `Route.run`.
 
     A map's voxels are `stride` times as wide as the slices' pixels, so that it lies over the input. Its sidecar has
     what `decode` needs for the input's units.
@@ -46,7 +43,6 @@ def encode(inputs: Sequence[dict[str, Any]], model: LoadedModel, output: ImageFo
 
     Returns: (num_codes,), how often each code was chosen.
     """
-    check_outside(inputs, output)
     network: SliceVqVae = model.network
     if network.num_codes > MOST_CODES:
         raise MedsynthError(
@@ -54,39 +50,34 @@ def encode(inputs: Sequence[dict[str, Any]], model: LoadedModel, output: ImageFo
         )
     device, coarser = network.codebook.codes.device, _coarser(network.stride)
     colours, total = code_colours(network.codebook).cpu(), torch.zeros(network.num_codes)
-    shown: list[tuple[Tensor, Tensor]] = []
-    for index, entry, stack in read_stacks(inputs, model):
-        indices = torch.cat([network.encode_indices(part.to(device)).cpu() for part in stack.slices.split(batch_size)])
-        usage = indices.flatten().bincount(minlength=network.num_codes)
-        total += usage
-        places = stack.places
-        volume = np.full((*indices.shape[1:], places[-1] + 1), network.num_codes, dtype=np.uint16)
-        volume[..., places] = np.moveaxis(indices.numpy(), 0, -1)
-        name = f"encode_{index:0{digits(len(inputs))}d}"
-        facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(indices)}
-        facts |= {"Bits_per_pixel": round(bits_per_pixel(network), 4)}
-        facts |= {"Entropy_per_pixel": round(entropy_per_pixel(network, usage), 4)}
-        sidecar = {"Codes": network.num_codes, "Stride": network.stride, "CodebookDigest": codebook_digest(network)}
-        sidecar |= {"Units": "index of a code; one beyond the last: slice left out"}
-        sidecar |= {"InputDigest": input_digest(entry["image"])}
-        if stack.space.bounds is not None:
-            sidecar["IntensityBounds"] = list(stack.space.bounds)
-        output.write(name, volume, stack.affine @ coarser, facts, sidecar)
-        output.tell(name, Source.of(entry))
-        if len(shown) < MOST_SHOWN:
-            some = spread(len(indices), max(1, MOST_SHOWN // len(inputs)))
+
+    def make(batch: Sequence[Input]) -> Iterator[Made]:
+        for index, entry, source, stack in batch:
+            parts = stack.slices.split(batch_size)
+            indices = torch.cat([network.encode_indices(part.to(device)).cpu() for part in parts])
+            usage = indices.flatten().bincount(minlength=network.num_codes)
+            total.add_(usage)
+            facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(indices)}
+            facts |= {"Bits_per_pixel": round(bits_per_pixel(network), 4)}
+            facts |= {"Entropy_per_pixel": round(entropy_per_pixel(network, usage), 4)}
+            sidecar = {"Codes": network.num_codes, "Stride": network.stride, "CodebookDigest": codebook_digest(network)}
+            sidecar |= {"Units": "index of a code; one beyond the last: slice left out"}
+            sidecar |= {"InputDigest": sources.digest(source)}
+            if stack.space.bounds is not None:
+                sidecar["IntensityBounds"] = list(stack.space.bounds)
+            some = some_slices(len(indices), len(inputs))
             maps = repeat(colours[indices[some]].movedim(-1, 1), network.stride)
-            shown += zip(stack.slices[some].expand(-1, 3, -1, -1), maps, strict=True)
-    columns = min(GRID_COLUMNS, len(shown))
-    whole_rows = shown[: len(shown) // columns * columns]
-    output.finish(torch.stack(in_rows(columns, *zip(*whole_rows, strict=True))), columns)
-    log.info("%d of %d inputs are encoded in %s", len(output.rows), len(inputs), output.folder)
+            shown = list(zip(stack.slices[some].expand(-1, 3, -1, -1), maps, strict=True))
+            volume = stack.filled(indices.numpy().astype(np.uint16), network.num_codes)
+            yield Made(volume, stack.affine @ coarser, facts, sidecar, shown)
+
+    Route("encode", stack_reader(model), make, "inputs are encoded", one_below_the_other).run(inputs, output)
     return total
 
 
 @torch.inference_mode()
 def decode(inputs: Sequence[dict[str, Any]], model: LoadedModel, output: ImageFolder, batch_size: int) -> None:
-    """Write the image of each code map, numbered in the order of the inputs.
+    """Write the image of each code map; see `Route.run`.
 
     Args:
         inputs: from `find_inputs`.
@@ -95,35 +86,30 @@ def decode(inputs: Sequence[dict[str, Any]], model: LoadedModel, output: ImageFo
     Raises:
         MedsynthError: a map that is not of this model's codes; nothing is written then.
     """
-    check_outside(inputs, output)
     network: SliceVqVae = model.network
-    finer, space = np.linalg.inv(_coarser(network.stride)), slice_space(model)
+    device, finer = network.codebook.codes.device, np.linalg.inv(_coarser(network.stride))
+    read = partial(read_code_map, network=network, space=slice_space(model))
+
+    def make(batch: Sequence[Input]) -> Iterator[Made]:
+        for index, _, source, (indices, stack) in batch:
+            images = torch.cat([network.decode_indices(part.to(device)).cpu() for part in indices.split(batch_size)])
+            facts = {"Index": index, "Slices": len(images)}
+            sidecar = {"Units": stack.space.units, "InputDigest": sources.digest(source)}
+            shown = [(image,) for image in images[some_slices(len(images), len(inputs))]]
+            yield Made(stack.volume(images), stack.affine @ finer, facts, sidecar, shown)
+
     for entry in inputs:
-        read_code_map(entry["image"], network, space)
-    shown: list[Tensor] = []
-    for index, entry in enumerate(tqdm(inputs, desc="decoding")):
-        indices, stack = read_code_map(entry["image"], network, space)
-        device = network.codebook.codes.device
-        parts = [network.decode_indices(part.to(device)).cpu() for part in indices.split(batch_size)]
-        images = torch.cat(parts)
-        name = f"decode_{index:0{digits(len(inputs))}d}"
-        facts = {"Index": index, "Slices": len(images)}
-        sidecar = {"Units": stack.space.units, "InputDigest": input_digest(entry["image"])}
-        output.write(name, stack.volume(images), stack.affine @ finer, facts, sidecar)
-        output.tell(name, Source.of(entry))
-        if len(shown) < MOST_SHOWN:
-            shown += images[spread(len(images), max(1, MOST_SHOWN // len(inputs)))]
-    output.finish(torch.stack(shown), min(GRID_COLUMNS, len(shown)))
-    log.info("%d code maps are decoded in %s", len(inputs), output.folder)
+        read(Source.of(entry))
+    Route("decode", read, make, "code maps are decoded", one_below_the_other).run(inputs, output)
 
 
-def read_code_map(path: str, network: SliceVqVae, space: SliceSpace) -> tuple[Tensor, Stack]:
+def read_code_map(source: Source, network: SliceVqVae, space: SliceSpace) -> tuple[Tensor, Stack]:
     """Indices (N, h, w) of a file, and the places, the affine of the map and the units of the image that it stands for.
 
     Raises:
         MedsynthError: it is no code map, or not one of this network.
     """
-    sidecar = _sidecar(Path(path))
+    path, sidecar = source.path, read_sidecar(source.path)
     for name, own in (("Codes", network.num_codes), ("CodebookDigest", codebook_digest(network))):
         if name in sidecar and sidecar[name] != own:
             raise MedsynthError(
@@ -183,12 +169,3 @@ def _coarser(stride: int) -> np.ndarray:
     """Voxel indices (row, column, slice) of a code map -> those of its slices, at the middle of each code's place."""
     middle = (stride - 1) / 2
     return nib.affines.from_matvec(np.diag([stride, stride, 1.0]), [middle, middle, 0])
-
-
-def _sidecar(path: Path) -> dict[str, Any]:
-    """What stands beside a map, {} if nothing does."""
-    try:
-        content = json.loads(path.with_name(path.name.split(".nii")[0] + ".json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -299,13 +299,6 @@ def test_another_scale_is_refused_with_the_reason(saved, finer, scale, advice):
         finer(saved(), scale=scale)
 
 
-def test_an_input_that_would_be_replaced_is_refused(saved, finer):
-    _, out = finer(saved())
-    (file,) = (out / "images").glob("*.nii.gz")
-    with pytest.raises(MedsynthError, match="which will be replaced: give another output_dir"):
-        finer(file)
-
-
 def test_tiles_that_cannot_be_are_refused():
     with pytest.raises(MedsynthError, match="tile_size is 4: give a whole number, 8 or more"):
         SliceUpscaler(untrained(), tile_size=4)

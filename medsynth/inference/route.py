@@ -1,0 +1,160 @@
+"""The route of inputs through a network: read each, call the network, write what comes back onto the input's grid."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medsynth.data.io import sources
+from medsynth.data.io.sources import Source
+from medsynth.data.io.writing import ALIGNED
+from medsynth.data.preprocessing.preparation import reason
+from medsynth.errors import MedsynthError
+from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits, in_rows, spread
+
+MOST_SHOWN = 36  # inputs in the grid, or slices where fewer inputs have several each
+
+log = logging.getLogger(__name__)
+
+Shown = Sequence[tuple[Tensor, ...]]
+"""For the grid: images (C, H, W) in [-1, 1] that belong together, such as a slice before and after, and more such."""
+
+
+Inputs = Sequence[Mapping[str, Any]]
+"""{"image": path}, with "frame" for a frame of a 4D file, and what else a datalist says of it."""
+
+
+class Input(NamedTuple):
+    """An input: its number, what a datalist says of it, its file, and what a network takes of it."""
+
+    index: int
+    entry: Mapping[str, Any]
+    source: Source
+    ready: Any
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a network made of an input, in units and on a grid that overlays the input.
+
+    Args:
+        values, affine, facts, sidecar, code: see `ImageFolder.write`.
+        deviation: of several answers, for a file of its own, and what this says in words; None: there is none.
+        dicom: modality of the DICOM series that is written besides; None: none is.
+    """
+
+    values: np.ndarray
+    affine: np.ndarray
+    facts: dict[str, Any]
+    sidecar: dict[str, Any]
+    shown: Shown
+    code: int = ALIGNED
+    deviation: tuple[np.ndarray, str] | None = None
+    dicom: str | None = None
+
+    def write(self, name: str, source: Source, output: ImageFolder) -> None:
+        """Write it to the folder."""
+        output.write(name, self.values, self.affine, self.facts, self.sidecar, self.code)
+        output.tell(name, source)
+        if self.dicom:
+            output.write_dicom(name, self.values, self.affine, self.dicom, source)
+        if self.deviation:
+            values, quantity = self.deviation
+            output.write(
+                f"{name}_std", values, self.affine, self.facts, self.sidecar | {"Quantity": quantity}, self.code
+            )
+
+
+def side_by_side(shown: Shown) -> tuple[Tensor, int]:
+    """The grid and its columns: what belongs together in a row, up to four times."""
+    return torch.stack([image for images in shown for image in images]), len(shown[0]) * min(len(shown), 4)
+
+
+def one_below_the_other(shown: Shown) -> tuple[Tensor, int]:
+    """The grid and its columns: what belongs together in a column; what fills no row is left out."""
+    columns = min(GRID_COLUMNS, len(shown))
+    whole = shown if len(shown[0]) == 1 else shown[: len(shown) // columns * columns]
+    return torch.stack(in_rows(columns, *zip(*whole, strict=True))), columns
+
+
+@dataclass(frozen=True)
+class Route:
+    """How inputs go through a network into a folder.
+
+    Args:
+        name: of what is made, for file names.
+        read: prepares an input; what is wrong with it is a MedsynthError, in words that follow the file's name.
+        make: inputs, at most `batch_size` of them -> what the network makes of each.
+        done: of the inputs, for the log.
+        layout: of the grid, and its columns.
+        own_names: as PNG, each image has the name of its input, see `ImageFolder.name_after`.
+    """
+
+    name: str
+    read: Callable[[Source], Any]
+    make: Callable[[Sequence[Input]], Iterable[Made]]
+    done: str = "inputs are"
+    layout: Callable[[Shown], tuple[Tensor, int]] = side_by_side
+    own_names: bool = False
+    batch_size: int = 1
+
+    def run(self, inputs: Inputs, output: ImageFolder) -> None:
+        """Write what the network makes of each input that is `usable`, numbered in their order.
+
+        Of many inputs, an even choice is in the grid.
+        """
+        if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
+            raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
+        names = [f"{self.name}_{index:0{digits(len(inputs))}d}" for index in range(len(inputs))]
+        if self.own_names:
+            output.name_after({name: entry["image"] for name, entry in zip(names, inputs, strict=True)})
+        count, shown, chosen = 0, [], spread(len(inputs), MOST_SHOWN)
+        ready = usable(inputs, self.read, self.name)
+        while batch := list(itertools.islice(ready, self.batch_size)):
+            for one, made in zip(batch, self.make(batch), strict=True):
+                made.write(names[one.index], one.source, output)
+                count += 1
+                if one.index in chosen or not shown:
+                    shown += made.shown
+        output.finish(*self.layout(shown))
+        log.info("%d of %d %s in %s", count, len(inputs), self.done, output.folder)
+
+
+def usable(inputs: Inputs, read: Callable[[Source], Any], title: str) -> Iterator[Input]:
+    """Prepare inputs one by one, as the progress bar of this title shows.
+
+    Inputs that cannot be used are left out, and named when all are done; only where all are, it is an error.
+    """
+    reasons: list[str] = []
+    for index, entry in enumerate(tqdm(inputs, desc=title, unit="input")):
+        source = Source.of(entry)
+        try:
+            ready = read(source)
+        except Exception as error:  # transforms wrap what they raise
+            reasons.append(f"{source.path} {reason(error)}")
+            continue
+        yield Input(index, entry, source, ready)
+    if len(reasons) == len(inputs):
+        raise MedsynthError(f"none of the {len(inputs)} inputs can be used: {reasons[0]}")
+    for line in reasons:
+        log.warning("left out: %s", line)
+
+
+def some_slices(count: int, inputs: int) -> list[int]:
+    """Which of an input's slices are in the grid."""
+    return spread(count, max(1, MOST_SHOWN // inputs))
+
+
+def origin(source: Source) -> dict[str, Any]:
+    """Which input an image is made from, for its sidecar: a digest, since files may be named after patients."""
+    digest = sources.digest(source)
+    return {"InputDigest": digest, "Sources": [f"hash://sha256/{digest}"]}
