@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,16 @@ def test_arguments_that_the_network_does_not_take_are_refused(path):
 def test_a_checkpoint_in_place_of_a_model_is_refused(path):
     torch.save({"format": 1, "stateful": {}}, path)
     with pytest.raises(MedsynthError, match="use the run's model.pt, not its checkpoints"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("format", "advice"), [(1, "train it again"), (None, "train it again"), (10**6, "upgrade medsynth")]
+)
+def test_a_model_of_another_format_is_refused_with_the_version_that_made_it(path, format, advice):
+    rewrite(path, format=format, version="0.1.0")
+    line = f"{path} was made by medsynth 0.1.0, whose models this version cannot read: {advice}"
+    with pytest.raises(MedsynthError, match=f"^{re.escape(line)}$"):
         load_model(path)
 
 
