@@ -158,10 +158,13 @@ def test_the_former_model_stays_when_saving_fails(path):
 
 
 def test_a_discriminator_comes_back_beside_its_network(tmp_path):
-    definition = {"_target_": "medsynth.nn.patch_discriminator.Discriminators", "channels": 4, "num_scales": 1}
-    judge = Discriminators(channels=4, num_scales=1)
-    network = {"_target_": "medsynth.models.translation.network.Translator", "image_size": 16, "channels": [8, 8]}
-    save_model(tmp_path / "model.pt", Translator(16, channels=[8, 8]), network, {}, discriminator=(definition, judge))
+    judges = {"channels": 4, "num_layers": 1, "num_scales": 1, "norm": "spectral"}
+    definition = {"_target_": "medsynth.nn.patch_discriminator.Discriminators"} | judges
+    judge = Discriminators(**judges)
+    arguments = {"image_size": 16, "neighbours": 0, "channels": [8, 8], "latent_channels": 4}
+    arguments |= {"kernel_sizes": [3], "use_position": True}
+    network = {"_target_": "medsynth.models.translation.network.Translator"} | arguments
+    save_model(tmp_path / "model.pt", Translator(**arguments), network, {}, discriminator=(definition, judge))
     found = load_model(tmp_path / "model.pt").discriminator
     image = torch.rand(1, 1, 16, 16)
     assert torch.equal(found.source(image)[0][0], judge.eval().source(image)[0][0])
