@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 class MedsynthError(Exception):
@@ -32,6 +33,16 @@ def check_whole(name: str, value: object, least: int, give: str = "") -> None:
     """
     if not is_whole(value) or value < least:
         raise MedsynthError(f"{name} is {value!r}: give {give or f'a whole number, {least} or more'}")
+
+
+def refuse_existing(path: Path, advice: str) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        MedsynthError: with `advice`, what to do instead.
+    """
+    if path.exists():
+        raise MedsynthError(f"{path} is there already: {advice}")
 
 
 def as_line(error: BaseException | None) -> str | None:

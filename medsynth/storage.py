@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from medsynth.errors import MedsynthError
 
-PLAIN = (type(None), bool, int, float, str, torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device)
+PLAIN = (type(None), bool, int, float, str)
+"""What can be saved beside PyTorch's types, which are imported where they are needed: the tools must answer at once."""
 
 
 @contextlib.contextmanager
@@ -67,7 +66,10 @@ def save_plain(path: Path | str, content: dict[str, Any], former: Path | None = 
 
     Serialized in memory first: a full disk then fails before the file of before is touched.
     """
-    _require_plain(content, "content")
+    import torch
+
+    of_torch = (torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device)
+    _require_plain(content, "content", (*PLAIN, *of_torch))
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue(), former)
@@ -79,6 +81,8 @@ def load_plain(path: Path | str) -> dict[str, Any]:
     Raises:
         MedsynthError: the file is missing, cut short, or holds anything but tensors and plain values.
     """
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -95,13 +99,13 @@ def load_plain(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def _require_plain(value: Any, where: str) -> None:
+def _require_plain(value: Any, where: str, plain: tuple[type, ...]) -> None:
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
-            _require_plain(key, f"a key of {where}")
-            _require_plain(item, f"{where}[{key!r}]")
+            _require_plain(key, f"a key of {where}", plain)
+            _require_plain(item, f"{where}[{key!r}]", plain)
     elif type(value) in (list, tuple):
         for i, item in enumerate(value):
-            _require_plain(item, f"{where}[{i}]")
-    elif type(value) not in PLAIN:
+            _require_plain(item, f"{where}[{i}]", plain)
+    elif type(value) not in plain:
         raise TypeError(f"{where} is a {type(value).__name__}: only tensors and plain values can be saved")

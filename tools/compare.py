@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medsynth.errors import run_tool
-from medsynth.evaluation.report.compare import compare
-from medsynth.evaluation.report.folder import ReportFolder
+from medsynth.errors import MedsynthError, refuse_existing, run_tool
 
 
 def main() -> None:
@@ -24,6 +22,14 @@ def main() -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a comparison that is there already")
     options = parser.parse_args()
+    for folder in options.runs:
+        if not folder.is_dir():
+            raise MedsynthError(f"there is no folder {folder}: give those of runs that were evaluated")
+    if not options.overwrite:
+        refuse_existing(options.output / "report.html", "give another --output, or --overwrite to replace it")
+    from medsynth.evaluation.report.compare import compare  # after parsing: help and mistakes come at once
+    from medsynth.evaluation.report.folder import ReportFolder
+
     compare(options.runs, ReportFolder(options.output, options.overwrite))
     print(f"written to {options.output / 'report.html'}")
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medsynth.errors import run_tool
-from medsynth.models.translation.export import export_weights
-from medsynth.run.recipe import load_model
+from medsynth.errors import refuse_existing, run_tool
+from medsynth.run.model_file import require_model
 
 
 def main() -> None:
@@ -20,6 +19,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where to")
     parser.add_argument("--overwrite", action="store_true", help="replace weights that are there already")
     options = parser.parse_args()
+    require_model(options.checkpoint)
+    if not options.overwrite:
+        refuse_existing(options.folder / "networks.json", "give another folder, or --overwrite to replace it")
+    from medsynth.models.translation.export import export_weights  # after parsing: help and mistakes come at once
+    from medsynth.run.recipe import load_model
+
     for path in export_weights(load_model(options.checkpoint), options.folder, options.overwrite):
         print(f"written to {path}")
 

@@ -9,26 +9,30 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medsynth.data.datalist import datalist
 from medsynth.data.datalist.datalist import PAIR, SPLITS, Datalist
-from medsynth.data.datalist.layout import LAYOUTS, Survey, read_participants, survey
 from medsynth.data.datalist.listing import is_listing
-from medsynth.data.datalist.pairs import check_alignment, find_pairs, pair_domains
-from medsynth.errors import MedsynthError, run_tool
+from medsynth.errors import MedsynthError, refuse_existing, run_tool
 from medsynth.storage import disk_errors
+
+if TYPE_CHECKING:
+    from medsynth.data.datalist.layout import Survey
+
+# What imports MONAI is imported in functions: help and mistakes of the command line come at once.
 
 MOST_LINES = 30  # of what was left out
 SHARES = (0.7, 0.15, 0.15)
+IN_THE_WAY = "give another name, or --overwrite to replace what is in it"
 
 
 def main() -> None:
     """Find, split, write, and say what was found."""
     options = parse_options()
-    if options.output.exists() and not options.overwrite:
-        raise MedsynthError(f"{options.output} is there already: give another name, or --overwrite to replace it")
-    if options.label and not options.participants and not is_listing(options.folder):
-        raise MedsynthError(f"--label {options.label} names a column of a table: give the table with --participants")
+    check(options)
+    from medsynth.data.datalist.layout import read_participants
+
     table = read_participants(options.participants, options.label) if options.participants else None
     found = find(options, table)
     splits = split(found, options.split, options.seed)
@@ -40,22 +44,40 @@ def main() -> None:
     print(f"written to {options.output}")
 
 
+def check(options: argparse.Namespace) -> None:
+    """Refuse what is wrong with the command line alone."""
+    if not options.overwrite:
+        refuse_existing(options.output, "give another name, or --overwrite to replace it")
+        if options.register and options.source and options.target:
+            refuse_existing(registered(options.output), IN_THE_WAY)
+    if not options.folder.exists() and not is_listing(options.folder):
+        raise MedsynthError(f"there is no folder {options.folder}: give the one with the scans")
+    if options.label and not options.participants and not is_listing(options.folder):
+        raise MedsynthError(f"--label {options.label} names a column of a table: give the table with --participants")
+    if bool(options.source) != bool(options.target):
+        raise MedsynthError("pairs need both --source and --target, such as '*_T1w.nii.gz' and '*_FLAIR.nii.gz'")
+
+
+def registered(output: Path) -> Path:
+    """Where registered targets go."""
+    return output.with_name(f"{output.stem}_registered")
+
+
 def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Survey:
     """Images, or pairs of them that are checked for alignment."""
-    if options.source and options.target:
+    from medsynth.data.datalist.layout import survey
+    from medsynth.data.datalist.pairs import check_alignment, find_pairs, pair_domains
+
+    if options.source:
         found = find_pairs(options.folder, options.source, options.target, table, options.subject_pattern)
-    elif options.source or options.target:
-        raise MedsynthError("pairs need both --source and --target, such as '*_T1w.nii.gz' and '*_FLAIR.nii.gz'")
     else:
         found = survey(options.folder, table, options.pattern, options.frame, options.label, options.subject_pattern)
         if found.layout == "domains":
             pair_domains(found)
     if any(entry.keys() >= set(PAIR) for entry in found.entries):
-        folder = options.output.with_name(f"{options.output.stem}_registered") if options.register else None
-        if folder is not None and folder.exists() and not options.overwrite:
-            raise MedsynthError(
-                f"{folder} is there already: give another name, or --overwrite to replace what is in it"
-            )
+        folder = registered(options.output) if options.register else None
+        if folder is not None and not options.overwrite:
+            refuse_existing(folder, IN_THE_WAY)
         check_alignment(found, folder)
     elif options.register:
         raise MedsynthError("--register aligns pairs: give --source and --target, the patterns of their names")
@@ -109,6 +131,8 @@ def parse_options() -> argparse.Namespace:
 
 def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
     """What was found, what was left out and why, line by line."""
+    from medsynth.data.datalist.layout import LAYOUTS
+
     beside = sum("segmentation" in entry for entry in found.entries)
     rows = [
         ("layout", LAYOUTS.get(found.layout, "pairs")),

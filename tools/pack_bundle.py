@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medsynth.errors import run_tool
-from medsynth.packaging.deploy import FORMS
-from medsynth.packaging.packing import pack_bundle
+from medsynth.errors import refuse_existing, run_tool
+from medsynth.run.model_file import require_model
+
+FORMS = ("torchscript", "onnx")
 
 
 def main() -> None:
@@ -22,6 +23,12 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, help="metrics.json of this checkpoint's evaluation, for the card")
     parser.add_argument("--export", choices=FORMS, help="write the network alone in this form as well")
     options = parser.parse_args()
+    require_model(options.checkpoint)
+    output, name = options.output or options.checkpoint.parent / "pack", options.bundle.resolve().name
+    for path in (output / name, output / f"{name}.zip"):
+        refuse_existing(path, "remove it, or give another --output")
+    from medsynth.packaging.packing import pack_bundle  # after parsing: help and mistakes come at once
+
     folder = pack_bundle(options.bundle, options.checkpoint, options.output, options.evaluation, options.export)
     print(f"written to {folder} and {folder.with_name(folder.name + '.zip')}")
 

@@ -10,12 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-import matplotlib
-
 from medsynth.errors import MedsynthError, run_tool
-from medsynth.tuning.search_space import read_search_space
-from medsynth.tuning.study import Plan, Tuning
-from medsynth.tuning.study_report import printed_table, write_report
 
 
 def main() -> None:
@@ -26,6 +21,12 @@ def main() -> None:
         raise MedsynthError(f"there is no {config}: give a bundle's folder, such as bundles/vaegan, or its train.json")
     if options.trials < 1:
         raise MedsynthError(f"--trials {options.trials}: give 1 or more")
+    import matplotlib  # after parsing: help and mistakes come at once
+
+    from medsynth.tuning.search_space import read_search_space
+    from medsynth.tuning.study import Plan, Tuning
+    from medsynth.tuning.study_report import printed_table, write_report
+
     space = read_search_space(config.with_name(config.name.replace("train", "tune", 1)), config)
     run = config.parent.name + config.stem.removeprefix("train")
     output = options.output or Path("runs") / f"{run}_study"

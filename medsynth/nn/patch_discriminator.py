@@ -32,9 +32,10 @@ class MultiScalePatchDiscriminator(nn.Module):
     def __init__(
         self,
         in_channels: int = 1,
-        channels: int = 32,
-        num_layers: int = 2,
-        num_scales: int = 4,
+        *,
+        channels: int,
+        num_layers: int,
+        num_scales: int,
         norm: str = "spectral",
     ) -> None:
         super().__init__()
@@ -81,7 +82,8 @@ class Discriminators(nn.Module):
         channels, num_layers, num_scales, norm: of each, see `MultiScalePatchDiscriminator`.
     """
 
-    def __init__(self, channels: int = 32, num_layers: int = 2, num_scales: int = 4, norm: str = "spectral") -> None:
+    def __init__(self, channels: int, num_layers: int, num_scales: int, norm: str) -> None:
         super().__init__()
-        self.source = MultiScalePatchDiscriminator(1, channels, num_layers, num_scales, norm)
-        self.target = MultiScalePatchDiscriminator(1, channels, num_layers, num_scales, norm)
+        settings = {"channels": channels, "num_layers": num_layers, "num_scales": num_scales, "norm": norm}
+        self.source = MultiScalePatchDiscriminator(**settings)
+        self.target = MultiScalePatchDiscriminator(**settings)

@@ -57,12 +57,12 @@ class StyleGanDiscriminator(Growing):
 
     def __init__(
         self,
-        image_size: int = 64,
-        channels: int = 32,
-        num_classes: int = 0,
-        use_position: bool = False,
-        architecture: str = "progressive",
-        group: int = 4,
+        image_size: int,
+        channels: int,
+        num_classes: int,
+        use_position: bool,
+        architecture: str,
+        group: int,
         image_channels: int = 1,
     ) -> None:
         super().__init__(image_size, architecture)

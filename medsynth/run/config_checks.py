@@ -8,16 +8,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from pydoc import locate
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
-from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from medsynth.errors import MedsynthError, as_line, is_number
 from medsynth.run.log import keep_traceback
+from medsynth.run.origin import config_origin
 
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 _MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
@@ -26,9 +26,9 @@ _MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_
 def check_config() -> None:
     """For a config's `initialize`: refuse misspelt overrides, and show mistakes in one line from here on."""
     show_mistakes_in_one_line()
-    parser, config_files = find_config()
-    if parser is not None and config_files:
-        check_overrides(parser, config_files)
+    origin = config_origin()
+    if origin.parser is not None and origin.files:
+        check_overrides(origin.parser, origin.files)
 
 
 def check_overrides(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
@@ -76,24 +76,6 @@ def _read_words_below(config: Any) -> None:
         for key, value in config.items() if isinstance(config, dict) else enumerate(config):
             config[key] = json_word(value)
             _read_words_below(value)
-
-
-def find_config() -> tuple[ConfigParser | None, tuple[str, ...]]:
-    """The parser that is building the caller, and the files that `monai.bundle` gave it; (None, ()) outside of one.
-
-    MONAI hands neither to the objects it builds, so they are looked up in the calls that led here.
-    """
-    parser: ConfigParser | None = None
-    frame: FrameType | None = inspect.currentframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if parser is None and isinstance(owner, ConfigParser):
-            parser = owner
-        in_monai = str(frame.f_globals.get("__name__", "")).startswith("monai.bundle")
-        if parser is not None and in_monai and frame.f_locals.get("config_file"):
-            return parser, ensure_tuple(frame.f_locals["config_file"])
-        frame = frame.f_back
-    return parser, ()
 
 
 def refuse_unknown_keys(parser: ConfigParser, given: dict[str, Any], config_file: str) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_whole
+from medsynth.run.model_file import require_model
 from medsynth.storage import load_plain, save_plain
 
-_FORMAT = 1
+_FORMAT = 2  # raise it when a model.pt of before no longer gives the same network or the same preprocessing
 _PACKAGES = ("medsynth.models.", "medsynth.nn.", "monai.networks.")
 _PARTS = {"definition": dict, "weights": dict, "preprocessing": dict, "classes": list, "extra": dict}
 
@@ -90,13 +91,16 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
         MedsynthError: no such file, not a whole model.pt, one that names foreign code, weights of another network, or
             no such device.
     """
-    if (Path(path) / "model.pt").is_file():
-        raise MedsynthError(f"{path} is a folder: give the model in it, {Path(path) / 'model.pt'}")
-    if not Path(path).is_file():
-        raise MedsynthError(f"there is no model {path}: train one, or give the model.pt of a run as checkpoint")
+    require_model(path)
     content = load_plain(path)
-    if content.get("format") != _FORMAT or not _has(content, _PARTS):
+    if not _has(content, _PARTS):
         raise MedsynthError(f"{path} is not a model.pt of this version: use the run's model.pt, not its checkpoints")
+    if content.get("format") != _FORMAT:
+        newer = is_whole(content.get("format")) and content["format"] > _FORMAT
+        raise MedsynthError(
+            f"{path} was made by medsynth {content.get('version')}, whose models this version cannot read: "
+            f"{'upgrade medsynth' if newer else 'train it again'}"
+        )
     definition, discriminator = content["definition"], None
     check_recipe(definition, content["preprocessing"], str(path))
     network = _with_weights(definition, content["weights"], device, str(path))

@@ -17,6 +17,7 @@ from medsynth import distributed
 from medsynth.errors import MedsynthError
 from medsynth.run import config_checks as checks
 from medsynth.run.log import log_to
+from medsynth.run.origin import config_origin
 from medsynth.run.tracking import prepare_tracking
 from medsynth.storage import disk_errors, write_text
 
@@ -54,9 +55,10 @@ class Run:
 
     def __init__(self, output_dir: str, seed: int, resume: bool = True) -> None:
         checks.show_mistakes_in_one_line()
-        self._parser, config_files = checks.find_config()
-        if self._parser is not None and config_files:
-            checks.check_overrides(self._parser, config_files)
+        origin = config_origin()
+        self._parser = origin.parser
+        if self._parser is not None and origin.files:
+            checks.check_overrides(self._parser, origin.files)
             prepare_tracking(self._parser)
             resume = checks.json_word(resume)
         distributed.start()

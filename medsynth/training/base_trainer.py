@@ -19,7 +19,8 @@ from medsynth.training.replay import Compute, Named, RecordingMemory, Replayed
 
 def use_bfloat16(device: torch.device, amp: bool) -> bool:
     """Whether mixed precision is asked for and gains anything: on GPUs, and on CPUs that multiply bfloat16 matrices."""
-    return amp and (device.type != "cpu" or torch.cpu._is_amx_tile_supported())
+    of_cpu = getattr(torch.cpu, "get_capabilities", dict)  # older PyTorch has no public way to ask: float32 there
+    return amp and (device.type != "cpu" or of_cpu().get("amx_tile", False))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from small_networks import RRDB
 
 from medsynth.data.datalist import datalist
 from medsynth.data.preprocessing.pipelines import Preprocessing
@@ -22,7 +23,7 @@ KEYS = {"value", "unit", "direction", "n", "interval", "floor", "baseline", "not
 
 def save(path: Path, scale: int = 2) -> Path:
     """model.pt of a tiny network that has learned nothing."""
-    arguments = {"scale": scale, "channels": 8, "blocks": 1, "growth": 4}
+    arguments = RRDB | {"scale": scale}
     definition = {"_target_": "medsynth.models.superres.network.RRDBNet"} | arguments
     save_model(path, RRDBNet(**arguments), definition, Preprocessing("mri", None, None, 32).to_dict())
     return path

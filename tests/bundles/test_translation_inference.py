@@ -45,8 +45,9 @@ def model(tmp_path_factory) -> Path:
     """model.pt of a translator."""
     torch.manual_seed(0)
     arguments = {"image_size": SIZE, "channels": [8, 16], "latent_channels": 2, "neighbours": 1}
+    arguments |= {"kernel_sizes": [3, 5], "use_position": True}
     definition = {"_target_": "medsynth.models.translation.network.Translator"} | arguments
-    judges = {"channels": 8, "num_layers": 1, "num_scales": 2}
+    judges = {"channels": 8, "num_layers": 1, "num_scales": 2, "norm": "spectral"}
     discriminator = {"_target_": "medsynth.nn.patch_discriminator.Discriminators"} | judges
     recipes = {
         "source": Preprocessing("mri", MRI, None, SIZE, neighbours=1).to_dict(),

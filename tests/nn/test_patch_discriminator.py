@@ -43,7 +43,7 @@ def test_spectral_normalization_bounds_every_layer():
 
 
 def test_the_two_domains_share_no_weight():
-    network = Discriminators(channels=4, num_layers=1, num_scales=1)
+    network = Discriminators(4, 1, 1, "spectral")
     image = torch.rand(1, 1, 16, 16)
     assert not torch.equal(network.source(image)[0][0], network.target(image)[0][0])
 
@@ -51,4 +51,4 @@ def test_the_two_domains_share_no_weight():
 @pytest.mark.parametrize("mistake", [{"norm": "batch"}, {"num_scales": 0}])
 def test_what_cannot_be_built_is_told(mistake):
     with pytest.raises(MedsynthError, match="discriminator"):
-        MultiScalePatchDiscriminator(**mistake)
+        MultiScalePatchDiscriminator(**{"channels": 4, "num_layers": 1, "num_scales": 1} | mistake)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,16 @@ def test_a_checkpoint_in_place_of_a_model_is_refused(path):
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("format", "advice"), [(1, "train it again"), (None, "train it again"), (10**6, "upgrade medsynth")]
+)
+def test_a_model_of_another_format_is_refused_with_the_version_that_made_it(path, format, advice):
+    rewrite(path, format=format, version="0.1.0")
+    line = f"{path} was made by medsynth 0.1.0, whose models this version cannot read: {advice}"
+    with pytest.raises(MedsynthError, match=f"^{re.escape(line)}$"):
+        load_model(path)
+
+
 def test_a_run_folder_in_place_of_its_model_is_told_apart(path):
     with pytest.raises(MedsynthError, match="is a folder: give the model in it, .*model.pt"):
         load_model(path.parent)
@@ -147,10 +158,13 @@ def test_the_former_model_stays_when_saving_fails(path):
 
 
 def test_a_discriminator_comes_back_beside_its_network(tmp_path):
-    definition = {"_target_": "medsynth.nn.patch_discriminator.Discriminators", "channels": 4, "num_scales": 1}
-    judge = Discriminators(channels=4, num_scales=1)
-    network = {"_target_": "medsynth.models.translation.network.Translator", "image_size": 16, "channels": [8, 8]}
-    save_model(tmp_path / "model.pt", Translator(16, channels=[8, 8]), network, {}, discriminator=(definition, judge))
+    judges = {"channels": 4, "num_layers": 1, "num_scales": 1, "norm": "spectral"}
+    definition = {"_target_": "medsynth.nn.patch_discriminator.Discriminators"} | judges
+    judge = Discriminators(**judges)
+    arguments = {"image_size": 16, "neighbours": 0, "channels": [8, 8], "latent_channels": 4}
+    arguments |= {"kernel_sizes": [3], "use_position": True}
+    network = {"_target_": "medsynth.models.translation.network.Translator"} | arguments
+    save_model(tmp_path / "model.pt", Translator(**arguments), network, {}, discriminator=(definition, judge))
     found = load_model(tmp_path / "model.pt").discriminator
     image = torch.rand(1, 1, 16, 16)
     assert torch.equal(found.source(image)[0][0], judge.eval().source(image)[0][0])

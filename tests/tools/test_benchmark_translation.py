@@ -29,6 +29,6 @@ def test_a_step_trains_all_four_networks(translation, tmp_path):
 
 def test_the_translation_of_a_volume_is_timed_from_file_to_file(translation, tmp_path):
     path = translation.made_up_head(tmp_path, 32)
-    network = translation.UNetVae(channels=[8]).eval()
+    network = translation.UNetVae(0, [8], 16, [3, 5], True).eval()
     assert translation.slices_per_second(network, Preprocessing("mri", None, None, 32), path) > 0
     assert (tmp_path / "out.nii.gz").is_file()

@@ -48,7 +48,7 @@ class LineTrainer(BaseTrainer):
     ],
 )
 def test_bfloat16_is_used_where_asked_for_and_faster(monkeypatch, device, amp, tiles, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": tiles}, raising=False)
     assert use_bfloat16(torch.device(device), amp) == expected
 
 

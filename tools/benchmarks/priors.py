@@ -36,10 +36,12 @@ def add_options(parsers: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure the bundle's two priors and MONAI's inferer on the transformer's own size; print the table."""
     torch.set_num_threads(options.threads)
-    stage_one = {"image_size": options.image_size} | defaults("train", "channels", "residual_layers", "num_codes")
+    stage_one = {"image_size": options.image_size} | defaults(
+        "train", "channels", "residual_layers", "num_codes", "code_features", "cosine"
+    )
     gan = CodeGan(stage_one, **defaults("train_prior", "channels", "latent_features", "mixture_components")).eval()
     sizes = defaults("train_transformer", "features", "layers", "heads")
-    transformer = CodeTransformer(stage_one, **sizes).eval()
+    transformer = CodeTransformer(stage_one, **sizes, dropout=0.0, num_classes=0, use_position=True).eval()
     count = options.images
     rates = {
         "GAN": images_per_cpu_second(lambda: gan.sample(count, seed=0), count),

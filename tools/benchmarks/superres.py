@@ -15,8 +15,9 @@ from medsynth.models.superres.network import RRDBNet
 from medsynth.models.superres.trainer import MixedPrecisionInferer
 from medsynth.training.base_trainer import use_bfloat16
 
-ORIGINAL = {"scale": 4, "channels": 64, "blocks": 23, "growth": 32, "upsampling": "nearest"}
-SMALL = {"scale": 2, "channels": 64, "trunk": "residual", "blocks": 10, "residual_scale": 1.0}
+SHARED = {"degradation": "kspace", "channels": 64, "growth": 32, "neighbours": 0, "consistent": True}
+ORIGINAL = SHARED | {"scale": 4, "trunk": "dense", "blocks": 23, "residual_scale": 0.2, "upsampling": "nearest"}
+SMALL = SHARED | {"scale": 2, "trunk": "residual", "blocks": 10, "residual_scale": 1.0, "upsampling": "subpixel"}
 TRAINED = (4, 44)  # images, and coarse pixels a side, of a training step
 CPU = torch.device("cpu")
 

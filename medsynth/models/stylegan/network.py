@@ -178,14 +178,14 @@ class StyleGan(nn.Module):
 
     def __init__(
         self,
-        image_size: int = 64,
-        channels: int = 32,
-        latent_features: int = 64,
-        style_features: int = 128,
-        mapping_layers: int = 4,
-        num_classes: int = 0,
-        use_position: bool = False,
-        architecture: str = "progressive",
+        image_size: int,
+        channels: int,
+        latent_features: int,
+        style_features: int,
+        mapping_layers: int,
+        num_classes: int,
+        use_position: bool,
+        architecture: str,
     ) -> None:
         super().__init__()
         self.image_size, self.latent_features = image_size, latent_features

@@ -140,16 +140,16 @@ class RRDBNet(nn.Module):
 
     def __init__(
         self,
-        scale: int = 2,
-        degradation: str = "kspace",
-        channels: int = 64,
-        trunk: str = "dense",
-        blocks: int = 23,
-        growth: int = 32,
-        residual_scale: float = 0.2,
-        neighbours: int = 0,
-        upsampling: str = "subpixel",
-        consistent: bool = True,
+        scale: int,
+        degradation: str,
+        channels: int,
+        trunk: str,
+        blocks: int,
+        growth: int,
+        residual_scale: float,
+        neighbours: int,
+        upsampling: str,
+        consistent: bool,
     ) -> None:
         super().__init__()
         for name, value, choices in (

@@ -76,11 +76,11 @@ class UNetVae(nn.Module):
 
     def __init__(
         self,
-        neighbours: int = 0,
-        channels: Sequence[int] = (32, 64, 96, 128),
-        latent_channels: int = 16,
-        kernel_sizes: Sequence[int] = (3, 5),
-        use_position: bool = True,
+        neighbours: int,
+        channels: Sequence[int],
+        latent_channels: int,
+        kernel_sizes: Sequence[int],
+        use_position: bool,
     ) -> None:
         super().__init__()
         if not channels or any(count < GROUPS or count % GROUPS for count in channels):
@@ -156,11 +156,11 @@ class Translator(nn.Module):
     def __init__(
         self,
         image_size: int,
-        neighbours: int = 0,
-        channels: Sequence[int] = (32, 64, 96, 128),
-        latent_channels: int = 16,
-        kernel_sizes: Sequence[int] = (3, 5),
-        use_position: bool = True,
+        neighbours: int,
+        channels: Sequence[int],
+        latent_channels: int,
+        kernel_sizes: Sequence[int],
+        use_position: bool,
     ) -> None:
         super().__init__()
         self.source_to_target = UNetVae(neighbours, channels, latent_channels, kernel_sizes, use_position)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,10 +13,9 @@ import torch
 from monai.transforms import Compose
 from monai.utils.enums import CommonKeys as Keys
 
-from medsynth.data.datalist import pairs, registration
+from medsynth.data.datalist import pairs
 from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.datasets.slices import PreparedSlices
-from medsynth.data.io import itk
 from medsynth.data.io.sources import Source, read_volume
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.pipelines import Preprocessing, find, image, take_slices, volume_bounds
@@ -76,7 +74,7 @@ class PairDataset(PreparedSlices):
             )
         source = fit_spacing(entries, source, cache_dir, num_workers)
         self.preprocessing = {"source": source, "target": _like(target, source)}
-        store, how = Cache(cache_dir), [["pair", _code()], *map(recipe, self.preprocessing.values())]
+        store, how = Cache(cache_dir), ["pair", *map(recipe, self.preprocessing.values())]
         one = partial(prepare_pair, preprocessing=self.preprocessing)
         size = PICTURES_A_FILE if source.modality == "image" else 1
         records, self._lease = Preparation(entries, size, pair_identity, how, one, store).all(
@@ -158,8 +156,3 @@ def _like(target: Preprocessing, source: Preprocessing) -> Preprocessing:
     """The target's intensities in the source's geometry."""
     own = ("modality", "window", "bias_correction")
     return Preprocessing.from_dict(source.to_dict() | {name: target.to_dict()[name] for name in own})
-
-
-def _code() -> str:
-    """That puts a pair on one grid."""
-    return "".join(map(inspect.getsource, (itk, pairs.read_pair, registration, prepare_pair, _prepared_pictures)))

@@ -33,12 +33,12 @@ class SliceVqVae(VQVAE):
 
     def __init__(
         self,
-        image_size: int = 64,
-        channels: Sequence[int] = (64, 128),
-        residual_layers: int = 2,
-        num_codes: int = 256,
-        code_features: int = 8,
-        cosine: bool = False,
+        image_size: int,
+        channels: Sequence[int],
+        residual_layers: int,
+        num_codes: int,
+        code_features: int,
+        cosine: bool,
     ) -> None:
         stride = _checked_stride(image_size, channels, residual_layers, num_codes, code_features)
         super().__init__(

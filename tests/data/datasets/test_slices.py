@@ -109,12 +109,11 @@ def test_other_settings_are_prepared_apart(study, tmp_path, prepared_paths):
     assert len(prepared_paths) == 2
 
 
-def test_the_recipe_changes_with_code_and_libraries(monkeypatch):
+def test_the_recipe_changes_with_the_number_of_the_preparation_and_libraries(monkeypatch):
     first = preparation.recipe(MRI)
     assert preparation.recipe(MRI) == first
-    source = preparation.inspect.getsource
     with monkeypatch.context() as patch:
-        patch.setattr(preparation.inspect, "getsource", lambda thing: source(thing) + "# changed")
+        patch.setattr(preparation, "PREPARED", preparation.PREPARED + 1)
         assert preparation.recipe(MRI) != first
     monkeypatch.setattr(preparation.monai, "__version__", "0")
     assert preparation.recipe(MRI) != first

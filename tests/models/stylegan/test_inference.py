@@ -26,7 +26,7 @@ SIZE, LAYERS = 32, 6
 def network() -> StyleGan:
     """Untrained, with classes 0 and 1 and positions from 0 to 1, and the means of W that it really has."""
     torch.manual_seed(0)
-    network = StyleGan(SIZE, channels=8, latent_features=8, style_features=16, num_classes=2, use_position=True).eval()
+    network = StyleGan(SIZE, 8, 8, 16, 4, 2, True, "progressive").eval()
     network.conditions.fit(torch.arange(100) % 2, torch.linspace(0, 1, 100))
     styles, labels, _ = network.draw(400)
     network.style_means.copy_(torch.stack([styles[labels == 0].mean(0), styles[labels == 1].mean(0), styles.mean(0)]))

@@ -9,8 +9,9 @@ from medsynth.models.stylegan.network import StyleGan
 from medsynth.nn.progressive import resolutions_up_to
 from medsynth.nn.stylegan_discriminator import StyleGanDiscriminator
 
-SMALL = {"image_size": 32, "channels": 4, "num_classes": 2, "use_position": True}
-GENERATOR = SMALL | {"latent_features": 8, "style_features": 8, "mapping_layers": 2}
+SHARED = {"image_size": 32, "channels": 4, "num_classes": 2, "use_position": True, "architecture": "progressive"}
+SMALL = SHARED | {"group": 4}
+GENERATOR = SHARED | {"latent_features": 8, "style_features": 8, "mapping_layers": 2}
 
 
 @pytest.fixture
@@ -30,14 +31,14 @@ def trained(network):
 
 @pytest.mark.parametrize("image_size", [48, 8, 0, 100])
 def test_a_size_that_is_no_power_of_two_times_four_is_refused(image_size):
-    for network in (StyleGan, StyleGanDiscriminator):
+    for network, arguments in ((StyleGan, GENERATOR), (StyleGanDiscriminator, SMALL)):
         with pytest.raises(MedsynthError, match=f"image_size {image_size}: this network needs 4 times a power of two"):
-            network(image_size)
+            network(**arguments | {"image_size": image_size})
 
 
 def test_an_unknown_architecture_is_refused_with_those_there_are():
     with pytest.raises(MedsynthError, match="'residual': choose one of progressive, skip"):
-        StyleGan(32, architecture="residual")
+        StyleGan(**GENERATOR | {"architecture": "residual"})
 
 
 @pytest.mark.parametrize(("resolution", "coarse"), [(16, 8), (32, 16)])
@@ -71,7 +72,7 @@ def test_a_fade_is_a_straight_line_from_the_coarse_image_to_the_fine_one(told):
 
 @pytest.mark.parametrize("architecture", ["progressive", "skip"])
 def test_images_are_of_the_full_size_at_every_resolution(told, architecture):
-    network = StyleGan(**GENERATOR, architecture=architecture)
+    network = StyleGan(**GENERATOR | {"architecture": architecture})
     for resolution in resolutions_up_to(32):
         network.grow_to(resolution, 0.5)
         assert network(*told).shape == (4, 1, 32, 32)
@@ -81,8 +82,8 @@ def test_images_are_of_the_full_size_at_every_resolution(told, architecture):
 
 @pytest.mark.parametrize("architecture", ["progressive", "skip"])
 def test_whole_networks_train_in_every_part(told, architecture):
-    network = trained(StyleGan(**GENERATOR, architecture=architecture))
-    discriminator = trained(StyleGanDiscriminator(**SMALL, architecture=architecture))
+    network = trained(StyleGan(**GENERATOR | {"architecture": architecture}))
+    discriminator = trained(StyleGanDiscriminator(**SMALL | {"architecture": architecture}))
     for part in (network, discriminator):
         part.grow_to(32, 0.5)
     image = network.synthesis.draw(network.spread(network.mapping(*told)))

@@ -71,7 +71,7 @@ def build() -> Callable[..., StyleGanTrainer]:
     ) -> StyleGanTrainer:
         torch.manual_seed(0)
         network = StyleGan(SIZE, 8, 8, 16, 2, 2, True, architecture)
-        discriminator = StyleGanDiscriminator(SIZE, 8, 2, True, architecture)
+        discriminator = StyleGanDiscriminator(SIZE, 8, 2, True, architecture, 4)
         optimizers = [torch.optim.Adam(part.parameters(), 0.005, (0.0, 0.99)) for part in (network, discriminator)]
         growing = GrowingSchedule(
             SIZE, architecture == "progressive", [fade_kimg], [stable_kimg], list(batch_sizes), group=4

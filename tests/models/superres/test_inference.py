@@ -12,6 +12,7 @@ import torch
 from nibabel.orientations import axcodes2ornt
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from small_networks import RRDB
 
 from medsynth.data.io.dicom_export import export
 from medsynth.data.io.sources import Source, find_images
@@ -33,7 +34,7 @@ BOUNDS = (-1000.0, 2000.0)
 
 
 def untrained(**options) -> RRDBNet:
-    return RRDBNet(**{"scale": 2, "channels": 8, "blocks": 1, "growth": 4} | options).eval()
+    return RRDBNet(**RRDB | options).eval()
 
 
 def restless(**options) -> RRDBNet:
@@ -75,13 +76,7 @@ def finer(tmp_path):
         window = None if modality == "image" else BOUNDS
         preprocessing = Preprocessing(modality, window, None, 32, plane=plane)
         network = network or untrained()
-        definition = {
-            "_target_": "medsynth.models.superres.network.RRDBNet",
-            "scale": 2,
-            "channels": 8,
-            "blocks": 1,
-            "growth": 4,
-        }
+        definition = {"_target_": "medsynth.models.superres.network.RRDBNet"} | RRDB
         save_model(tmp_path / "model.pt", untrained(), definition, preprocessing.to_dict())
         model, out = load_model(tmp_path / "model.pt"), tmp_path / "out"
         output = ImageFolder(out, "superres", model.digest, overwrite=True)

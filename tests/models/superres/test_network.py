@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_networks import RRDB
 
 from medsynth.errors import MedsynthError
 from medsynth.models.superres.network import ResidualBlock, RRDBNet
 from medsynth.nn.resampling import average, spline, truncate, zero_fill
 
+ORIGINAL = RRDB | {"scale": 4, "channels": 64, "blocks": 23, "growth": 32, "upsampling": "nearest"}
+
 
 def small(**options) -> RRDBNet:
     torch.manual_seed(0)
-    return RRDBNet(**{"channels": 8, "blocks": 1, "growth": 4} | options)
+    return RRDBNet(**RRDB | options)
 
 
 def shaken(**options) -> RRDBNet:
@@ -32,7 +35,7 @@ def test_an_untrained_network_gives_its_base_for_any_size(upsampling, scale, siz
 
 
 def test_the_original_has_the_parameters_of_the_paper():
-    network = RRDBNet(scale=4, channels=64, blocks=23, growth=32, upsampling="nearest")
+    network = RRDBNet(**ORIGINAL)
     first_and_last_in_colour = 2 * 64 * 9 + 2 * 64 * 9 + 2  # three channels in and out, instead of one
     assert sum(p.numel() for p in network.parameters()) + first_and_last_in_colour == 16_697_987
 

@@ -36,8 +36,8 @@ def trainer(slices):
     def build(second: bool = False, **options) -> SuperResolutionTrainer:
         torch.manual_seed(0)
         kind = options.pop("kind", "area")
-        network = RRDBNet(2, kind, channels=8, blocks=1, growth=4, neighbours=1)
-        discriminator = MultiScalePatchDiscriminator(1, 8, 1, 1)
+        network = RRDBNet(2, kind, 8, "dense", 1, 4, 0.2, 1, "subpixel", True)
+        discriminator = MultiScalePatchDiscriminator(channels=8, num_layers=1, num_scales=1)
         return SuperResolutionTrainer(
             **{
                 "device": torch.device("cpu"),

@@ -45,7 +45,7 @@ def test_the_discriminator_of_the_made_domain_compares_real_slices_with_translat
 ):
     monkeypatch.setattr(UNetVae, "forward", lambda _, image, position, sample: image)
     judges = nn.ModuleDict({"source": Brightness(), "target": Brightness()})
-    model = LoadedModel(Translator(16, channels=[8], latent_channels=2), {}, [], {}, "", {}, discriminator=judges)
+    model = LoadedModel(Translator(16, 0, [8], 2, [3, 5], True), {}, [], {}, "", {}, discriminator=judges)
     assert discriminator_aucs(model, dataset, direction) == dict(zip("ab", expected, strict=True))
 
 

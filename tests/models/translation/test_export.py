@@ -18,9 +18,10 @@ def model(tmp_path):
     """A translator with its discriminators, as loaded from its file."""
 
     def make(discriminators: bool = True):
-        arguments = {"image_size": 16, "channels": [8, 16], "latent_channels": 2}
+        arguments = {"image_size": 16, "neighbours": 0, "channels": [8, 16], "latent_channels": 2}
+        arguments |= {"kernel_sizes": [3, 5], "use_position": True}
         definition = {"_target_": "medsynth.models.translation.network.Translator"} | arguments
-        judge = {"channels": 8, "num_layers": 1, "num_scales": 1}
+        judge = {"channels": 8, "num_layers": 1, "num_scales": 1, "norm": "spectral"}
         judges = ({"_target_": "medsynth.nn.patch_discriminator.Discriminators"} | judge, Discriminators(**judge))
         save_model(
             tmp_path / "model.pt",

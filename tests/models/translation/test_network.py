@@ -6,11 +6,13 @@ import torch
 from medsynth.errors import MedsynthError
 from medsynth.models.translation.network import Translator, UNetVae, places
 
+SMALL = {"neighbours": 0, "channels": (8, 16, 16), "latent_channels": 4, "kernel_sizes": (3, 5), "use_position": True}
+
 
 def awake(**arguments) -> UNetVae:
     """A network whose last layers no longer start at 0."""
     torch.manual_seed(0)
-    network = UNetVae(**({"channels": (8, 16, 16), "latent_channels": 4} | arguments))
+    network = UNetVae(**SMALL | arguments)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -30,7 +32,7 @@ def test_another_size_is_refused_with_the_nearest_one():
     with pytest.raises(MedsynthError, match="24 x 20: this network needs a multiple of 8, such as 24"):
         awake()(torch.rand(1, 1, 24, 20))
     with pytest.raises(MedsynthError, match="image_size 100 x 100: .* multiple of 8, such as 96"):
-        Translator(100, channels=(8, 16, 16))
+        Translator(100, **SMALL)
 
 
 def test_samples_differ_and_the_mean_does_not():
@@ -65,7 +67,7 @@ def test_every_parameter_learns():
 
 
 def test_the_directions_share_no_weight():
-    translator = Translator(16, channels=(8, 8))
+    translator = Translator(16, **SMALL | {"channels": (8, 8)})
     with torch.no_grad():
         translator.source_to_target.head.bias.fill_(0.25)
     image = torch.full((1, 1, 16, 16), -0.5)
@@ -77,4 +79,4 @@ def test_the_directions_share_no_weight():
 @pytest.mark.parametrize("mistake", [{"channels": ()}, {"channels": (12,)}, {"kernel_sizes": (4,)}])
 def test_what_cannot_be_built_is_told(mistake):
     with pytest.raises(MedsynthError, match="give"):
-        UNetVae(**mistake)
+        UNetVae(**SMALL | mistake)

@@ -47,11 +47,11 @@ def build() -> Callable[..., TranslationTrainer]:
 
     def make(weights: dict[str, float], neighbours: int = 0, loader: Stream | None = None, **arguments):
         torch.manual_seed(0)
-        network = Translator(SIZE, neighbours, channels=(8, 16), latent_channels=4)
+        network = Translator(SIZE, neighbours, (8, 16), 4, (3, 5), True)
         with torch.no_grad():
             for direction in (network.source_to_target, network.target_to_source):
                 direction.head.weight.normal_(0, 0.1)  # an untrained one gives grey
-        discriminator = Discriminators(channels=4, num_layers=1, num_scales=2)
+        discriminator = Discriminators(4, 1, 2, "spectral")
         options = {"objective": "least_squares", "variety": 1.0, "cycle_interval": 1} | arguments
         without_partner = WithoutPartner(options.pop("variety"), options.pop("cycle_interval"))
         options = {"all_terms_on_pairs": False, "pool_size": 8} | options

@@ -16,7 +16,7 @@ from medsynth.models.vqvae.network import SliceVqVae
 @pytest.fixture
 def network() -> SliceVqVae:
     torch.manual_seed(0)
-    return SliceVqVae(16, (8, 8), 0, num_codes=32, code_features=4)
+    return SliceVqVae(16, (8, 8), 0, num_codes=32, code_features=4, cosine=False)
 
 
 def validate(network: SliceVqVae) -> dict[str, float]:

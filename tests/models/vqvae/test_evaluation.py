@@ -23,7 +23,7 @@ from medsynth.models.vqvae.network import SliceVqVae
 @pytest.fixture
 def network() -> SliceVqVae:
     torch.manual_seed(0)
-    return SliceVqVae(16, (8, 8), 0, num_codes=16, code_features=4).eval()
+    return SliceVqVae(16, (8, 8), 0, num_codes=16, code_features=4, cosine=False).eval()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from medsynth.run.recipe import LoadedModel
 @pytest.fixture
 def infer(tmp_path):
     """What an untrained network makes of an input; returns the folder of the images."""
-    network = SliceVqVae(16, (8, 8), 1, 16, 4).eval()
+    network = SliceVqVae(16, (8, 8), 1, 16, 4, cosine=False).eval()
     space = SliceSpace("image", (1.0, 1.0), 1.0, (0.0, 255.0)).to_dict()
     model = LoadedModel(network, Preprocessing("image", None, None, 16).to_dict(), [], {}, "", {"slices": space})
 

@@ -9,11 +9,20 @@ from monai.utils.ordering import Ordering
 from medsynth.errors import MedsynthError
 from medsynth.models.vqvae.network import SliceVqVae
 
+SMALL = {
+    "image_size": 32,
+    "channels": (8, 8),
+    "residual_layers": 2,
+    "num_codes": 8,
+    "code_features": 8,
+    "cosine": False,
+}
+
 
 @pytest.fixture
 def network() -> SliceVqVae:
     torch.manual_seed(0)
-    network = SliceVqVae(32, (8, 16), residual_layers=1, num_codes=32, code_features=4).eval()
+    network = SliceVqVae(32, (8, 16), 1, 32, 4, cosine=False).eval()
     network.codebook.start(network.encode(torch.rand(4, 1, 32, 32) * 2 - 1).detach(), seed=0)
     return network
 
@@ -31,7 +40,7 @@ def test_a_reconstruction_is_what_the_indices_decode_to(network):
 def test_images_stay_in_their_range_and_the_grid_is_as_coarse_as_the_levels_make_it(network):
     assert network.stride == 4
     assert network.decode(100 * torch.randn(2, 4, 8, 8)).abs().max() == 1
-    deep = SliceVqVae(64, (8, 8, 8), 0, 16, 4)
+    deep = SliceVqVae(64, (8, 8, 8), 0, 16, 4, cosine=False)
     assert deep.stride == 8
     assert deep.encode(torch.zeros(1, 1, 64, 64)).shape == (1, 4, 8, 8)
 
@@ -85,6 +94,6 @@ def test_monai_s_transformer_inferer_takes_it_as_it_is(network):
 )
 def test_a_mistake_is_told_in_one_line(mistake, told):
     with pytest.raises(MedsynthError) as refused:
-        SliceVqVae(**{"image_size": 32, "channels": (8, 8), "num_codes": 8} | mistake)
+        SliceVqVae(**SMALL | mistake)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)

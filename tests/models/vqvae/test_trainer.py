@@ -36,7 +36,8 @@ def trainer(slices):
 
     def build(second: bool = False, weights: dict | None = None, learning: dict | None = None, **options):
         torch.manual_seed(0)
-        network, discriminator = SliceVqVae(32, (8, 8), 0, 16, 4), MultiScalePatchDiscriminator(1, 8, 1, 1)
+        network = SliceVqVae(32, (8, 8), 0, 16, 4, cosine=False)
+        discriminator = MultiScalePatchDiscriminator(channels=8, num_layers=1, num_scales=1)
         return VqVaeTrainer(
             **{
                 "device": torch.device("cpu"),

@@ -40,12 +40,12 @@ class CodeTransformer(CodePrior):
     def __init__(
         self,
         stage_one: dict[str, Any],
-        features: int = 128,
-        layers: int = 6,
-        heads: int = 4,
-        dropout: float = 0.1,
-        num_classes: int = 0,
-        use_position: bool = True,
+        features: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        num_classes: int,
+        use_position: bool,
     ) -> None:
         super().__init__(stage_one)
         if features % heads:

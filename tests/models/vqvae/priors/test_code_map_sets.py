@@ -29,7 +29,7 @@ class Slices:
 @pytest.fixture
 def stage_one() -> SliceVqVae:
     torch.manual_seed(0)
-    network = SliceVqVae(16, [8, 16], 1, 32, 4).eval()
+    network = SliceVqVae(16, [8, 16], 1, 32, 4, cosine=False).eval()
     network.codebook.start(network.encode(Slices().images[:, None]), seed=0)
     return network
 

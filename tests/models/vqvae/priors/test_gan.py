@@ -9,7 +9,14 @@ from torch import nn
 from medsynth.errors import MedsynthError
 from medsynth.models.vqvae.priors.gan import CodeDiscriminator, CodeGan, halvings
 
-STAGE_ONE = {"image_size": 32, "channels": [8, 16], "residual_layers": 1, "num_codes": 20, "code_features": 4}
+STAGE_ONE = {
+    "image_size": 32,
+    "channels": [8, 16],
+    "residual_layers": 1,
+    "num_codes": 20,
+    "code_features": 4,
+    "cosine": False,
+}
 FEATURES = 6
 
 

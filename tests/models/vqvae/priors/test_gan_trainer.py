@@ -15,7 +15,14 @@ from medsynth.models.vqvae.priors.gan import CodeDiscriminator, CodeGan
 from medsynth.models.vqvae.priors.gan_trainer import CodeGanTrainer, CodeGanWeights, Cooling
 
 TERMS = [field.name for field in fields(CodeGanWeights)]
-STAGE_ONE = {"image_size": 16, "channels": [8, 16], "residual_layers": 1, "num_codes": 12, "code_features": 4}
+STAGE_ONE = {
+    "image_size": 16,
+    "channels": [8, 16],
+    "residual_layers": 1,
+    "num_codes": 12,
+    "code_features": 4,
+    "cosine": False,
+}
 
 
 class Blobs:

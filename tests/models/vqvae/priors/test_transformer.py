@@ -7,13 +7,20 @@ from torch import nn
 from medsynth.errors import MedsynthError
 from medsynth.models.vqvae.priors.transformer import CodeTransformer
 
-STAGE_ONE = {"image_size": 16, "channels": [8, 16], "residual_layers": 1, "num_codes": 20, "code_features": 4}
+STAGE_ONE = {
+    "image_size": 16,
+    "channels": [8, 16],
+    "residual_layers": 1,
+    "num_codes": 20,
+    "code_features": 4,
+    "cosine": False,
+}
 
 
 @pytest.fixture
 def network() -> CodeTransformer:
     torch.manual_seed(0)
-    network = CodeTransformer(STAGE_ONE, features=16, layers=2, heads=2, num_classes=2)
+    network = CodeTransformer(STAGE_ONE, 16, 2, 2, dropout=0.1, num_classes=2, use_position=True)
     network.conditions.fit(torch.tensor([0, 1, 1, -1]), torch.tensor([0.1, 0.5, 0.9, 0.3]))
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -60,7 +67,7 @@ def test_every_class_and_position_has_its_own_first_token(network):
 
 
 def test_a_network_without_conditions_has_one_first_token():
-    network = CodeTransformer(STAGE_ONE, features=16, layers=1, heads=2, use_position=False)
+    network = CodeTransformer(STAGE_ONE, 16, 1, 2, dropout=0.1, num_classes=0, use_position=False)
     tokens = network.first_tokens(torch.tensor([0, 1, -1]), torch.tensor([0.0, 0.5, torch.nan]))
     assert len(set(tokens.tolist())) == 1
 
@@ -77,4 +84,4 @@ def test_samples_depend_on_the_seed_and_are_of_the_class_asked_for(network):
 
 def test_heads_that_do_not_divide_the_features_are_refused():
     with pytest.raises(MedsynthError, match="features is 30, which 4 heads don't divide"):
-        CodeTransformer(STAGE_ONE, features=30, heads=4)
+        CodeTransformer(STAGE_ONE, 30, 6, 4, dropout=0.1, num_classes=0, use_position=True)

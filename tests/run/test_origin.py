@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
+
+from medsynth.packaging.root import bundle_root
+from medsynth.run.origin import Origin, config_origin
+
+CONFIG = {
+    "imports": ["$from medsynth.run.origin import config_origin", "$from medsynth.packaging.root import bundle_root"],
+    "origin": "$config_origin()",
+    "root": "$bundle_root()",
+    "initialize": ["$@origin", "$@root"],
+    "run": [],
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """A configuration and one on top of it."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for name, content in (("a.json", CONFIG), ("b.json", {"width": 2}), ("metadata.json", {})):
+        (folder / name).write_text(json.dumps(content))
+    return [str(folder / "a.json"), str(folder / "b.json")]
+
+
+def test_a_run_of_monai_tells_its_parser_its_files_and_its_folder(files, tmp_path):
+    parser = create_workflow(config_file=files, width=3).parser
+    assert parser.get_parsed_content("origin") == Origin(parser, tuple(files), tmp_path / "configs")
+    assert parser.get_parsed_content("origin").parser["width"] == 3
+    assert parser.get_parsed_content("root") == str(tmp_path)
+
+
+def test_a_workflow_that_is_built_in_python_tells_its_folder(files, tmp_path):
+    workflow = ConfigWorkflow(files[0], logging_file=False)
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("origin") == Origin(workflow.parser, (), tmp_path / "configs")
+    assert workflow.parser.get_parsed_content("root") == str(tmp_path)
+
+
+def test_a_parser_alone_tells_no_folder():
+    parser = ConfigParser(CONFIG)
+    assert parser.get_parsed_content("origin") == Origin(parser)
+    assert parser.get_parsed_content("root") == "."
+
+
+def test_outside_of_a_configuration_nothing_is_found():
+    assert config_origin() == Origin()
+    assert bundle_root() == "."
