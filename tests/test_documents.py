@@ -99,8 +99,8 @@ def problems_of_script(name: str, words: list[str]) -> Iterator[str]:
 
 
 def sources_of(script: Path, words: list[str]) -> list[Path]:
-    """The script and the modules beside it that it imports; of a subcommand's modules, that of the subcommand."""
-    beside = []
+    """The script and the modules beside it that it imports; of the benchmarks, that of the subject."""
+    beside = [script.with_name("benchmarks") / f"{word}.py" for word in words[:1] if script.stem == "benchmark"]
     for node in ast.walk(ast.parse(script.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             module = script.parent / node.module.replace(".", "/")

@@ -409,4 +409,4 @@ class VaeGanCritic(StyleGanDiscriminator):
         num_classes: int = 0,
         use_position: bool = True,
     ) -> None:
-        super().__init__(image_size, channels, num_classes, use_position, "skip", image_channels=image_channels)
+        super().__init__(image_size, channels, num_classes, use_position, "skip", 4, image_channels)
