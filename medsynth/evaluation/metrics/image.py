@@ -91,7 +91,7 @@ def ms_ssim_pairs(images: ArrayLike, seed: int, pairs: int = 2000) -> float:
     rng = np.random.default_rng(seed)
     first = rng.integers(len(images), size=pairs)
     second = (first + rng.integers(1, len(images), size=pairs)) % len(images)  # never the image itself
-    chunks = np.array_split(np.arange(pairs), max(pairs // 250, 1))
+    chunks = np.array_split(np.arange(pairs), max(pairs // 50, 1))
     return torch.cat([ms_ssim(images[first[c]], images[second[c]], data_range=1.0) for c in chunks]).mean().item()
 
 
