@@ -73,9 +73,6 @@ def test_two_processes_train_and_one_goes_on(stem, name, on_two_ranks, run_bundl
     run_bundle("training", f"{stem}/{name}", **on_two_ranks.settings(stem, name), max_epochs=2, output_dir=str(folder))
     latest = torch.load(folder / "checkpoints/latest.pt", weights_only=True)
     assert latest["iteration"] == 4
-    assert {"config.json", "model.pt", "losses.csv", "losses.png", "train.log", "index.html"} <= {
-        path.name for path in folder.iterdir()
-    }
 
 
 @pytest.fixture(scope="module")
