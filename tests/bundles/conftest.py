@@ -12,6 +12,7 @@ import monai.bundle
 import pytest
 
 from medsynth.data.phantom import phantom
+from medsynth.errors import as_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +81,21 @@ def torchrun() -> Callable[..., subprocess.Popen]:
         )
 
     return start
+
+
+@pytest.fixture
+def refusal(tmp_path: Path) -> Callable[..., str]:
+    """The one line that tells why a training does not begin; it leaves no losses and no checkpoint."""
+
+    def why(train: Callable[..., Path], *config: str, **settings: object) -> str:
+        with pytest.raises(RuntimeError) as stopped:
+            train(*config, tmp_path / "run", **settings)
+        assert not any((tmp_path / "run" / name).exists() for name in ("losses.csv", "checkpoints/latest.pt"))
+        line = as_line(stopped.value)
+        assert line is not None, stopped.value
+        return line
+
+    return why
 
 
 @pytest.fixture

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gpu_double import pretended_gpu
-from monai.bundle import load_bundle_config
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow, load_bundle_config
+from monai.engines import Evaluator
+from stages import ROOT, STAGES, config, tiny
+from tables import losses, texts
+from torch import Tensor
 from two_ranks import run_on_two_ranks
 
 from medsynth.packaging.packing import pack_bundle
+from medsynth.training.guards import TimeLimit
 
-ROOT = Path(__file__).parents[2]
-STAGES = [(path.parent.name, path.name) for path in sorted(ROOT.glob("bundles/*/train*.json"))]
-TINY = {"image_size": 32, "batch_size": 2, "epoch_length": 2, "sample_epochs": 100, "val_interval": 1, "device": "cpu"}
-TINY |= {"patch_size": 16, "minibatch_group": 2}  # of those that have them
-
-
-def config(stem: str, name: str) -> dict:
-    return json.loads((ROOT / "bundles" / stem / name).read_text())
+THREE_EPOCHS = {"max_epochs": 3, "epoch_length": 5, "log_iterations": 4}
+UNDER_WAY = {  # what a stop must find under way: a fade-in, a probability of augmentation, a second stage
+    "stylegan": {"image_size": 16, "batch_sizes": [4, 4], "fade_kimg": [0.1], "stable_kimg": [0.008]}
+    | {"batch_size": 4, "augmentation__target": 0.0, "augmentation__kimg": 0.1},
+    "superres": {"adversarial_epochs": 1},
+    "vqvae": {"adversarial_epochs": 1},
+}
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +56,11 @@ def on_two_ranks(data, cache_dir, tmp_path_factory) -> Callable[[str, str], Path
             assert ended == [0, 0], messages.read_text()[-3000:]
         return folders[stem, name]
 
-    def settings(stem: str, name: str) -> dict[str, object]:
-        known = config(stem, name)
-        wanted = TINY | {"cache_dir": str(cache_dir)} | data(stem)
-        if "checkpoint" in known:
-            wanted["checkpoint"] = str(train(stem, "train.json") / "model.pt")
-        return {key: value for key, value in wanted.items() if key in known}
+    def settings(stem: str, name: str, **more: object) -> dict[str, object]:
+        more = {"cache_dir": str(cache_dir)} | data(stem) | more
+        if "checkpoint" in config(stem, name):
+            more["checkpoint"] = str(train(stem, "train.json") / "model.pt")
+        return tiny(stem, name, **more)
 
     train.settings = settings
     return train
@@ -67,9 +73,84 @@ def test_two_processes_train_and_one_goes_on(stem, name, on_two_ranks, run_bundl
     run_bundle("training", f"{stem}/{name}", **on_two_ranks.settings(stem, name), max_epochs=2, output_dir=str(folder))
     latest = torch.load(folder / "checkpoints/latest.pt", weights_only=True)
     assert latest["iteration"] == 4
-    assert {"config.json", "model.pt", "losses.csv", "losses.png", "train.log", "index.html"} <= {
-        path.name for path in folder.iterdir()
-    }
+
+
+@pytest.fixture(scope="module")
+def three_epochs(on_two_ranks, run_bundle, tmp_path_factory) -> Callable[..., Path]:
+    """Train for three short epochs into a folder, which is returned; without a folder, once into one of its own."""
+    folders: dict[tuple[str, str], Path] = {}
+
+    def train(stem: str, name: str, folder: Path | None = None) -> Path:
+        if folder is None and (stem, name) in folders:
+            return folders[stem, name]
+        output = folder or folders.setdefault((stem, name), tmp_path_factory.mktemp(stem) / "whole")
+        options = on_two_ranks.settings(stem, name, **(THREE_EPOCHS | UNDER_WAY.get(stem, {})))
+        run_bundle("training", f"{stem}/{name}", output_dir=str(output), **options)
+        return output
+
+    return train
+
+
+@pytest.mark.parametrize(("stem", "name"), STAGES)
+def test_a_run_folder_holds_what_users_rely_on(stem, name, three_epochs):
+    folder = three_epochs(stem, name)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    tables = {"losses.csv", "losses.png", "metrics.csv"}
+    others = {"config.json", "model.pt", "checkpoints/latest.pt", "train.log", "provenance.json", "index.html"}
+    assert files >= tables | others | {"samples/epoch_0000.png", "samples/epoch_0003.png"}
+    assert any(name.startswith("tensorboard/") for name in files)
+
+
+@pytest.mark.parametrize(("stem", "name"), STAGES)
+def test_a_run_that_is_stopped_twice_is_to_the_bit_one_in_a_piece(stem, name, three_epochs, tmp_path, monkeypatch):
+    whole, parts = three_epochs(stem, name), tmp_path / "parts"
+
+    validate = Evaluator.run
+
+    def stop_in_mid_epoch(limit: TimeLimit, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=7), lambda: signal.raise_signal(signal.SIGTERM))
+
+    def fail_after_the_second_epoch(evaluator: Evaluator, epoch: int = 1) -> None:
+        validate(evaluator, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TimeLimit, "attach", stop_in_mid_epoch)
+    with pytest.raises(SystemExit):
+        three_epochs(stem, name, parts)
+    monkeypatch.undo()
+    monkeypatch.setattr(Evaluator, "run", fail_after_the_second_epoch)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        three_epochs(stem, name, parts)
+    monkeypatch.undo()
+    three_epochs(stem, name, parts)
+    assert (parts / "train.log").read_text().count("Going on from iteration 7") == 2
+    assert losses(parts) == losses(whole)
+    assert texts(parts / "metrics.csv") == texts(whole / "metrics.csv")
+    saved = [torch.load(folder / "checkpoints/latest.pt", weights_only=True) for folder in (parts, whole)]
+    for part in ("stateful", "random_state"):
+        assert same(*(content[part] for content in saved))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested states are equal to the bit."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, Sequence) and not isinstance(one, str):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return one == other
+
+
+@pytest.mark.usefixtures("run_bundle")
+@pytest.mark.parametrize(("stem", "name"), STAGES)
+def test_monai_finds_every_property_of_a_training_bundle(stem, name, on_two_ranks, tmp_path):
+    settings = on_two_ranks.settings(stem, name) | {"output_dir": str(tmp_path / "run"), "max_epochs": 5}
+    workflow = ConfigWorkflow(str(ROOT / "bundles" / stem / name), workflow_type="train", **settings)
+    workflow.initialize()
+    assert not workflow.check_properties()
+    assert workflow.max_epochs == workflow.trainer.state.max_epochs == 5
 
 
 @pytest.mark.parametrize(("stem", "name"), STAGES)

@@ -9,27 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stages import STAGES, config, tiny
 
 from medsynth.data.datalist import datalist
 from medsynth.data.datalist.datalist import Datalist, hold_out
 from medsynth.data.datalist.layout import survey
 from medsynth.data.datalist.pairs import pair_domains
 
-ROOT = Path(__file__).parents[2]
-STAGES = [(path.parent.name, path.name) for path in sorted(ROOT.glob("bundles/*/train*.json"))]
 KINDS = ("heads", "ct", "pictures", "pictures with classes", "pictures without positions")
-TINY = {"image_size": 32, "batch_size": 2, "epoch_length": 2, "sample_epochs": 100, "val_interval": 1, "device": "cpu"}
-TINY |= {"patch_size": 16, "minibatch_group": 2, "val_slices": 8, "channels": 8, "latent_features": 8}
-WIDTHS = {"vaegan": 32, "translation": [8, 16], "vqvae": [16, 32]}  # `channels`, where 8 does not do
 PICTURES = {
     "pictures": "{split}/p{subject:02}_{slice:03}.png",
     "pictures with classes": "{split}/{label}/p{subject:02}_{slice:03}.png",
     "pictures without positions": "{split}/{label}/{label}_{number}.png",
 }
-
-
-def config(stem: str, name: str) -> dict:
-    return json.loads((ROOT / "bundles" / stem / name).read_text())
 
 
 def head(subject: int, place: int, bright: int) -> Image.Image:
@@ -100,15 +92,14 @@ def trained(data, run_bundle, cache_dir, tmp_path_factory) -> Callable[[str, str
 
     def train(stem: str, name: str, kind: str) -> tuple[Path, str]:
         if (stem, name, kind) not in made:
-            known, folder = config(stem, name), tmp_path_factory.mktemp(stem) / "run"
-            options = TINY | {"cache_dir": str(cache_dir), "output_dir": str(folder)}
-            options |= {"channels": WIDTHS.get(stem, 8)} if name == "train.json" else {}
-            if "checkpoint" in known:
+            folder = tmp_path_factory.mktemp(stem) / "run"
+            more = {"cache_dir": str(cache_dir), "output_dir": str(folder)}
+            if "checkpoint" in config(stem, name):
                 first, listed = train(stem, "train.json", kind)
-                options |= {"checkpoint": str(first / "model.pt"), "datalist": listed, "channels": 16}
+                more |= {"checkpoint": str(first / "model.pt"), "datalist": listed}
             else:
-                options |= data(stem, kind)
-            options = {key: value for key, value in options.items() if key in known}
+                more |= data(stem, kind)
+            options = tiny(stem, name, **more)
             for epochs in (1, 2):
                 run_bundle("training", f"{stem}/{name}", max_epochs=epochs, **options)
             made[stem, name, kind] = folder, options["datalist"]

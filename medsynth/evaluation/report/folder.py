@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import platform
@@ -79,12 +77,9 @@ def provenance() -> dict[str, Any]:
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """A table whose columns are the names that any row has; missing values are empty."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    import pandas as pd
+
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

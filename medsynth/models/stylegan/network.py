@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsynth.models.stylegan.adaptive_norm import instance_norm
 from medsynth.nn.conditioning import UNKNOWN_CLASS, Conditioning, TrainingConditions
 from medsynth.nn.equalized import EqualizedConv2d, EqualizedLinear, pixel_norm
 from medsynth.nn.progressive import PIXELS, SMALLEST, Growing, widths_up_to
@@ -57,7 +56,8 @@ class AdaptiveInstanceNorm(nn.Module):
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """(N, channels, H, W), (N, style_features) -> (N, channels, H, W)."""
         scale, shift = self.affine(style).to(features.dtype).chunk(2, dim=1)
-        return instance_norm(features, 1 + scale, shift)
+        maps = features.reshape(1, -1, *features.shape[2:])  # of all images, so that each has a scale and a shift
+        return F.instance_norm(maps, weight=(1 + scale).flatten(), bias=shift.flatten()).view(features.shape)
 
 
 class StyledLayer(nn.Module):

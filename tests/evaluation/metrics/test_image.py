@@ -77,3 +77,8 @@ def test_pairs_are_never_of_an_image_with_itself():
 def test_wrong_input_gets_a_clear_line(shape, data_range, message):
     with pytest.raises(ValueError, match=message):
         ssim(torch.zeros(shape), torch.zeros(shape), data_range=data_range)
+
+
+def test_an_image_without_room_for_one_window_has_no_ms_ssim():
+    with pytest.raises(ValueError, match="at least 7 pixels"):
+        ms_ssim(torch.zeros(1, 1, 9, 6), torch.zeros(1, 1, 9, 6), data_range=1.0)

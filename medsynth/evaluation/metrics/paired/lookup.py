@@ -33,6 +33,7 @@ def histogram_matching(source: ArrayLike, target: ArrayLike) -> Lookup:
     Args:
         source, target: voxels of the body, of training images.
     """
+    # scikit-image's `match_histograms` matches one image to another and has no curve to apply to images of others
     levels = np.linspace(0, 1, LEVELS + 1)
     return _lookup(np.quantile(source, levels), np.quantile(target, levels))
 
