@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ignite.engine import Engine, Events
 
 from medsynth.run.recipe import check_recipe, save_model
-from medsynth.training.validation import scalar_metrics
+from medsynth.training.logging.logbook import scalar_metrics
 
 if TYPE_CHECKING:
     from medsynth.run.run import Run

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
-from monai.utils import is_scalar
 from torch import Tensor
 
 from medsynth.storage import disk_errors
@@ -25,11 +24,6 @@ def reconstruction(batch: dict[str, Tensor], device: torch.device, non_blocking:
     """For MONAI's `prepare_batch`: an image is its own target; class and position go to the network beside it."""
     image, *condition = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label", "position"))
     return image, image, tuple(condition), {}
-
-
-def scalar_metrics(validator: Engine) -> dict[str, float]:
-    """The metrics of the last validation that are single numbers."""
-    return {name: float(value) for name, value in validator.state.metrics.items() if is_scalar(value)}
 
 
 class FinalValidation:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.utils import is_scalar
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,12 +17,16 @@ from medsynth import distributed
 from medsynth.storage import write_bytes
 from medsynth.training.logging.curves import curves
 from medsynth.training.logging.table import Table
-from medsynth.training.validation import scalar_metrics
 
 if TYPE_CHECKING:
     from medsynth.run.run import Run
 
 logger = logging.getLogger(__name__)
+
+
+def scalar_metrics(validator: Engine) -> dict[str, float]:
+    """The metrics of the last validation that are single numbers."""
+    return {name: float(value) for name, value in validator.state.metrics.items() if is_scalar(value)}
 
 
 class Means:
