@@ -80,7 +80,7 @@ def test_minutes_that_are_over_end_in_a_validated_model(train, tmp_path):
         ({"scale": 8}, "scale is 8: choose"),
         ({"degradation": "blur"}, "degradation is 'blur': choose one of"),
         ({"patch_size": 25}, "patch_size is 25"),
-        ({"image_size": 33}, "image_size 33 is no multiple of scale 2"),
+        ({"image_size": 33}, "image_size 33 is not a multiple of scale 2"),
         ({"noise": [0.1, 0.0]}, "noise is [0.1, 0.0]"),
         ({"adversarial_epochs": 5, "max_epochs": 5}, "adversarial_epochs is 5, of 5 max_epochs"),
         ({"weights__feature": -1}, "weights#feature is -1"),

@@ -30,7 +30,7 @@ MISTAKES = [
     ("compare.py {tmp} {tmp} --output {tmp}", "report.html is there already: give another --output, or --overwrite"),
     ("export_weights.py nowhere/model.pt {tmp}", "there is no model nowhere/model.pt"),
     ("export_weights.py {tmp}/model.pt {tmp}", "networks.json is there already: give another folder, or --overwrite"),
-    ("make_phantom.py {tmp}", "holds something else than a phantom"),
+    ("make_phantom.py {tmp}", "holds something other than a phantom"),
     ("benchmark.py beauty", "invalid choice: 'beauty'"),
 ]
 
@@ -54,7 +54,7 @@ def test_help_and_a_misspelt_option_are_answered_before_heavy_packages_are_impor
 
 
 @pytest.mark.parametrize(("command", "line"), MISTAKES)
-def test_mistakes_of_the_command_line_are_told_before_heavy_packages_are_imported(tmp_path, command, line):
+def test_mistakes_of_the_command_line_are_reported_before_heavy_packages_are_imported(tmp_path, command, line):
     for name in ("there.json", "report.html", "networks.json", "model.pt", "pack/vqvae.zip"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -66,7 +66,7 @@ def add_options(parsers: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure each step in a process of its own, and print the table."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler complains of GPUs that are not there
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler warns of missing GPUs
     peak = in_new_process(matrix_peak, options.threads, options.device)
     print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s, device {options.device}, {options.threads} threads")
     ours = partial(bundle_step, device=options.device)
@@ -92,24 +92,24 @@ def run(options: argparse.Namespace) -> None:
 
 
 def measure_in_turns(steps: list[Callable[..., Step]], size: int, options: argparse.Namespace) -> list[Measurement]:
-    """The fastest of each, one round after the other: the machine's speed changes from one minute to the next."""
+    """The fastest of each, in turns, since the speed of the machine varies."""
     parameters = PARAMETERS
 
-    def apart(function: Callable, step: Callable[..., Step], *more: object) -> object:
+    def in_own_process(function: Callable, step: Callable[..., Step], *more: object) -> object:
         return in_new_process(function, step, size, options.batch_size, parameters, options.threads, *more)
 
     rounds: list[list[Measurement]] = []
     for _ in range(TURNS):
         rounds.append([])
         for step in steps:  # not in shorter ones: some steps have a penalty and others have none
-            rounds[-1].append(apart(measure, step, options.seconds, options.device))
+            rounds[-1].append(in_own_process(measure, step, options.seconds, options.device))
             parameters = rounds[0][0].parameters  # the others get as many as the first has
     found = []
     for step, measured in zip(steps, zip(*rounds, strict=True), strict=True):
         fastest = max(measured, key=lambda turn: turn.per_second)
-        fastest = replace(fastest, flops_per_image=apart(flops_per_image, step))
+        fastest = replace(fastest, flops_per_image=in_own_process(flops_per_image, step))
         if options.device == "cpu":
-            fastest = replace(fastest, tensors_mib=apart(tensors_mib, step))
+            fastest = replace(fastest, tensors_mib=in_own_process(tensors_mib, step))
         found.append(fastest)
     return found
 
@@ -201,7 +201,7 @@ class RandomSlices:
 
     def __init__(self, size: int) -> None:
         self.images = torch.rand(IMAGES, size, size) * 2 - 1
-        self.views, self.planes = {"image": np.arange(IMAGES)[:, None]}, self
+        self.views, self.stored_slices = {"image": np.arange(IMAGES)[:, None]}, self
 
     def __len__(self) -> int:
         return IMAGES
@@ -248,7 +248,7 @@ def measure(
     torch.manual_seed(0)
     step, networks, precision = build(size, batch_size, parameters)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: building took more for a moment
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: building briefly took more
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     images = torch.rand(batch_size, 1, size, size, device=device) * 2 - 1
@@ -260,7 +260,7 @@ def measure(
 
 
 def flops_per_image(build: Callable[..., Step], size: int, batch_size: int, parameters: int, threads: int) -> float:
-    """What a training step computes, counted on the CPU: what is recorded cannot be looked at."""
+    """What a training step computes, counted on the CPU, since a recorded graph cannot be inspected."""
     torch.set_num_threads(threads)
     step, *_ = build(size, batch_size, parameters, device="cpu")
     images = torch.rand(batch_size, 1, size, size) * 2 - 1

@@ -19,10 +19,10 @@ class SliceLoader:
     """Serve a set of slices in batches: dictionaries of its items.
 
     Shuffled, it is an endless stream: batch number i depends on (seed, i) only, each pass over the set has an order and
-    flips of its own, and every iterator goes on from `iteration`. With several processes, each takes its share of a
+    flips of its own, and every iterator continues from `iteration`. With several processes, each takes its share of a
     batch of `batch_size` times their number. Otherwise it is one pass in order, for each process the whole: measures of
     a validation need all images.
-    On a GPU, the slices live there where they fit; on the CPU they are read from the file cache.
+    On a GPU, the slices are held there where they fit; on the CPU they are read from the file cache.
 
     Args:
         dataset: a `SliceDataset` or `PairDataset`.
@@ -30,7 +30,7 @@ class SliceLoader:
         shuffle: whether to stream in random order.
         seed: of order and flips.
         device: where the batches go.
-        flip: mirror left and right, each image by the toss of a coin.
+        flip: mirror left and right, each image with probability 1/2.
         drop_last: leave out a last batch that would be smaller (when shuffling).
         most: slices in the one pass in order, evenly spread over the set; None: all.
     """
@@ -93,7 +93,7 @@ class SliceLoader:
         indices = chosen
         if self.shuffle:
             share = np.array_split(chosen, idist.get_world_size())[idist.get_rank()]
-            indices = share if len(share) else chosen[-1:]  # a process without one would leave the others waiting
+            indices = share if len(share) else chosen[-1:]  # a process without an image would block the others
         batch = self.dataset.facts(indices)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         views = {name: self._images(rows[indices]) for name, rows in self.dataset.views.items()}
@@ -104,9 +104,9 @@ class SliceLoader:
         return views | batch
 
     def _images(self, rows: np.ndarray) -> torch.Tensor:
-        """(N, C, H, W) float32 of these planes, on the device; what is not there is air."""
+        """(N, C, H, W) float32 of these rows of the stored slices, on the device; negative rows are air."""
         if self._held is None:
-            return self.dataset.planes.read(rows).to(self.device)
+            return self.dataset.stored_slices.read(rows).to(self.device)
         rows = torch.from_numpy(rows).to(self.device)
         images = self._held[rows.clamp(min=0)].float()
         images[rows < 0] = -1
@@ -114,14 +114,14 @@ class SliceLoader:
 
 
 def _hold(dataset: PreparedSlices, device: torch.device) -> torch.Tensor | None:
-    """All planes on the GPU, if they take no more than half of what is free there."""
+    """All slices on the GPU, if they take no more than half of its free memory."""
     if device.type != "cuda":
         return None
-    planes = dataset.planes
-    like = torch.from_numpy(planes[:1])
-    if like.nbytes * len(planes) > torch.cuda.mem_get_info(device)[0] / 2:
+    slices = dataset.stored_slices
+    first = torch.from_numpy(slices[:1])
+    if first.nbytes * len(slices) > torch.cuda.mem_get_info(device)[0] / 2:
         return None
-    held = torch.empty((len(planes), *like.shape[1:]), dtype=like.dtype, device=device)
-    for start in range(0, len(planes), CHUNK):
-        held[start : start + CHUNK] = torch.from_numpy(planes[start : start + CHUNK])
+    held = torch.empty((len(slices), *first.shape[1:]), dtype=first.dtype, device=device)
+    for start in range(0, len(slices), CHUNK):
+        held[start : start + CHUNK] = torch.from_numpy(slices[start : start + CHUNK])
     return held

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.pipelines import Preprocessing
-from medsynth.data.preprocessing.preparation import channel_planes, prepare_all
+from medsynth.data.preprocessing.preparation import channel_slices, prepare_all
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.spacing import IMAGE_KEYS, SAME_SPACING, fit_spacing
 from medsynth.data.preprocessing.stack import SliceStack
@@ -37,8 +37,8 @@ class PreparedSlices(Dataset):
         max_bad_fraction: part of the images that may be unusable.
 
     Attributes:
-        planes: (M, H, W) on disk, every slice and neighbour of one once.
-        views: by name, (N, C), which planes make up the channels of each slice; -1 for what is not there.
+        stored_slices: (M, H, W) on disk, every slice and every neighbour once.
+        views: by name, (N, C), which of them make up the channels of each slice; -1 for a missing one.
         labels, positions: (N,), one a slice.
         subjects: one a slice.
         spacing_mm: between rows and columns of the slices.
@@ -62,7 +62,7 @@ class PreparedSlices(Dataset):
         names = list(classes)
         indices = [names.index(entry["label"]) if entry.get("label") in names else -1 for entry, _ in good]
 
-        self.planes = SliceStack([store.path(record["name"]) for record in records if "checksum" in record])
+        self.stored_slices = SliceStack([store.path(record["name"]) for record in records if "checksum" in record])
         self.labels = np.repeat(np.array(indices, dtype=np.int64), counts)
         self.subjects = [entry["subject"] for (entry, _), count in zip(good, counts, strict=True) for _ in range(count)]
         self.positions = np.concatenate([_positions(entry, facts) for entry, facts in good])
@@ -75,7 +75,7 @@ class PreparedSlices(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         indices = np.array([range(len(self))[index]])
-        views = {name: self.planes.read(rows[indices])[0] for name, rows in self.views.items()}
+        views = {name: self.stored_slices.read(rows[indices])[0] for name, rows in self.views.items()}
         return views | {name: value[0] for name, value in self.facts(indices).items()}
 
     def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
@@ -97,7 +97,7 @@ class SliceDataset(PreparedSlices):
             of pictures with "position" where it is known.
         preprocessing: how images become slices.
         classes: names of the labels, in the order of their indices.
-        cache_dir: where prepared slices are kept; None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
+        cache_dir: where prepared slices are stored; None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
         num_workers: processes that prepare; 0: this one.
         max_bad_fraction: part of the images that may be unusable; they are named and left out.
 
@@ -124,10 +124,10 @@ class SliceDataset(PreparedSlices):
         records, self._lease = prepare_all(images, self.preprocessing, store, num_workers)
         super().__init__(entries, records, store, classes, max_bad_fraction)
         starts = np.cumsum([0, *(len(facts.get("planes", [0])) for facts in self._images)])
-        channels = [channel_planes(facts, preprocessing.neighbours) for facts in self._images]
+        channels = [channel_slices(facts, preprocessing.neighbours) for facts in self._images]
         counts = [len(rows) for rows in channels]
         self.views = {"image": np.concatenate(channels) + np.repeat(starts[:-1], counts)[:, None]}
-        self.images = self.planes.of(self.views["image"][:, preprocessing.neighbours])
+        self.images = self.stored_slices.of(self.views["image"][:, preprocessing.neighbours])
         self.bounds = np.repeat(np.array([facts["bounds"] for facts in self._images]), counts, axis=0)
         shared = (float(self.bounds[0, 0]), float(self.bounds[0, 1]))
         bounds = shared if (self.bounds == shared).all() else None

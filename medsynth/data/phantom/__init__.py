@@ -1,1 +1,1 @@
-"""The built-in heads, which no person has."""
+"""The built-in phantom: synthetic heads."""

@@ -167,8 +167,8 @@ def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing_mm: flo
     values = rng.standard_normal((len(knots),) * 3, dtype=np.float32)
     weights = []
     for size in shape:
-        places = (np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)) * np.float32(spacing_mm)
-        row = np.exp(-0.5 * ((places[:, None] - knots) / np.float32(scale_mm)) ** 2)
+        coordinates = (np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)) * np.float32(spacing_mm)
+        row = np.exp(-0.5 * ((coordinates[:, None] - knots) / np.float32(scale_mm)) ** 2)
         weights.append(row / np.linalg.norm(row, axis=1, keepdims=True))
     values = (weights[0] @ values.reshape(len(knots), -1)).reshape(shape[0], len(knots), len(knots))
     return (weights[1] @ values) @ weights[2].T
@@ -347,7 +347,7 @@ def fold_distance(head: Head, rng: np.random.Generator, q: Array, where: Indices
 
 
 def fissures(q: Array) -> tuple[Array, Array]:
-    """Distances to the fissure between the hemispheres and to the Sylvian fissure with the insula at its ground."""
+    """Distances to the fissure between the hemispheres and to the Sylvian fissure with the insula at its bottom."""
     x, y, z = mirror(q)
     callosum = np.minimum(ellipsoid(q, (0, -7, 5), (1e3, 40, 21)), ellipsoid(q, (0, -14, -8), (1e3, 18, 16)))
     between = np.hypot(x, np.maximum(-callosum, 0))

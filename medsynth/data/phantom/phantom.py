@@ -79,9 +79,9 @@ def write_dataset(
     seed: int = 0,
     modalities: Sequence[str] = ("T1w",),
 ) -> Path:
-    """Write made-up heads as a BIDS-like tree, half of them NC and half AD; reuse them if they are there already.
+    """Write made-up heads as a BIDS-like tree, half of them NC and half AD; reuse them if they exist.
 
-    The tree appears in one step when it is complete, so a stopped run leaves nothing half written, and several
+    The tree appears in one step when it is complete, so a stopped run leaves nothing incomplete, and several
     processes may ask for the same one at once.
 
     Args:
@@ -105,7 +105,7 @@ def write_dataset(
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as workplace:
                 tree = Path(workplace) / folder.name
                 write_tree(tree, recipe)
-                move_into_place(tree, folder, recipe)
+                rename_to(tree, folder, recipe)
         except OSError as error:
             reason = error.strerror or error
             raise MedsynthError(f"cannot write the phantom to {folder}: {reason}: choose another folder") from error
@@ -138,13 +138,13 @@ def holds_dataset(folder: Path, recipe: dict) -> bool:
     try:
         found = json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"][0]["Recipe"]
     except (OSError, ValueError, LookupError, TypeError):
-        raise MedsynthError(f"{folder} holds something else than a phantom: choose another folder") from None
+        raise MedsynthError(f"{folder} holds something other than a phantom: choose another folder") from None
     if found != recipe:
         raise MedsynthError(f"{folder} holds another phantom, {found}, not {recipe}: choose another folder")
     return True
 
 
-def move_into_place(tree: Path, folder: Path, recipe: dict) -> None:
+def rename_to(tree: Path, folder: Path, recipe: dict) -> None:
     """Give the finished tree its name, unless another process was first with the same data set."""
     try:
         tree.rename(folder)
@@ -181,7 +181,7 @@ def image_path(subject: str, modality: str) -> str:
 
 
 def save(path: Path, image: NDArray[np.int16], affine: NDArray[np.float64], orientation: str) -> None:
-    """Write a nearly-RAS image with its axes stored in another order and direction; the bytes tell no time or name."""
+    """Write a nearly-RAS image with its axes stored in another order and direction; the bytes hold no time or name."""
     reorientation = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(orientation))
     nifti = nib.Nifti1Image(image, affine).as_reoriented(reorientation)
     nifti.header.set_xyzt_units("mm")
@@ -191,7 +191,7 @@ def save(path: Path, image: NDArray[np.int16], affine: NDArray[np.float64], orie
 
 
 def description(recipe: dict) -> dict:
-    """`dataset_description.json`, which also tells a reusable data set from another."""
+    """`dataset_description.json`, which also identifies a data set that can be reused."""
     return {
         "Name": "medsynth phantom: made-up heads, no person's data",
         "BIDSVersion": "1.10.0",

@@ -1,1 +1,1 @@
-"""From a volume or a picture to normalized slices, kept in a cache."""
+"""From a volume or a picture to normalized slices, stored in a cache."""

@@ -1,4 +1,4 @@
-"""Uneven brightness of magnetic resonance images, evened out."""
+"""Bias field correction of magnetic resonance images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from monai.utils.enums import CommonKeys as Keys
 
 from medsynth.data.io import itk
 
-ESTIMATION_MM = 8.0  # grid on which the field, which is smooth, is looked for
+ESTIMATION_MM = 8.0  # grid on which the field, which is smooth, is estimated
 ITERATIONS = (50, 50, 50, 50)  # at most, on control points that get denser
 
 
 class CorrectBias(Transform):
-    """Divide a volume (1, X, Y, Z) by its bias field, found by N4; the mean of its logarithm in the head stays.
+    """Divide a volume (1, X, Y, Z) by its bias field, found by N4; the mean of its logarithm over the head is set to 0.
 
     Reference: Tustison et al., N4ITK: improved N3 bias correction, IEEE TMI 29(6), 2010.
     """

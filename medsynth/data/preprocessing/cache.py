@@ -1,4 +1,4 @@
-"""Prepared slices on disk: each file is there whole or not at all, and never stale."""
+"""Prepared slices on disk: each file is complete or absent, and never stale."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medsynth.data.preprocessing.lease import Lease, leased_names, locked
 from medsynth.errors import MedsynthError
 
 CHUNK_BYTES = 2**20
-STALE_SECONDS = 24 * 3600  # after which a half written file was left by a process that is gone
+STALE_SECONDS = 24 * 3600  # after which an incomplete file counts as left by a process that has ended
 
 
 def default_folder() -> Path:
@@ -67,11 +67,11 @@ class Cache:
                     path.unlink()
 
     def path(self, name: str) -> Path:
-        """Where the array of that name lies."""
+        """Path of the array of that name."""
         return self.folder / f"{name}.npy"
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """A record that is there with its array byte for byte as they were written; None if it has to be made."""
+        """A record that exists with its array, both as they were written; None if it has to be made."""
         record_path = self.path(name).with_suffix(".json")
         try:
             content = json.loads(record_path.read_text())
@@ -82,7 +82,7 @@ class Cache:
                 return None
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        with contextlib.suppress(OSError):  # another's folder may be read, and not touched
+        with contextlib.suppress(OSError):  # another user's folder may be readable only
             os.utime(record_path)  # used now
         return record
 
@@ -101,17 +101,17 @@ class Cache:
         return record
 
     def lease(self, names: Iterable[str]) -> Lease:
-        """Keep other jobs from removing what has these names, there or yet to come, as long as the lease lives."""
+        """Keep other jobs from removing what has these names, present or future, as long as the lease lives."""
         return Lease(self.folder, names)
 
     def _make_room(self, needed: int) -> None:
-        """Remove what was used least recently and is in no use now, until so many bytes more are within the limit."""
+        """Remove the least recently used files that are not leased, until so many more bytes are within the limit."""
         if self.limit == math.inf:
             return
         with contextlib.suppress(OSError), locked(self.folder):
             sizes: dict[str, int] = defaultdict(int)
             used: dict[str, float] = {}
-            for path in [*self.folder.glob("*.npy"), *self.folder.glob("*.json")]:  # a record tells of the last use
+            for path in [*self.folder.glob("*.npy"), *self.folder.glob("*.json")]:  # a record's time is its last use
                 with contextlib.suppress(FileNotFoundError):
                     status = path.stat()
                     sizes[path.stem] += status.st_size
@@ -126,9 +126,9 @@ class Cache:
                 excess -= sizes[name]
 
     def _write(self, path: Path, parts: Sequence[bytes | memoryview]) -> None:
-        """A new file that takes its name when it is complete; each process has its own until then.
+        """A new file that gets its name when it is complete; each process has its own until then.
 
-        Not forced onto the disk: a checksum tells what a power failure may leave.
+        Not forced onto the disk: the checksum detects what a power failure may leave.
         """
         handle, beside = tempfile.mkstemp(".tmp", f".{path.name}.", self.folder)
         try:

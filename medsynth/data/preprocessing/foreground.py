@@ -1,4 +1,4 @@
-"""Tell the head from the air around it."""
+"""Separate the head from the air around it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GRID_MM = 4.0  # the in-plane grid on which the head is searched for
 TISSUE_FRACTION = 0.1  # of the way from air to typical bright tissue: above noise, below cerebrospinal fluid
 LOOSE = 5e-4  # part of the head that may lie beyond a side of its box: specks that hang on to it
 AIR_TO_BONE_HU = (-1000.0, 1000.0)
-SAMPLES = 50_000  # voxels that tell the threshold
+SAMPLES = 50_000  # voxels from which the threshold is computed
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Head:
         mask: the head, on a grid that is coarser in the plane.
         step: voxels from one row and column of that grid to the next.
         values: a sample of the voxels of the brain's part, air left out.
-        air: what is usual outside the head.
+        air: typical intensity outside the head.
     """
 
     shape: tuple[int, int, int]
@@ -98,7 +98,7 @@ def find_head(volume: np.ndarray, spacing_mm: tuple[float, float, float], thresh
     Args:
         volume: voxels.
         spacing_mm: between its rows, columns and slices.
-        threshold: function that tells it from a sample of the voxels, such as `mri_threshold`.
+        threshold: function that computes it from a sample of the voxels, such as `mri_threshold`.
     """
     step = (*(max(1, int(GRID_MM / size)) for size in spacing_mm[:2]), 1)
     first = [min(step[axis], volume.shape[axis]) // 2 for axis in (0, 1)]
@@ -118,7 +118,7 @@ def find_head(volume: np.ndarray, spacing_mm: tuple[float, float, float], thresh
 
 
 def _air(volume: np.ndarray, outside: np.ndarray) -> float:
-    """What is usual outside the head, or at the edges of its slices: where there is little of one, the other tells."""
+    """The lowest of the medians outside the head and at the edges of the volume."""
     edges = (volume[[0, -1]], volume[:, [0, -1]], outside[:: 1 + outside.size // SAMPLES])
     return float(min(np.median(part) for part in edges if part.size))
 
@@ -136,8 +136,8 @@ def _between(mask: np.ndarray, axis: int) -> np.ndarray:
     first, last = (
         np.expand_dims(line, axis) for line in (mask.argmax(axis), count - 1 - np.flip(mask, axis).argmax(axis))
     )
-    places = np.expand_dims(np.arange(count, dtype=first.dtype), [other for other in range(3) if other != axis])
-    return (places >= first) & (places <= last) & mask.any(axis, keepdims=True)
+    indices = np.expand_dims(np.arange(count, dtype=first.dtype), [other for other in range(3) if other != axis])
+    return (indices >= first) & (indices <= last) & mask.any(axis, keepdims=True)
 
 
 def axis_of(direction: str) -> tuple[int, bool]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Lease:
-    """Names in a cache that a process uses, in a file that stays locked until the process lets go or is gone.
+    """Names in a cache that a process uses, in a file that stays locked until the process releases it or ends.
 
     Where a folder cannot be written to, or its disk knows no locks, nothing is removed from it: no lease is needed.
     """
@@ -19,7 +19,7 @@ class Lease:
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
         self._handle: int | None = None
         with contextlib.suppress(OSError), locked(folder):
-            leased_names(folder)  # removes those of the dead
+            leased_names(folder)  # removes those of processes that have ended
             self._handle, _ = tempfile.mkstemp(".lease", ".", folder)
             fcntl.flock(self._handle, fcntl.LOCK_EX)
             os.write(self._handle, "\n".join(names).encode())
@@ -41,7 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def leased_names(folder: Path) -> set[str]:
-    """What living processes use; call it while the folder is `locked`."""
+    """What running processes use; call it while the folder is `locked`."""
     names: set[str] = set()
     for path in folder.glob(".*.lease"):
         with path.open("rb") as file:

@@ -62,9 +62,9 @@ class Preprocessing:
         plane: of the slices, `axial`, `coronal` or `sagittal`.
         positions: of the first and the last slice taken, from 0 to 1. Axial: 150 mm below the top of the head to
             its top; coronal: back to front of the head; sagittal: its left to its right.
-        neighbours: slices on each side that come along as channels; at the ends of a volume, its last slice again.
-        bias_correction: for `mri`, even out the brightness of each volume first (N4; some seconds a volume).
-        keep_pixels: what does not fit into the slice is cut off, instead of a coarser spacing for the whole set.
+        neighbours: slices on each side that are added as channels; at the ends of a volume, its last slice again.
+        bias_correction: for `mri`, correct the bias field of each volume first (N4; some seconds a volume).
+        keep_pixels: crop what does not fit into the slice, instead of a coarser spacing for the whole set.
         grey: turn coloured pictures to grey, which are refused otherwise.
     """
 
@@ -136,7 +136,7 @@ def image(preprocessing: Preprocessing) -> Compose:
 
 
 def read_picture(preprocessing: Preprocessing) -> list[Transform]:
-    """The steps of a picture's pipeline that read it and tell its bounds."""
+    """The steps of a picture's pipeline that read it and set its bounds."""
     bounds = BitDepthBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
     converter = as_grey if preprocessing.grey else grey_only
     return [ReadPicture(PILReader(converter=converter, reverse_indexing=False)), CheckFinite(), bounds]
@@ -175,7 +175,7 @@ def find(preprocessing: Preprocessing) -> list[Transform]:
 
 
 def volume_bounds(preprocessing: Preprocessing) -> Transform:
-    """The step of a volume's pipeline that tells which intensities become -1 and 1."""
+    """The step of a volume's pipeline that sets which intensities become -1 and 1."""
     window = preprocessing.window
     if window is None and preprocessing.modality == "mri":
         return PercentileBounds()

@@ -1,4 +1,4 @@
-"""Prepare each image once: run its pipeline and keep the slices in the cache."""
+"""Prepare each image once: run its pipeline and store the slices in the cache."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.errors import MedsynthError
 
 PREPARED = 1
-"""Raise it whenever the same image comes to give other pixels or facts, of single images or of pairs: what the cache
-holds of before is then made again. tests/data/preprocessing/test_preparation.py notices where it was forgotten."""
+"""Raise it whenever the same image, or pair, comes to give other pixels or facts: earlier files of the cache are then
+made again. tests/data/preprocessing/test_preparation.py fails if it was forgotten."""
 
 LIBRARIES = (monai, nibabel, np, PIL, pydicom, scipy, SimpleITK, skimage, torch)
 PICTURES_A_FILE = 256  # a file for each would be slow to find and open
@@ -42,15 +42,15 @@ Result = tuple[np.ndarray | None, dict[str, Any]]
 
 
 class Preparation(Dataset):
-    """Groups of images that share a file of the cache; item g is the record of group g, made if it is not there.
+    """Groups of images that share a file of the cache; item g is the record of group g, made if it does not exist.
 
     A record holds `name`, and in `images` what is known of each.
 
     Args:
         images: what `prepare` takes.
         size: images a group.
-        identify: tells what changes with the files of an image.
-        recipe: what else decides the results.
+        identify: returns what changes with the files of an image.
+        recipe: what else determines the results.
         prepare: makes the result of one image.
         store: the cache.
     """
@@ -72,12 +72,12 @@ class Preparation(Dataset):
         return len(self.groups)
 
     def find(self, group: int) -> dict[str, Any] | None:
-        """Its record, if the cache has it and nothing was wrong with it: what was wrong may be mended by now."""
+        """Its record, if the cache has it and it holds no error: the cause may be repaired by now."""
         record = self.store.find(self.names[group]) if self.names[group] else None
         return None if record is None or any("error" in image for image in record["images"]) else record
 
     def __getitem__(self, group: int) -> dict[str, Any] | MedsynthError:
-        """Its record, or the error that stops all preparation, returned since raising from a worker would garble it."""
+        """Its record, or the error that stops all preparation: raised in a worker, its message would change."""
         if record := self.find(group):
             return record
         results = [self.prepare(image) for image in self.groups[group]]
@@ -91,14 +91,14 @@ class Preparation(Dataset):
             return error
 
     def all(self, num_workers: int, title: str) -> tuple[list[dict[str, Any]], Lease]:
-        """The records of all groups, in order; missing ones are made, by worker processes if asked for.
+        """The records of all groups, in order; missing ones are made, by worker processes if requested.
 
         They stay in the cache as long as the lease lives.
         """
         lease = self.store.lease(filter(None, self.names))
         records = {group: self.find(group) for group in range(len(self))}
         missing = [group for group, record in records.items() if record is None]
-        # processes of one run start at different places, so that each finds the work of the others done
+        # processes of one run start at different groups, so that each finds those that the others have made
         start = len(missing) * idist.get_rank() // idist.get_world_size()
         missing = missing[start:] + missing[:start]
         workers = min(num_workers, len(missing))
@@ -114,7 +114,7 @@ class Preparation(Dataset):
 
 
 def _name(recipe: Any, identify: Callable[[Any], Any], group: Sequence[Any]) -> str | None:
-    """Of a group's file in the cache; None if one of its images is not there."""
+    """Of a group's file in the cache; None if one of its images does not exist."""
     try:
         return cache.key(recipe, [identify(image) for image in group])
     except (OSError, MedsynthError):
@@ -122,15 +122,15 @@ def _name(recipe: Any, identify: Callable[[Any], Any], group: Sequence[Any]) -> 
 
 
 def identity(source: Source) -> list[Any]:
-    """What changes when one of an image's files is changed or replaced, or another frame is meant."""
+    """What changes when one of an image's files is changed or replaced, or another frame is chosen."""
     return [source.frame, *(cache.identity(path) for path in sources.files(source))]
 
 
 def prepare(source: Source, modality: str, pipeline: Compose) -> Result:
     """Slices in [-1, 1] and the facts about them, or what is wrong with the image.
 
-    Volumes have an `affine`, of a volume of all slices cut like these, `planes`, which of them are here, and `slices`,
-    which were chosen; without neighbours, these are the same.
+    Volumes have an `affine`, of a volume of all slices cut like these, `planes`, the indices of its stored slices, and
+    `slices`, those of the chosen ones; without neighbours, these are the same.
     """
     try:
         if sources.is_picture(source.path) and modality != "image":
@@ -152,24 +152,24 @@ def facts_of(data: dict[str, Any]) -> dict[str, Any]:
 def prepare_all(
     images: Sequence[Source], preprocessing: Preprocessing, store: cache.Cache, num_workers: int
 ) -> tuple[list[dict[str, Any]], Lease]:
-    """The records of images, in groups, in order; and what keeps their files in the cache."""
+    """The records of images, in groups, in order; and a lease on their files in the cache."""
     size = PICTURES_A_FILE if preprocessing.modality == "image" else 1
     pipeline = pipelines.volume_transforms(preprocessing)
     one = partial(prepare, modality=preprocessing.modality, pipeline=pipeline)
     return Preparation(images, size, identity, recipe(preprocessing), one, store).all(num_workers, "preparing images")
 
 
-def channel_planes(facts: dict[str, Any], neighbours: int) -> np.ndarray:
-    """(N, 1 + 2 * neighbours): where each chosen slice and those around it lie in the array of an image."""
-    planes = np.array(facts.get("planes", [0]))
+def channel_slices(facts: dict[str, Any], neighbours: int) -> np.ndarray:
+    """(N, 1 + 2 * neighbours): indices of each chosen slice and its neighbours in the array of an image."""
+    stored = np.array(facts.get("planes", [0]))
     slices = np.array(facts.get("slices", [0]))
     return np.searchsorted(
-        planes, np.maximum(planes[0], transforms.with_neighbours(slices, neighbours, planes[-1] + 1))
+        stored, np.maximum(stored[0], transforms.with_neighbours(slices, neighbours, stored[-1] + 1))
     )
 
 
 def recipe(preprocessing: Preprocessing) -> dict[str, Any]:
-    """All that decides how an image is prepared: the settings, the way they are followed and the libraries."""
+    """All that determines how an image is prepared: the settings, the version of this code and of the libraries."""
     return {
         "preprocessing": preprocessing.to_dict(),
         "prepared": PREPARED,
@@ -178,7 +178,7 @@ def recipe(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def reason(error: BaseException | None) -> str:
-    """What is wrong with an image, from an exception or those it was raised from; mistakes of this code go on."""
+    """What is wrong with an image, from an exception or those it was raised from; other exceptions are raised again."""
     cause = error
     while cause is not None and not isinstance(cause, MedsynthError):
         cause = cause.__cause__

@@ -46,7 +46,7 @@ class SliceSpace:
         """[-1, 1] back to intensities: int16 HU, the integers of a picture, or float32; [0, 1] without bounds.
 
         Args:
-            clip: to [-1, 1]; if false, what lies beyond is kept as far as the integers go.
+            clip: to [-1, 1]; if false, values beyond are retained as far as the integers allow.
         """
         low, high = self.bounds or (0.0, 1.0)
         slices = np.clip(slices, -1, 1) if clip else slices

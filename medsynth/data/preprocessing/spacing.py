@@ -1,4 +1,4 @@
-"""One spacing for a whole set, so that every head fits into the image and none is smaller than it need be."""
+"""One spacing for a whole set, so that every head fits into the image and none is smaller than necessary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medsynth.data.preprocessing.preparation import Preparation, Result, identit
 from medsynth.errors import MedsynthError
 
 IMAGE_KEYS = ("image", "source", "target")  # of a datalist's entry
-MOST_HEAD_MM = 270.0  # no head is longer: what is, has a wrong spacing or is more than a head
+MOST_HEAD_MM = 270.0  # no head is longer: a larger one has a wrong spacing or shows more than a head
 SAME_SPACING = 0.02  # relative difference up to which two spacings count as one
 STEP_MM = 0.001  # spacings are rounded up to
 
@@ -37,15 +37,14 @@ def fit_spacing(
 ) -> Preprocessing:
     """Choose one spacing for a whole set whose heads don't all fit into the image as they are.
 
-    Where all fields of view fit, headers tell; otherwise each volume is looked at once, and what was found is cached.
-    Volumes that cannot be read are passed over, and named when slices are taken; so are ones whose head is too large to
-    be one.
+    Where all fields of view fit, the headers suffice; otherwise each volume is measured once, and the result is cached.
+    Volumes that cannot be read are skipped, and reported when slices are taken; so are implausibly large heads.
 
     Args:
         entries: of a datalist, single images or pairs.
-        preprocessing: returned as it is if it has a spacing, or keeps its pixels.
+        preprocessing: returned unchanged if it has a spacing or `keep_pixels`.
         cache_dir: None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
-        num_workers: processes that look at the volumes; 0: this one.
+        num_workers: processes that measure the volumes; 0: this one.
     """
     if preprocessing.spacing_mm is not None or preprocessing.modality == "image" or preprocessing.keep_pixels:
         return preprocessing
@@ -98,14 +97,15 @@ def slice_side(
     Args:
         entries: of a datalist.
         plane: of the slices.
-        spacing_mm: that they are resampled to; None: as it is.
+        spacing_mm: that they are resampled to; None: unchanged.
         image_size: None: as large as the largest slice of the set, so that nothing is cut.
     """
     if image_size is not None:
         if isinstance(image_size, int) and image_size % scale:
             near = image_size // scale * scale
             raise MedsynthError(
-                f"image_size {image_size} is no multiple of scale {scale}: give null, {near or scale} or {near + scale}"
+                f"image_size {image_size} is not a multiple of scale {scale}: "
+                f"give null, {near or scale} or {near + scale}"
             )
         return image_size
     fields = [field for entry in entries if (field := _field(Source.of(entry), plane))]

@@ -17,7 +17,7 @@ MOST_OPEN_FILES = 256  # of the 1,024 that a process may usually have
 
 
 class SliceStack:
-    """Arrays (n, H, W) on disk as one array (N, H, W), of which only what is asked for is read.
+    """Arrays (n, H, W) on disk as one array (N, H, W), of which only the requested slices are read.
 
     Reads leave their pages to the system's file cache, so a process stays small however large the set is. A memory
     map would not: each page fault maps many times what was read, and the process grows to the size of the set.
@@ -45,7 +45,7 @@ class SliceStack:
         return self._read(chosen.reshape(-1)).reshape(*chosen.shape, *self._slice_shape)
 
     def of(self, rows: np.ndarray) -> SliceStack:
-        """These of its slices as an array of their own; rows of any shape, (N, C) make (N, C, H, W)."""
+        """A stack of these of its slices; rows of any shape, (N, C) make (N, C, H, W)."""
         other = copy.copy(self)
         other._rows = self._rows[rows]
         other.shape = (*other._rows.shape, *self._slice_shape)
@@ -72,9 +72,9 @@ class SliceStack:
         out = np.empty((len(indices), *self._slice_shape), self.dtype)
         size = math.prod(self._slice_shape) * self.dtype.itemsize
         parts = np.searchsorted(self._starts, indices, side="right") - 1
-        places = indices - self._starts[parts]
-        for row, (part, place) in enumerate(zip(parts.tolist(), places.tolist(), strict=True)):
-            if os.preadv(self._handle(part), [out[row]], self._offsets[part] + place * size) < size:
+        offsets = indices - self._starts[parts]
+        for row, (part, offset) in enumerate(zip(parts.tolist(), offsets.tolist(), strict=True)):
+            if os.preadv(self._handle(part), [out[row]], self._offsets[part] + offset * size) < size:
                 raise MedsynthError(f"{self._paths[part]} was cut short while in use: start again, and it is made anew")
         return out
 
@@ -87,6 +87,6 @@ class SliceStack:
                 self._open[part] = os.open(self._paths[part], os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise MedsynthError(
-                    f"{self._paths[part]} is gone from the cache: start again, and it is made anew"
+                    f"{self._paths[part]} was removed from the cache: start again, and it is made anew"
                 ) from error
         return self._open[part]

@@ -1,4 +1,4 @@
-"""The steps of our own in a pipeline: each takes a dictionary and returns it with more in it."""
+"""Transforms of the pipelines: each takes a dictionary and returns it with more entries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medsynth.data.preprocessing.foreground import Head, find_head
 from medsynth.errors import MedsynthError
 
 AIR_HU = -1000.0
-NO_AIR_HU = -500.0  # what has more is not air
+NO_AIR_HU = -500.0  # higher values are not air
 MRI_PERCENTILES = (0.5, 99.5)
 SAME_SPACING = 1e-3  # relative difference that moves no pixel by half of one
 
@@ -45,18 +45,18 @@ class ReadPicture(Transform):
             volume = convert_to_tensor(read_volume(source), track_meta=False)
             return data | {Keys.IMAGE: volume.select(max(axis for axis in (1, 2, 3) if volume.shape[axis] == 1), 0)}
         if not is_picture(source.path):
-            raise MedsynthError("is no picture and no NIfTI file of one slice: set modality to mri or ct")
+            raise MedsynthError("is neither a picture nor a NIfTI file of one slice: set modality to mri or ct")
         try:
             array, _ = self.reader.get_data(self.reader.read(source.path))
         except MedsynthError:
             raise
-        except Exception as error:  # on damaged bytes, the libraries raise whatever comes
+        except Exception as error:  # on damaged bytes, the libraries raise errors of any type
             raise MedsynthError(unreadable(error)) from error
         return data | {Keys.IMAGE: torch.from_numpy(array.astype(np.float32))[None]}
 
 
 class CheckFinite(Transform):
-    """Refuse values that no scaling can mend."""
+    """Refuse NaN and infinite values."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         image = convert_to_tensor(data[Keys.IMAGE], track_meta=False)
@@ -129,17 +129,17 @@ class BitDepthBounds(Transform):
 
 
 class ChooseSlices(Transform):
-    """Choose slices by their position and by how much of the head they show; keep these and their neighbours.
+    """Choose slices by their position and by how much of the head they show; store these and their neighbours.
 
     Turns the volume (1, rows, columns, slices) with the given axes into slices (N, rows, columns). `slices` are the
-    indices of the chosen ones in the volume, `positions` theirs, `planes` the indices of all that are kept;
+    indices of the chosen ones in the volume, `positions` theirs, `planes` the indices of all that are stored;
     `spacing_mm` and `affine` are those of the volume.
 
     Args:
         axes: where rows, columns and slices of the volume point.
         positions: of the first and the last slice that may be chosen.
         min_foreground: part of the slice that the head must cover.
-        neighbours: slices on each side of a chosen one that are kept, where the volume has them.
+        neighbours: slices on each side of a chosen one that are stored, where the volume has them.
     """
 
     def __init__(self, axes: str, positions: tuple[float, float], min_foreground: float, neighbours: int) -> None:
@@ -155,10 +155,10 @@ class ChooseSlices(Transform):
                 f"has no slice between the positions {low:g} and {high:g} with {self.min_foreground:.0%} of its area "
                 "in the head"
             )
-        planes = np.unique(with_neighbours(chosen, self.neighbours, len(positions)))
+        stored = np.unique(with_neighbours(chosen, self.neighbours, len(positions)))
         facts = {"spacing_mm": tuple(float(size) for size in volume.pixdim), "affine": volume.affine.numpy()}
-        facts |= {"slices": chosen, "planes": planes, "positions": positions[chosen]}
-        image = convert_to_tensor(volume, track_meta=False)[0].permute(2, 0, 1)[planes.tolist()]
+        facts |= {"slices": chosen, "planes": stored, "positions": positions[chosen]}
+        image = convert_to_tensor(volume, track_meta=False)[0].permute(2, 0, 1)[stored.tolist()]
         return data | facts | {Keys.IMAGE: image}
 
 
@@ -265,7 +265,7 @@ def with_neighbours(slices: np.ndarray, neighbours: int, count: int) -> np.ndarr
 
 
 def _stored_bits(path: str) -> int | None:
-    """Of a NIfTI file's values, if they are unsigned integers that mean themselves."""
+    """Of a NIfTI file's values, if they are unsigned integers without scaling."""
     values = nib.load(path).dataobj
     is_plain = (values.slope, values.inter) == (1, 0) and values.dtype in (np.uint8, np.uint16)
     return 8 * values.dtype.itemsize if is_plain else None
@@ -275,13 +275,13 @@ def _whole(number: float) -> bool:
     return abs(number - round(number)) < 1e-3
 
 
-def window(planes: torch.Tensor, starts: Sequence[int], sides: Sequence[int], air: float) -> torch.Tensor:
+def window(slices: torch.Tensor, starts: Sequence[int], sides: Sequence[int], air: float) -> torch.Tensor:
     """Cut (N, *sides) out of (N, rows, columns), from these indices on; what lies beyond is air."""
     there, here = [], []
-    for start, side, count in zip(starts, sides, planes.shape[1:], strict=True):
+    for start, side, count in zip(starts, sides, slices.shape[1:], strict=True):
         begin, end = min(max(0, start), count), max(0, min(count, start + side))
         there.append(slice(begin, end))
         here.append(slice(begin - start, end - start))
-    cut = planes.new_full((len(planes), *sides), air)
-    cut[:, here[0], here[1]] = planes[:, there[0], there[1]]
+    cut = slices.new_full((len(slices), *sides), air)
+    cut[:, here[0], here[1]] = slices[:, there[0], there[1]]
     return cut

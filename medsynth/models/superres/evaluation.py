@@ -17,7 +17,7 @@ from tqdm import tqdm
 from medsynth.data.io.sources import Source
 from medsynth.data.phantom import default
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, locate, read_picture, volume_bounds
-from medsynth.data.preprocessing.preparation import channel_planes
+from medsynth.data.preprocessing.preparation import channel_slices
 from medsynth.data.preprocessing.transforms import ChooseSlices, ResampleInPlane, ScaleToUnit
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.evaluation.metrics.checks import CannotMeasure
@@ -72,7 +72,7 @@ def read_truth(source: Source, preprocessing: Preprocessing, scale: int, most_sl
     data = Compose(_steps(preprocessing))({"source": source})
     rows, columns = (side // scale * scale for side in data[Keys.IMAGE].shape[1:])
     planes = data[Keys.IMAGE][:, :rows, :columns]
-    channels = channel_planes(data, preprocessing.neighbours)
+    channels = channel_slices(data, preprocessing.neighbours)
     middle = channels[:, preprocessing.neighbours]
     try:
         head = body_mask(np.moveaxis(_unit(planes[middle]), 0, -1), OTHER)

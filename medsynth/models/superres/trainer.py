@@ -125,7 +125,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
         self.weights, self.schedule, self.degradation, self.examples = weights, schedule, degradation, examples
         self.prepare = CoarseToFine(degradation, network.neighbours)
-        side = self.data_loader.dataset.planes.shape[-1]
+        side = self.data_loader.dataset.stored_slices.shape[-1]
         self.patch = _checked_patch(patch_size, side, network.scale) // network.scale
         schedule.attach(self)
         self.average(ema)

@@ -70,7 +70,7 @@ def check_windows(dataset: PairDataset) -> None:
     for key, has in zip(PAIR, dataset.mask.T, strict=True):
         slices = np.flatnonzero(has)
         chosen = slices[np.linspace(0, len(slices) - 1, min(len(slices), SLICES_LOOKED_AT)).astype(int)]
-        values = dataset.planes.read(dataset.views[key][chosen][:, :1]).numpy()
+        values = dataset.stored_slices.read(dataset.views[key][chosen][:, :1]).numpy()
         inside = values[values > -1]
         low, high = dataset.spaces[key].bounds
         advice = f"give --{key}_window '[low, high]', or --{key}_modality, if these are not its values"

@@ -24,7 +24,7 @@ from medsynth.data.preprocessing.preparation import (
     PICTURES_A_FILE,
     Preparation,
     Result,
-    channel_planes,
+    channel_slices,
     facts_of,
     identity,
     reason,
@@ -83,7 +83,7 @@ class PairDataset(PreparedSlices):
         super().__init__(entries, records, store, classes, max_bad_fraction)
         views, start = {key: [] for key in PAIR}, 0
         for facts in self._images:
-            rows = channel_planes(facts, source.neighbours)
+            rows = channel_slices(facts, source.neighbours)
             for key in PAIR:
                 views[key].append(rows + start if key in facts["present"] else np.full_like(rows, -1))
                 start += len(facts.get("planes", [0])) * (key in facts["present"])

@@ -51,7 +51,7 @@ def test_a_batch_depends_on_seed_and_number_only(dataset):
     assert not same(straight[0], other[0])
 
 
-def test_a_stopped_stream_goes_on_where_it_stopped(dataset):
+def test_a_stopped_stream_continues_where_it_stopped(dataset):
     straight = list(islice(SliceLoader(dataset, 8, flip=True), 9))
     stopped = SliceLoader(dataset, 8, flip=True)
     list(islice(stopped, 5))
@@ -91,7 +91,7 @@ def test_processes_share_out_the_batch_that_one_would_take(dataset, monkeypatch)
     assert [a + b for a, b in zip(*shares, strict=True)] == alone
 
 
-def test_no_process_is_left_waiting_at_the_end_of_a_pass(tmp_path, monkeypatch):
+def test_no_process_waits_at_the_end_of_a_pass(tmp_path, monkeypatch):
     for i in range(5):
         Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i}.png")
     entries = [{"image": str(tmp_path / f"{i}.png"), "subject": str(i)} for i in range(5)]

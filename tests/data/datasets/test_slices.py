@@ -103,7 +103,7 @@ def test_a_file_replaced_by_one_of_equal_size_and_older_date_is_prepared_anew(
     assert not np.array_equal(before, after)
 
 
-def test_other_settings_are_prepared_apart(study, tmp_path, prepared_paths):
+def test_other_settings_are_prepared_separately(study, tmp_path, prepared_paths):
     SliceDataset(study[:1], MRI, cache_dir=tmp_path)
     SliceDataset(study[:1], replace(MRI, window=(0, 100)), cache_dir=tmp_path)
     assert len(prepared_paths) == 2
@@ -140,7 +140,7 @@ def test_workers_prepare_the_same(study, tmp_path):
     assert alone.subjects == shared.subjects
 
 
-def test_a_cache_folder_that_cannot_be_gets_a_line(study, tmp_path):
+def test_an_impossible_cache_folder_is_refused_in_one_line(study, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MedsynthError, match="cannot be written"):
         SliceDataset(study, MRI, cache_dir=tmp_path / "file" / "cache")
@@ -167,7 +167,7 @@ def test_one_bad_volume_among_many_is_named_and_left_out(study, tmp_path, caplog
         (lambda v: (v > 0).astype(np.int16), "is it a mask"),
     ],
 )
-def test_what_is_wrong_with_a_volume_is_said(tmp_path, head, damage, line):
+def test_an_unusable_volume_is_refused_with_the_reason(tmp_path, head, damage, line):
     path = tmp_path / "v.nii.gz"
     volume = damage(head())
     nib.save(nib.Nifti1Image(volume, np.eye(4)), path)
@@ -183,7 +183,7 @@ def test_too_many_bad_volumes_stop(study, tmp_path):
     assert len(SliceDataset(study, MRI, cache_dir=tmp_path, max_bad_fraction=0.2)) > 0
 
 
-def test_a_mended_volume_is_taken_in(study, tmp_path):
+def test_a_repaired_volume_is_used(study, tmp_path):
     content = Path(study[0]["image"]).read_bytes()
     Path(study[0]["image"]).unlink()
     short = len(SliceDataset(study, MRI, cache_dir=tmp_path))
@@ -202,7 +202,7 @@ def test_pictures_share_files_and_keep_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "PICTURES_A_FILE", 4)
     for i in range(10):
         Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(tmp_path / f"{i}.png")
-    (tmp_path / "5.png").write_bytes(b"torn")
+    (tmp_path / "5.png").write_bytes(b"damaged")
     entries = [{"image": str(tmp_path / f"{i}.png"), "subject": str(i)} for i in range(10)]
     dataset = SliceDataset(entries, Preprocessing("image", None, None, 8), cache_dir=tmp_path / "c")
     assert len(list((tmp_path / "c").glob("*.npy"))) == 3
@@ -211,7 +211,7 @@ def test_pictures_share_files_and_keep_their_order(tmp_path, monkeypatch):
     assert np.isnan(dataset.positions).all()
 
 
-def test_a_picture_among_volumes_is_told_its_modality(tmp_path):
+def test_a_picture_among_volumes_is_refused_with_its_modality(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(MedsynthError, match="is a picture: set modality to image"):
         SliceDataset([{"image": str(tmp_path / "a.png"), "subject": "a"}], MRI, cache_dir=tmp_path)
@@ -226,9 +226,9 @@ def test_the_cache_is_where_the_environment_says(study, tmp_path, monkeypatch):
 
 def test_pictures_have_the_positions_of_their_entries(tmp_path):
     entries = []
-    for place, position in enumerate((0.0, 0.25, None, 1.0)):
-        Image.fromarray(np.full((8, 8), 50 * place, np.uint8)).save(tmp_path / f"{place}.png")
-        entries.append({"image": str(tmp_path / f"{place}.png"), "subject": "a", "position": position})
+    for number, position in enumerate((0.0, 0.25, None, 1.0)):
+        Image.fromarray(np.full((8, 8), 50 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        entries.append({"image": str(tmp_path / f"{number}.png"), "subject": "a", "position": position})
     dataset = SliceDataset(entries, Preprocessing("image", None, None, 8), cache_dir=tmp_path / "c")
     np.testing.assert_array_equal(dataset.positions, np.array([0, 0.25, np.nan, 1], np.float32))
     assert dataset[1]["position"] == 0.25

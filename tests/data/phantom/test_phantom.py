@@ -137,7 +137,7 @@ def test_participants_and_datalist_agree(dataset):
         assert people[entry["subject"]]["sex"] in "FM"
 
 
-def test_24_subjects_are_split_16_4_4_with_both_groups_alike(monkeypatch, tmp_path):
+def test_24_subjects_are_split_16_4_4_with_equal_shares_of_both_groups(monkeypatch, tmp_path):
     image = np.zeros((2, 2, 2), np.int16)
     monkeypatch.setattr("medsynth.data.phantom.phantom.draw_modality", lambda *_: image)
     path = write_dataset(tmp_path / "heads", 24, 8.0)
@@ -158,7 +158,7 @@ def test_another_recipe_or_other_files_are_refused_and_left_alone(dataset, tmp_p
     with pytest.raises(MedsynthError, match="another phantom"):
         write_dataset(dataset, 8, 6.0, seed=9, modalities=MODALITIES)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(MedsynthError, match="something else"):
+    with pytest.raises(MedsynthError, match="something other than a phantom"):
         write_dataset(tmp_path, 2, 6.0)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

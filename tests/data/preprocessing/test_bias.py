@@ -15,7 +15,7 @@ from medsynth.errors import MedsynthError
 MRI = Preprocessing("mri", None, None, 64)
 
 
-def test_uneven_brightness_is_evened_out_and_the_grid_stays():
+def test_a_bias_field_is_corrected_and_the_grid_is_unchanged():
     head = build_head(1, "NC", 5.0)
     volume = MetaTensor(torch.from_numpy(draw_modality(head, "T1w", 1)).float()[None], affine=head.affine)
     shade = torch.linspace(0.7, 1.3, volume.shape[2])[:, None]
@@ -25,7 +25,7 @@ def test_uneven_brightness_is_evened_out_and_the_grid_stays():
     assert ratio.std() / ratio.mean() < 0.5 * shade.expand(volume.shape)[inside].std()
     np.testing.assert_array_equal(again.affine, head.affine)
     changed = (even / volume).as_tensor()[inside]
-    assert changed.log().mean().abs() < 0.1  # its brightness as a whole is kept
+    assert changed.log().mean().abs() < 0.1  # its mean brightness is unchanged
 
 
 def test_the_mri_pipeline_corrects_bias_only_when_asked():

@@ -55,11 +55,11 @@ def test_what_is_stored_is_found(tmp_path):
     assert Cache(tmp_path).find("b") is None
 
 
-@pytest.mark.parametrize("place", [3, 100, 140, -1])
-def test_one_flipped_bit_is_noticed(tmp_path, place):
+@pytest.mark.parametrize("offset", [3, 100, 140, -1])
+def test_one_flipped_bit_is_noticed(tmp_path, offset):
     Cache(tmp_path).store("a", {}, SLICES)
     content = bytearray((tmp_path / "a.npy").read_bytes())
-    content[place] ^= 4
+    content[offset] ^= 4
     (tmp_path / "a.npy").write_bytes(content)
     assert Cache(tmp_path).find("a") is None
 
@@ -90,7 +90,7 @@ def test_the_same_file_has_one_identity_and_a_replaced_one_another(tmp_path):
     assert cache.identity(path) != before
 
 
-def test_killed_at_any_moment_the_next_run_gets_it_right(study, tmp_path):
+def test_killed_at_any_moment_the_next_run_has_the_right_slices(study, tmp_path):
     expected = SliceDataset(study, MRI, cache_dir=tmp_path / "whole").images[:]
     for begun in (0, 1, 4, 8):
         job = run(prepare, study, tmp_path / "killed")
@@ -102,7 +102,7 @@ def test_killed_at_any_moment_the_next_run_gets_it_right(study, tmp_path):
     assert np.array_equal(SliceDataset(study, MRI, cache_dir=tmp_path / "killed").images[:], expected)
 
 
-def test_what_a_kill_left_half_written_is_swept_away_later(tmp_path):
+def test_incomplete_files_of_a_killed_process_are_removed_later(tmp_path):
     (tmp_path / ".a.npy.x.tmp").touch()
     (tmp_path / ".b.npy.x.tmp").touch()
     os.utime(tmp_path / ".a.npy.x.tmp", (0, 0))
@@ -122,7 +122,7 @@ def test_two_jobs_at_once_get_the_same_slices(study, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_disk_that_takes_no_more_gets_a_line_and_holds_no_part(study, tmp_path, workers):
+def test_a_full_disk_is_reported_in_one_line_and_no_part_is_left(study, tmp_path, workers):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
@@ -144,7 +144,7 @@ def test_least_recently_used_files_leave_first(tmp_path, monkeypatch):
     assert not (tmp_path / "b.json").exists()
 
 
-def test_what_a_running_job_uses_stays(tmp_path, monkeypatch):
+def test_files_that_a_running_job_uses_stay(tmp_path, monkeypatch):
     stored(tmp_path, "a", "b", "c")
     monkeypatch.setenv("MEDSYNTH_CACHE_GB", str(2.5 * BYTES / 1e9))
     ready, done = fork.Event(), fork.Event()
@@ -166,7 +166,7 @@ def test_what_a_running_job_uses_stays(tmp_path, monkeypatch):
     assert sorted(path.stem for path in tmp_path.glob("*.npy")) == ["d", "e"]
 
 
-def test_a_set_larger_than_the_limit_is_kept_as_long_as_it_is_used(study, tmp_path, monkeypatch):
+def test_a_set_larger_than_the_limit_stays_as_long_as_it_is_used(study, tmp_path, monkeypatch):
     expected = SliceDataset(study[:4], MRI, cache_dir=tmp_path / "free").images[:]
     monkeypatch.setenv("MEDSYNTH_CACHE_GB", "0.00001")
     dataset = SliceDataset(study[:4], MRI, cache_dir=tmp_path / "c")
@@ -176,7 +176,7 @@ def test_a_set_larger_than_the_limit_is_kept_as_long_as_it_is_used(study, tmp_pa
     assert len(list((tmp_path / "c").glob("*.npy"))) == 1
 
 
-def test_a_limit_that_is_none_is_refused(tmp_path, monkeypatch):
+def test_an_invalid_limit_is_refused(tmp_path, monkeypatch):
     for text in ("much", "-1", "0"):
         monkeypatch.setenv("MEDSYNTH_CACHE_GB", text)
         with pytest.raises(MedsynthError, match="MEDSYNTH_CACHE_GB is"):

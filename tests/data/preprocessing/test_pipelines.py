@@ -54,7 +54,7 @@ def test_percentiles_of_the_head_become_the_ends_and_air_stays_black(tmp_path, h
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1, 0), (37, 0), (0.01, -1)])
-def test_percentile_scaling_takes_no_notice_of_units(tmp_path, head, save, scale, offset):
+def test_percentile_scaling_does_not_depend_on_units(tmp_path, head, save, scale, offset):
     expected = prepared(save(tmp_path / "a.nii.gz", head()), "mri", None, None, 32)["image"]
     volume = (head() * scale + offset).astype(np.float32)
     found = prepared(save(tmp_path / "b.nii.gz", volume), "mri", None, None, 32)["image"]
@@ -145,7 +145,7 @@ def test_one_spacing_makes_the_largest_head_fit(tmp_path, head, save, caplog):
     assert (data["image"][len(data["image"]) // 2] > -1).any(1).sum() in (63, 64)
 
 
-def test_a_picture_of_the_right_size_goes_in_as_it_is(tmp_path):
+def test_a_picture_of_the_right_size_is_unchanged(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
     pixels[0, :3] = 0, 255, 7
     for name in ("grey.png", "grey.tif"):
@@ -185,7 +185,7 @@ def test_a_picture_of_another_size_is_scaled_whole_and_centred_on_black(tmp_path
         ({"min_foreground": 5}, "min_foreground is 5"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(values, line):
+def test_invalid_settings_are_refused(values, line):
     with pytest.raises(MedsynthError, match=line):
         Preprocessing(**{"modality": "mri", "window": None, "spacing_mm": None, "image_size": 64} | values)
 
@@ -213,7 +213,7 @@ def coloured(path, spread):
     return path
 
 
-def test_colours_are_refused_unless_they_are_to_be_turned_to_grey(tmp_path):
+def test_colours_are_refused_unless_they_are_to_be_converted_to_grey(tmp_path):
     path = coloured(tmp_path / "a.png", 100)
     with pytest.raises(MedsynthError, match="shows colours: give --grey true"):
         grey_only(Image.open(path))
@@ -222,7 +222,7 @@ def test_colours_are_refused_unless_they_are_to_be_turned_to_grey(tmp_path):
     assert torch.equal(((image + 1) * 127.5).round(), torch.from_numpy(luma))
 
 
-def test_the_tint_that_jpeg_leaves_and_a_single_coloured_pixel_are_no_colours(tmp_path):
+def test_the_tint_of_jpeg_and_a_single_coloured_pixel_do_not_count_as_colour(tmp_path):
     prepared(coloured(tmp_path / "tint.png", 20), "image", None, None, 16)
     dot = np.zeros((64, 64, 3), np.uint8)
     dot[5, 5] = 255, 0, 0

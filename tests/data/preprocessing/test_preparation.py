@@ -43,7 +43,7 @@ def files(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture
 def prepared(files: dict[str, str], tmp_path: Path) -> Callable[[str], dict[str, object]]:
-    """Prepares the phantom in one way, and tells the digest."""
+    """Prepares the phantom in one way, and returns the digest."""
 
     def prepare(kind: str) -> dict[str, object]:
         mri = Preprocessing("mri", None, (7.0, 7.0), 32, neighbours=1)
@@ -64,7 +64,7 @@ def prepared(files: dict[str, str], tmp_path: Path) -> Callable[[str], dict[str,
 
 def digest(dataset: SliceDataset | PairDataset) -> dict[str, object]:
     """Shape, mean and spread of the slices, a sum in which each pixel has a weight of its own, and the facts' sums."""
-    slices = np.float64(dataset.planes[:])
+    slices = np.float64(dataset.stored_slices[:])
     weights = np.cos(2.4 * np.arange(slices.size)).reshape(slices.shape)
     weighted = float((weights * slices).sum() / np.sqrt(slices.size))
     facts = [*dataset.spacing_mm, dataset.slice_mm, float(np.nansum(dataset.positions))]

@@ -44,7 +44,7 @@ def test_heads_that_fit_stay_as_they_are_in_a_larger_field_of_view(tmp_path, ent
     assert (dataset.images[-8] > -0.9).any(1).sum() == 20
 
 
-def test_a_head_that_cannot_be_one_does_not_count(tmp_path, entry, caplog):
+def test_an_implausibly_large_head_does_not_count(tmp_path, entry, caplog):
     entries = [entry("a", 20, 30), entry("b", 22, 36, mm=(20, 20, 20))]
     with caplog.at_level(logging.INFO):
         fitted = fit_spacing(entries, MRI, tmp_path)
@@ -55,7 +55,7 @@ def test_a_head_that_cannot_be_one_does_not_count(tmp_path, entry, caplog):
     assert lines[1] == "heads are up to 60 mm wide: resampled to 3 mm, so that each fits into 20 pixels"
 
 
-def test_specks_that_hang_on_to_a_head_do_not_widen_it(tmp_path, save, entry):
+def test_specks_connected_with_a_head_do_not_widen_it(tmp_path, save, entry):
     volume = np.zeros((48, 48, 40), np.int16)
     volume[8:40, 8:40, 2:38] = np.random.default_rng(0).integers(100, 200, (32, 32, 36))
     volume[40:46, 20, 20] = 150
@@ -63,7 +63,7 @@ def test_specks_that_hang_on_to_a_head_do_not_widen_it(tmp_path, save, entry):
     assert fit_spacing([entry], MRI, tmp_path).spacing_mm == pytest.approx((3.2, 3.2))
 
 
-def test_volumes_are_looked_at_once_and_not_where_headers_tell(tmp_path, entry, monkeypatch):
+def test_volumes_are_measured_once_and_not_where_headers_suffice(tmp_path, entry, monkeypatch):
     entries, looked = [entry("a", 20, 30)], []
     measure = spacing.measure
     monkeypatch.setattr(spacing, "measure", lambda *a, **k: looked.append(1) or measure(*a, **k))
@@ -79,7 +79,7 @@ def test_pairs_are_measured_by_their_source(tmp_path, entry):
     assert fit_spacing([pair], MRI, tmp_path).spacing_mm == (3.0, 3.0)
 
 
-def test_a_volume_that_cannot_be_read_is_left_to_others_to_name(tmp_path, entry):
+def test_a_volume_that_cannot_be_read_is_skipped(tmp_path, entry):
     (tmp_path / "bad.nii.gz").write_bytes(b"no")
     entries = [entry("a", 20, 30), {"image": str(tmp_path / "bad.nii.gz"), "subject": "b"}]
     assert fit_spacing(entries, MRI, tmp_path).spacing_mm == (3.0, 3.0)
@@ -91,7 +91,7 @@ def test_slices_that_keep_their_pixels_are_as_large_as_the_largest(tmp_path, ent
     assert slice_side(entries, "axial", None, 4, None) == 52
     assert slice_side(entries, "axial", (4.0, 4.0), 2, None) == 26
     assert slice_side(entries, "axial", None, 4, 32) == 32
-    with pytest.raises(MedsynthError, match="image_size 33 is no multiple of scale 4: give null, 32 or 36"):
+    with pytest.raises(MedsynthError, match="image_size 33 is not a multiple of scale 4: give null, 32 or 36"):
         slice_side(entries, "axial", None, 4, 33)
 
 

@@ -47,9 +47,9 @@ def test_the_affine_takes_a_slice_back_to_where_it_was(tmp_path, save, marked, p
     path = save(tmp_path / "v.nii.gz", marked, (2, 2, 2), "PSR")
     data = prepared(path, replace(MRI, plane=plane))
     slices, rows, columns = np.nonzero((data["image"] > 0.99).numpy())
-    places = nib.affines.apply_affine(data["affine"], np.stack([rows, columns, data["slices"][slices]], 1))
-    np.testing.assert_allclose(places.min(0), (40, 44, 52), atol=1e-6)
-    np.testing.assert_allclose(places.max(0), (46, 50, 58), atol=1e-6)
+    corners = nib.affines.apply_affine(data["affine"], np.stack([rows, columns, data["slices"][slices]], 1))
+    np.testing.assert_allclose(corners.min(0), (40, 44, 52), atol=1e-6)
+    np.testing.assert_allclose(corners.max(0), (46, 50, 58), atol=1e-6)
 
 
 @pytest.mark.parametrize(("plane", "count"), [("coronal", 26), ("sagittal", 22)])
@@ -69,7 +69,7 @@ def test_a_range_of_positions_leaves_the_other_slices_out(tmp_path, save, marked
     np.testing.assert_array_equal(some["slices"], every["slices"][inside])
 
 
-def test_a_range_without_a_slice_is_said(tmp_path, save, marked):
+def test_a_range_without_a_slice_is_refused(tmp_path, save, marked):
     path = save(tmp_path / "v.nii.gz", marked[..., 20:], (2, 2, 2))
     with pytest.raises(RuntimeError) as caught:
         prepared(path, replace(MRI, positions=(0.1, 0.2)))
@@ -91,7 +91,7 @@ def test_neighbours_are_channels_and_the_ends_repeat(tmp_path, save, marked):
     entry = {"image": str(save(tmp_path / "v.nii.gz", marked)), "subject": "a"}
     alone = SliceDataset([entry, entry], MRI, cache_dir=tmp_path)
     dataset = SliceDataset([entry, entry], replace(MRI, neighbours=2), cache_dir=tmp_path)
-    assert len(dataset) == len(alone) == len(dataset.planes) == 48
+    assert len(dataset) == len(alone) == len(dataset.stored_slices) == 48
     assert dataset[0]["image"].shape == (5, 40, 40)
     for index, expected in ((0, [0, 0, 0, 1, 2]), (23, [21, 22, 23, 23, 23]), (24, [24, 24, 24, 25, 26])):
         assert torch.equal(dataset[index]["image"], alone.read(np.array(expected)).float())
@@ -109,7 +109,7 @@ def test_at_the_end_of_a_range_the_neighbours_are_those_of_the_volume(tmp_path, 
     first = int(np.flatnonzero(np.isclose(every.positions, some.positions[0]))[0])
     assert first > 0
     assert torch.equal(some[0]["image"], every.read(np.array([first - 1, first, first + 1])).float())
-    assert len(some.planes) == len(some) + 2
+    assert len(some.stored_slices) == len(some) + 2
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_at_the_end_of_a_range_the_neighbours_are_those_of_the_volume(tmp_path, 
         ({"neighbours": True}, "neighbours is True"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(values, line):
+def test_invalid_settings_are_refused(values, line):
     with pytest.raises(MedsynthError, match=line):
         replace(MRI, **values)
 
@@ -136,7 +136,7 @@ def test_settings_survive_their_dictionary():
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 1), (1, 16, 16)])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_a_nifti_slice_goes_in_as_the_picture_of_its_values(tmp_path, shape, kind):
+def test_a_nifti_slice_is_read_as_the_picture_of_its_values(tmp_path, shape, kind):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
     most = np.iinfo(kind).max
     nib.save(nib.Nifti1Image((pixels.astype(np.uint32) * (most // 255)).astype(kind).reshape(shape), np.eye(4)),
@@ -159,9 +159,9 @@ def test_a_nifti_slice_of_real_numbers_needs_a_window(tmp_path):
     torch.testing.assert_close(dataset[0]["image"][0], torch.from_numpy(pixels[..., 0]) * 2 - 1)
 
 
-def test_a_volume_is_no_picture(tmp_path, save, marked):
+def test_a_volume_is_refused_as_a_picture(tmp_path, save, marked):
     path = save(tmp_path / "v.nii.gz", marked)
-    with pytest.raises(MedsynthError, match="is no picture and no NIfTI file of one slice"):
+    with pytest.raises(MedsynthError, match="is neither a picture nor a NIfTI file of one slice"):
         SliceDataset([{"image": str(path), "subject": "a"}], Preprocessing("image", None, None, 16), cache_dir=tmp_path)
 
 
@@ -175,7 +175,7 @@ def test_beyond_the_field_of_view_there_is_air_and_no_tissue(tmp_path, save):
         assert (image[10] > -0.6).any(1).sum() == 8
 
 
-def test_ct_in_a_background_of_0_stands_in_air(tmp_path, save):
+def test_a_ct_background_of_0_becomes_air(tmp_path, save):
     slab = np.zeros((30, 34, 8), np.int16)
     slab[3:27, 3:31] = np.random.default_rng(0).integers(30, 50, (24, 28, 8))
     slab[12:15, 12:15, 3:5] = 0  # inside

@@ -42,7 +42,7 @@ class Sides:
         self.images[self.labels == 0, :, : SIZE // 2] = 0.6
         self.images[self.labels == 1, :, SIZE // 2 :] = 0.6
         self.images += 0.05 * random.standard_normal(self.images.shape).astype(np.float32)
-        self.views, self.planes = {"image": np.arange(count)[:, None]}, self
+        self.views, self.stored_slices = {"image": np.arange(count)[:, None]}, self
 
     def __len__(self) -> int:
         return len(self.images)

@@ -39,7 +39,7 @@ class Blobs:
         blobs = np.exp(-((rows - height) ** 2 + columns**2) / width**2)
         noise = 0.05 * random.standard_normal(blobs.shape)
         self.images = (2 * np.clip(blobs + noise, 0, 1) - 1).astype(np.float16)
-        self.views, self.planes = {"image": np.arange(count)[:, None]}, self
+        self.views, self.stored_slices = {"image": np.arange(count)[:, None]}, self
 
     def __len__(self) -> int:
         return len(self.images)

@@ -31,7 +31,7 @@ class Blobs:
     def __init__(self, count: int = 40) -> None:
         coarse = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         self.images = nn.functional.interpolate(coarse * 2 - 1, size=16, mode="bilinear")[:, 0]
-        self.views, self.planes = {"image": np.arange(count)[:, None]}, self
+        self.views, self.stored_slices = {"image": np.arange(count)[:, None]}, self
 
     def __len__(self) -> int:
         return len(self.images)
