@@ -1,1 +1,1 @@
-"""Find images, tell subjects, match pairs, split, register."""
+"""Find images, identify subjects, match pairs, split, register."""

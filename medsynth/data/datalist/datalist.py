@@ -78,8 +78,8 @@ class Datalist:
                 f"have {'the classes ' + ', '.join(self.classes) if self.classes else 'no classes'}: "
                 "name some of them, or leave labels null"
             )
-        kept = {split: [e for e in entries if e["label"] in wanted] for split, entries in self.splits.items()}
-        return replace(self, splits=kept)
+        chosen = {split: [e for e in entries if e["label"] in wanted] for split, entries in self.splits.items()}
+        return replace(self, splits=chosen)
 
     @property
     def classes(self) -> list[str]:
@@ -185,7 +185,7 @@ def hold_out(entries: Sequence[dict[str, Any]], seed: int = 0) -> tuple[list[dic
 
 def _read_split(path: Path, keys: Sequence[str], split: str, values: Any) -> list[dict[str, Any]]:
     if not isinstance(values, list):
-        raise MedsynthError(f'datalist {path}: "{split}" is no list of entries')
+        raise MedsynthError(f'datalist {path}: "{split}" is not a list of entries')
     return [_read_entry(path, keys, f"{split} entry {number}", value) for number, value in enumerate(values, start=1)]
 
 
@@ -213,7 +213,7 @@ def _check_files(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
     images = [(image, entry.get("frame")) for entry in entries for image in files_of(entry).values()]
     if missing := [image for image, _ in images if not Path(image).is_file()]:
         raise MedsynthError(
-            f"datalist {path}: {len(missing)} of {len(images)} images are not there, the first is {missing[0]}: "
+            f"datalist {path}: {len(missing)} of {len(images)} images do not exist, the first is {missing[0]}: "
             "paths are relative to the datalist; move it back or make it again"
         )
     (image, _), times = Counter(images).most_common(1)[0]

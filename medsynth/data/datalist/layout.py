@@ -1,4 +1,4 @@
-"""Tell from names, folders and a table whose images they are and of which class."""
+"""Find the subject and the class of each image from names, folders and a table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NO_SUBJECT = re.compile(
 )
 """Names of folders that lie between a subject's folder and its images."""
 
-NOT_RAW = ("derivatives", "sourcedata", "code")  # folders of a BIDS data set that hold other things than its images
+NOT_RAW = ("derivatives", "sourcedata", "code")  # folders of a BIDS data set that do not hold its raw images
 MOST_SCANS = 10  # of one subject in its folder: a folder of more holds scans of many
 MOST_NAMED = 3  # of what is wrong, in one line
 LAYOUTS = {
@@ -63,7 +63,7 @@ class Survey:
         notes: what a user should look at.
         layout: what the folders stand for, a key of `LAYOUTS`.
         example: how the name of one picture was read; empty where there are none.
-        splits: the entries of training, validation and test where folders or a table tell; None where they don't.
+        splits: the entries of training, validation and test where folders or a table give them; else None.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Survey:
 
     @property
     def contrasts(self) -> list[str]:
-        """Endings of the file names that tell contrasts, such as T1w; the most frequent first."""
+        """Contrasts that end the file names, such as T1w; the most frequent first."""
         found = (CONTRAST.search(stem(file)) for entry in self.entries for file in files_of(entry).values())
         return [name for name, _ in Counter(match[1] for match in found if match).most_common()]
 
@@ -89,15 +89,15 @@ def survey(
     label: str | None = None,
     subject_pattern: str | None = None,
 ) -> Survey:
-    """Find the images of a folder or of a table of paths, their subjects and their classes; reads headers only.
+    """Find the images of a folder or of a table of paths, their subjects and their classes; read headers only.
 
     Args:
-        folder: looked through with all folders in it; or a .csv or .tsv file, see `listing.read_listing`.
+        folder: searched with all its subfolders; or a .csv or .tsv file, see `listing.read_listing`.
         table: class of each subject, from `read_participants`; without one, the folders of pictures are their classes.
         pattern: of the names of the files to take.
         frame: which volume of 4D files to take.
         label: column of the class in a table of paths.
-        subject_pattern: regular expression that finds `subject` and, if it likes, `slice` in a path below the folder,
+        subject_pattern: regular expression that finds `subject` and optionally `slice` in a path below the folder,
             without its ending; None: both are guessed.
     """
     folder, result = Path(folder), Survey()
@@ -109,7 +109,7 @@ def survey(
     for entry in entries:
         _add(result, entry, frame)
     result.example = _example(folder, result.entries)
-    _place(result.entries)
+    _set_positions(result.entries)
     if not result.entries:
         bad = [f"{path} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
         raise MedsynthError(f"none of the {len(result.left_out)} images in {folder} can be used: {'; '.join(bad)}")
@@ -182,7 +182,7 @@ def _found(
     segmentations = match_segmentations([part for path, part in paths.items() if is_picture(path)])
     for path in [path for path, part in paths.items() if part in segmentations]:
         if segmentations[paths[path]] is None:
-            result.left_out[path] = "is a segmentation by its name, and no image here belongs to it"
+            result.left_out[path] = "is a segmentation by its name, and no image belongs to it"
         del paths[path]
     beside = {image: folder / part for part, image in segmentations.items() if image is not None}
 
@@ -193,7 +193,7 @@ def _found(
     only = {part.parent.name for part in paths.values()}
     is_alone = table is None and layout == "flat" and len(only) == 1
     if is_alone and (name := only.pop()) and not NO_SUBJECT.match(name) and not split_of(name):
-        result.notes.append(f"all images are in a folder {name}, which makes no class: two or more folders do")
+        result.notes.append(f"all images are in one folder, {name}: classes need two or more folders")
     readings = _readings(paths, layout, names, result)
     entries = []
     for path, part in paths.items():
@@ -220,7 +220,7 @@ def _images(folder: Path, pattern: str, notes: list[str]) -> dict[Path, Path]:
     if (folder / "dataset_description.json").is_file():
         raw = {path: part for path, part in paths.items() if part.parts[0] not in NOT_RAW}
         if len(raw) < len(paths):
-            notes.append(f"{len(paths) - len(raw)} images in {', '.join(NOT_RAW)} are no raw data: left out")
+            notes.append(f"{len(paths) - len(raw)} images in {', '.join(NOT_RAW)} are not raw data: left out")
         paths = raw
     if not paths:
         if not folder.exists():
@@ -233,11 +233,11 @@ def _images(folder: Path, pattern: str, notes: list[str]) -> dict[Path, Path]:
 def _readings(
     paths: dict[Path, Path], layout: str, names: re.Pattern[str] | None, result: Survey
 ) -> dict[Path, Reading | None]:
-    """What the name of each image tells; None of one that the user's pattern does not fit, which is left out."""
+    """What the name of each image says; None where it does not match the user's pattern, and is left out."""
     if names is not None:
         found = {path: by_pattern(part, names) for path, part in paths.items()}
         result.left_out |= {
-            path: f"does not fit --subject_pattern {names.pattern}" for path, reading in found.items() if not reading
+            path: f"does not match --subject_pattern {names.pattern}" for path, reading in found.items() if not reading
         }
         return found
     guesses = _dicom_subjects({path: part for path, part in paths.items() if is_dicom(path)}, result.notes)
@@ -326,8 +326,8 @@ def _add(result: Survey, entry: dict[str, Any], frame: int | None) -> None:
     result.headers += headers
 
 
-def _place(entries: Sequence[dict[str, Any]]) -> None:
-    """Put positions in the place of slice numbers: 0 and 1 are the first and the last slice of a patient."""
+def _set_positions(entries: Sequence[dict[str, Any]]) -> None:
+    """Replace slice numbers by positions: 0 and 1 are the first and the last slice of a patient."""
     numbers: dict[str, set[int]] = defaultdict(set)
     for entry in entries:
         numbers[entry["subject"]] |= {entry.get("slice")} - {None}
@@ -338,7 +338,7 @@ def _place(entries: Sequence[dict[str, Any]]) -> None:
 
 
 def _example(folder: Path, entries: Sequence[dict[str, Any]]) -> str:
-    """How the name of the picture was read that tells most."""
+    """How a picture's name was read; of one with a slice number, if there is one."""
     pictures = [entry for entry in entries if is_picture(next(iter(files_of(entry).values())))]
     if not pictures:
         return ""
@@ -353,19 +353,19 @@ def _example(folder: Path, entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _given_splits(found: Survey) -> dict[str, list[dict[str, Any]]] | None:
-    """The split that folders or a table told, taken out of the entries; None if they did not, or split a patient."""
-    told = [entry.pop("split", None) for entry in found.entries]
-    if not all(told) or "training" not in told:
+    """Remove the given split from the entries and return it; None if it is incomplete or separates a patient."""
+    given = [entry.pop("split", None) for entry in found.entries]
+    if not all(given) or "training" not in given:
         return None
     sides = defaultdict(set)
-    for entry, split in zip(found.entries, told, strict=True):
+    for entry, split in zip(found.entries, given, strict=True):
         sides[entry["subject"]].add(split)
-    if torn := sorted(subject for subject, splits in sides.items() if len(splits) > 1):
+    if mixed := sorted(subject for subject, splits in sides.items() if len(splits) > 1):
         found.notes.append(
-            f"the given split tears {len(torn)} subjects apart ({_some(torn)}): split by patient instead"
+            f"the given split puts {len(mixed)} subjects into several splits ({_some(mixed)}): split by patient instead"
         )
         return None
-    return {name: [e for e, split in zip(found.entries, told, strict=True) if split == name] for name in SPLITS}
+    return {name: [e for e, split in zip(found.entries, given, strict=True) if split == name] for name in SPLITS}
 
 
 def _label(value: str | None) -> str | None:
@@ -375,29 +375,29 @@ def _label(value: str | None) -> str | None:
 def _notes(found: Survey, table: dict[str, str | None] | None) -> list[str]:
     notes = []
     subjects = {entry["subject"] for entry in found.entries}
-    if table is not None and (strangers := sorted(subjects - set(table))):
-        if len(strangers) == len(subjects):
+    if table is not None and (unlisted := sorted(subjects - set(table))):
+        if len(unlisted) == len(subjects):
             raise MedsynthError(
                 f"no image belongs to a participant of the table: it has ids such as {next(iter(table), 'none')}, "
-                f"and the images are of {strangers[0]}: rename one or the other"
+                f"and the images are of {unlisted[0]}: rename one or the other"
             )
         notes.append(
-            f"{len(strangers)} subjects are not in the table of participants, and have no class: {_some(strangers)}"
+            f"{len(unlisted)} subjects are not in the table of participants and have no class: {_some(unlisted)}"
         )
     if len(found.contrasts) > 1 and not any("target" in entry for entry in found.entries):
         notes.append(
-            f"several contrasts in one list ({', '.join(found.contrasts)}): choose with --pattern '*_T1w.nii.gz'"
+            f"several contrasts in one datalist ({', '.join(found.contrasts)}): choose with --pattern '*_T1w.nii.gz'"
         )
     pictures = [is_picture(file) for entry in found.entries for file in files_of(entry).values()]
     if len(set(pictures)) > 1:
-        notes.append("volumes and pictures in one list: choose with --pattern '*.nii.gz'")
+        notes.append("volumes and pictures in one datalist: choose with --pattern '*.nii.gz'")
     elif all(pictures):
         notes += _picture_notes(found)
     return notes + _header_notes(found)
 
 
 def _picture_notes(found: Survey) -> list[str]:
-    """What pictures of one set should have in common and do not."""
+    """What the pictures of a set should have in common and do not."""
     notes = []
     sizes = defaultdict(set)
     owners = [entry["subject"] for entry in found.entries for _ in files_of(entry)]
@@ -406,7 +406,7 @@ def _picture_notes(found: Survey) -> list[str]:
     if uneven := [subject for subject in sizes if len(sizes[subject]) > 1]:
         notes.append(
             f"{len(uneven)} patients have pictures of several sizes, such as {uneven[0]} "
-            f"({', '.join(sorted(sizes[uneven[0]]))}): each is scaled to fit, so that heads may come in several sizes"
+            f"({', '.join(sorted(sizes[uneven[0]]))}): each is scaled to fit, so heads may have different scales"
         )
     depths = Counter(header.bits for header in found.headers)
     if len(depths) > 1:
@@ -417,18 +417,18 @@ def _picture_notes(found: Survey) -> list[str]:
         )
     labels = {entry["label"] for entry in found.entries}
     if len(labels) == 1 and None not in labels:
-        notes.append(f"there is one class only, {labels.pop()}: no class can be told from another")
+        notes.append(f"there is only one class, {labels.pop()}: classes cannot be compared")
     return notes
 
 
 def _header_notes(found: Survey) -> list[str]:
-    """What had to be chosen in headers; where it is the same but for its numbers, the first file stands for all."""
+    """What had to be assumed about headers; notes that differ only in their numbers are given once, with a count."""
     files = [file for entry in found.entries for file in files_of(entry).values()]
     alike: dict[str, list[str]] = defaultdict(list)
     for file, header in zip(files, found.headers, strict=True):
         for note in header.notes:
             alike[re.sub(r"[\d.]+", "0", note)].append(f"{file} {note}")
-    return [same[0] + (f" (and {len(same) - 1} more like it)" if len(same) > 1 else "") for same in alike.values()]
+    return [same[0] + (f" (and {len(same) - 1} similar)" if len(same) > 1 else "") for same in alike.values()]
 
 
 def _some(names: Sequence[str]) -> str:

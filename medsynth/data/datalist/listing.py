@@ -35,7 +35,7 @@ def read_rows(path: Path) -> list[list[str]]:
     """Cells of a table, comma, semicolon or tab separated; empty rows left out.
 
     Raises:
-        MedsynthError: it is not there, or no text.
+        MedsynthError: it does not exist, or is not text.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -51,20 +51,20 @@ def read_listing(path: str | Path, label: str | None = None) -> list[dict[str, A
     """Entries of a datalist from a table of paths, which are relative to it.
 
     The column of paths is called image, path or file, or is the first that holds files; a table of one column needs no
-    head. Two columns source and target make pairs. Columns of subjects, labels, splits and frames are optional.
+    header row. Two columns source and target make pairs. Columns of subjects, labels, splits and frames are optional.
 
     Args:
         path: of the table.
         label: the column of the classes; None: the first of `LABEL_COLUMNS` that is there.
 
-    Returns: entries {"image" or "source" and "target", "label", and "subject", "split", "frame" where told}.
+    Returns: entries {"image" or "source" and "target", "label", and "subject", "split", "frame" where given}.
     """
     path = Path(path)
     rows = read_rows(path)
     if rows and _file(path, rows[0][0]):
         rows.insert(0, ["image", *(f"column {number}" for number in range(2, len(rows[0]) + 1))])
     if len(rows) < 2:
-        raise MedsynthError(f"{path} lists no image: a head and a row for each image are needed")
+        raise MedsynthError(f"{path} lists no image: a header row and a row for each image are needed")
     names = [name.lower() for name in rows[0]]
     files = _file_columns(path, rows[1:], names)
     if label is not None and label.lower() not in names:
@@ -89,7 +89,7 @@ def _entry(
         if cell(column):
             entry[key] = str(_file(path, cell(column)) or Path(path.parent.absolute(), cell(column)))
     if not entry:
-        raise MedsynthError(f"{path} line {number} names no file: fill it in, or take the line out")
+        raise MedsynthError(f"{path} line {number} names no file: fill it in, or remove the line")
     label = cell(columns["label"])
     entry["label"] = None if label in UNKNOWN_LABELS else label
     if subject := cell(columns["subject"]):
@@ -100,7 +100,7 @@ def _entry(
         entry["split"] = SPLIT_NAMES[split.lower()]
     if frame := cell(columns["frame"]):
         if not frame.isdecimal():
-            raise MedsynthError(f"{path} line {number} has the frame {frame}: write a whole number from 0 on")
+            raise MedsynthError(f"{path} line {number} has the frame {frame}: write a whole number, 0 or more")
         entry["frame"] = int(frame)
     return entry
 
@@ -112,16 +112,16 @@ def _file_columns(path: Path, rows: list[list[str]], names: list[str]) -> dict[s
     named = _first(names, (*IMAGE, "path", "file", "filename", "filepath"))
     holding = (column for column in range(len(names)) if any(_file(path, row[column]) for row in rows if row[column:]))
     if (column := next(holding, None) if named is None else named) is None:
-        raise MedsynthError(f"{path} has no column of files that are there: call it image, or source and target")
+        raise MedsynthError(f"{path} has no column of existing files: name one image, or source and target")
     return {IMAGE[0]: column}
 
 
 def _file(table: Path, name: str) -> Path | None:
-    """The file of that name, seen from the table or from the working directory."""
+    """The file of that name, relative to the table or to the working directory."""
     if not name or "\0" in name or len(name) > 4096:
         return None
-    places = (table.parent.absolute() / name, Path(name).absolute())
-    return next((place for place in places if place.is_file()), None)
+    candidates = (table.parent.absolute() / name, Path(name).absolute())
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _first(names: list[str], wanted: Iterable[str]) -> int | None:

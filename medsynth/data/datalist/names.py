@@ -1,4 +1,4 @@
-"""What the names of files and folders tell: patients, slices, classes, splits, segmentations and pairs."""
+"""What the names of files and folders say: patients, slices, classes, splits, segmentations and pairs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ LEAST_NAMES, LEAST_WORDS = 2, 3  # beginnings of names in a folder, with and wit
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture's name tells.
+    """What a picture's name says.
 
     Args:
-        subject: None where not the name but a folder or the id of a known study tells it.
+        subject: None where a folder or the id of a known study names it, not the file.
         slice: number of the slice; None if there is none.
-        is_own: the name tells no patient, so that the picture is taken for a patient of its own.
+        is_own: the name identifies no patient, so the picture counts as a patient of its own.
     """
 
     subject: str | None
@@ -53,7 +53,7 @@ def stem(path: str | Path) -> str:
 
 
 def split_of(folder: str) -> str | None:
-    """The split that a folder's name tells, alone or as its first or last word: `test`, `slices_train`, `valA`."""
+    """The split that a folder's name gives, alone or as its first or last word: `test`, `slices_train`, `valA`."""
     if match := DOMAIN.fullmatch(folder):
         folder = match[1]
     words = re.split(r"[ _.-]+", folder.lower())
@@ -76,11 +76,10 @@ def arrange(paths: Sequence[Path]) -> tuple[str, list[str | None]]:
 
 
 def read_names(paths: Sequence[Path], layout: str) -> tuple[list[Reading], list[str]]:
-    """Subject and slice of each picture, and what a user should know of how they were told.
+    """Subject and slice of each picture, and notes for the user on how they were found.
 
-    A name that ends in a number tells a patient by what stands before it, where several beginnings stand in one folder:
-    `218391_78` is slice 78 of 218391. In a folder where all names begin alike, such as `mild_17`, the number tells
-    pictures apart, and nothing tells patients.
+    If names in a folder begin differently, the patient stands before the number at the end: `218391_78` is slice 78 of
+    218391. If all begin alike, such as `mild_17`, the number identifies the picture, and nothing identifies patients.
 
     Args:
         paths: from the folder of all pictures on.
@@ -91,13 +90,13 @@ def read_names(paths: Sequence[Path], layout: str) -> tuple[list[Reading], list[
     for path, (before, _) in zip(paths, parsed, strict=True):
         beginnings[path.parent] |= {before} - {""}
     counts = [(len(found), any(re.search(r"\d", name) for name in found)) for found in beginnings.values()]
-    tells = any(count >= (LEAST_NAMES if figures else LEAST_WORDS) for count, figures in counts)
-    starts_anew = tells and _starts_anew(paths, parsed)
+    has_patients = any(count >= (LEAST_NAMES if figures else LEAST_WORDS) for count, figures in counts)
+    starts_anew = has_patients and _starts_anew(paths, parsed)
     found = []
     for path, (before, number) in zip(paths, parsed, strict=True):
         if layout == "subjects" or any(STUDY_IDS.search(part) for part in (stem(path), *path.parts[:-1])):
             found.append(Reading(None, number))
-        elif tells and before and number is not None:
+        elif has_patients and before and number is not None:
             found.append(Reading("/".join((*_folders(path), before)) if starts_anew else before, number))
         else:
             own = stem(path) if layout == "domains" else _without_contrast(stem(path))
@@ -107,7 +106,7 @@ def read_names(paths: Sequence[Path], layout: str) -> tuple[list[Reading], list[
 
 
 def by_pattern(path: Path, pattern: re.Pattern[str]) -> Reading | None:
-    """What a user's own pattern finds in a path without its ending; None if it does not fit."""
+    """What a user's own pattern finds in a path without its ending; None if it does not match."""
     match = pattern.search(path.with_name(stem(path)).as_posix())
     if match is None or not match["subject"]:
         return None
@@ -119,14 +118,14 @@ def compiled(pattern: str) -> re.Pattern[str]:
     """A user's pattern of subjects.
 
     Raises:
-        MedsynthError: it is no regular expression, or has no group `subject`.
+        MedsynthError: it is not a regular expression, or has no group `subject`.
     """
     example = r"such as '(?P<subject>\d+)_(?P<slice>\d+)$'"
     try:
         made = re.compile(pattern)
     except re.error as error:
         raise MedsynthError(
-            f"--subject_pattern {pattern} is no regular expression ({error}): give one {example}"
+            f"--subject_pattern {pattern} is not a regular expression ({error}): give one {example}"
         ) from error
     if "subject" not in made.groupindex:
         raise MedsynthError(f"--subject_pattern {pattern} has no group called subject: give one {example}")
@@ -140,7 +139,7 @@ def match_segmentations(paths: Sequence[Path]) -> dict[Path, Path | None]:
     """
     segmentations = [path for path in paths if SEGMENTATION.search(path.with_suffix("").as_posix())]
     if len(segmentations) == len(paths):
-        return {}  # what all are called tells nothing
+        return {}  # a word that all names have says nothing
     images = sorted(set(paths) - set(segmentations))
     by_name, by_number = (_unique(images, key) for key in (_bare, _numbers))
     return {path: by_name.get(_bare(path)) or by_number.get(_numbers(path)) for path in segmentations}
@@ -204,21 +203,21 @@ def _notes(paths: Sequence[Path], found: Sequence[Reading], starts_anew: bool) -
     own = [path for path, reading in zip(paths, found, strict=True) if reading.is_own]
     if len(own) > 1:
         notes.append(
-            f"{len(own)} pictures are each taken for a patient of their own, since names such as {own[0].name} tell "
-            "none: slices of one patient may come to lie in two splits; if names hold patients, give --subject_pattern"
+            f"{len(own)} pictures each count as a patient of their own, since names such as {own[0].name} identify "
+            "none: slices of one patient may end up in two splits; if names hold patients, give --subject_pattern"
         )
     elif not own and len({reading.subject for reading in found} - {None}) == len(found) > 1:
-        notes.append("each patient has one picture: the positions of slices are unknown")
+        notes.append("each patient has one picture: slice positions are unknown")
     if starts_anew:
         notes.append(
-            "the same patient and slice numbers stand in several folders: taken for different patients; if they are "
-            "the same ones, they may lie in two splits: give --subject_pattern"
+            "the same patient and slice numbers occur in several folders and count as different patients; if they are "
+            "the same patients, they may end up in two splits: give --subject_pattern"
         )
     return notes
 
 
 def _bare(path: Path) -> str:
-    """A path without the words that tell segmentations from images."""
+    """A path without the words that distinguish segmentations from images."""
     whole = path.with_name(stem(path)).as_posix()
     return re.sub(r"[ _.-]+", "_", IMAGE_WORD.sub("", SEGMENTATION.sub("", whole))).replace("/_", "/").strip("_/")
 

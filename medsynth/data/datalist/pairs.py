@@ -44,7 +44,7 @@ class Verdict:
 
     Args:
         alignment: by the headers and after registration.
-        aligned: whether the files that the datalist names show the same anatomy at the same place.
+        aligned: whether the files that the datalist names show the same anatomy at the same position.
     """
 
     alignment: Alignment
@@ -64,19 +64,19 @@ def find_pairs(
 
     Args:
         folder, table, subject_pattern: as in `survey`.
-        source, target: patterns of names, such as `*_T1w.nii.gz`; what `*` stands for tells a subject's images apart.
+        source, target: patterns of names, such as `*_T1w.nii.gz`; what `*` stands for distinguishes a subject's images.
     """
     patterns = dict(zip(PAIR, (source, target), strict=True))
     found = {key: survey(folder, table, pattern, subject_pattern=subject_pattern) for key, pattern in patterns.items()}
     if twice := {entry["image"] for entry in found["source"].entries}.intersection(
         entry["image"] for entry in found["target"].entries
     ):
-        raise MedsynthError(f"{min(twice)} fits --source {source} and --target {target}: give patterns that differ")
+        raise MedsynthError(f"{min(twice)} matches --source {source} and --target {target}: give patterns that differ")
     subjects: dict[str, dict[str, list]] = defaultdict(lambda: {key: [] for key in PAIR})
     for key, images in found.items():
         for entry in images.entries:
             subjects[entry["subject"]][key].append(entry)
-    told = {
+    given = {
         entry["image"]: split
         for images in found.values()
         for split, entries in (images.splits or {}).items()
@@ -89,7 +89,7 @@ def find_pairs(
         sorted({note for images in found.values() for note in images.notes}),
     )
     result.example = found["source"].example
-    result.splits = _kept_splits(result, told)
+    result.splits = _given_splits(result, given)
     for key in PAIR:
         if alone := [entry["subject"] for entry in result.entries if key not in entry]:
             result.notes.append(f"{len(alone)} images have no {key} and are listed alone, the first is of {alone[0]}")
@@ -109,7 +109,7 @@ def check_alignment(found: Survey, registered: Path | None = None) -> None:
     """
     pairs = [entry for entry in found.entries if entry.keys() >= set(PAIR) and not is_picture(entry["source"])]
     if not pairs and registered is not None:
-        raise MedsynthError("--register aligns volumes, and these pairs are of pictures: leave it out")
+        raise MedsynthError("--register aligns volumes, and these are pairs of pictures: leave it out")
     if not pairs:
         return
     if registered is not None:
@@ -129,7 +129,7 @@ def check_alignment(found: Survey, registered: Path | None = None) -> None:
     judged = [(entry["subject"], verdict) for entry, verdict, _ in verdicts if isinstance(verdict, Verdict)]
     found.notes += _in_words(judged, registered is not None)
     if unjudged := len(pairs) - len(judged) - sum(isinstance(verdict, str) for _, verdict, _ in verdicts):
-        found.notes.append(f"{unjudged} pairs have fewer than {FEWEST_VOXELS} slices: look at their alignment yourself")
+        found.notes.append(f"{unjudged} pairs have fewer than {FEWEST_VOXELS} slices: check their alignment yourself")
 
 
 def read_pair(entry: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
@@ -155,7 +155,7 @@ def _matched(subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str,
         stars = re.compile(fnmatch.translate(pattern.replace("*", "\0")).replace("\0", "(.*)"))
         for number, entry in enumerate(subject[key]):
             name = "" if single else stars.match(Path(entry["image"]).name).groups()
-            # two files of one name, in two folders: nothing says which belongs to which
+            # two files of one name, in two folders: nothing says which belong together
             names[(name, key, number) if key in names[name] else name][key] = entry
     return [
         {key: found["image"] for key, found in group.items()}
@@ -164,11 +164,11 @@ def _matched(subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str,
     ]
 
 
-def _kept_splits(found: Survey, told: Mapping[str, str]) -> dict[str, list[dict[str, Any]]] | None:
-    """The split that folders told of the images of all pairs; None where they did not, or split a pair."""
+def _given_splits(found: Survey, given: Mapping[str, str]) -> dict[str, list[dict[str, Any]]] | None:
+    """The split that folders give for the images of all pairs; None if it is incomplete or separates a pair."""
     splits: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
     for entry in found.entries:
-        own = {told.get(entry[key]) for key in PAIR if key in entry}
+        own = {given.get(entry[key]) for key in PAIR if key in entry}
         if len(own) > 1 or None in own:
             return None
         splits[own.pop()].append(entry)
@@ -178,7 +178,7 @@ def _kept_splits(found: Survey, told: Mapping[str, str]) -> dict[str, list[dict[
 def pair_domains(found: Survey) -> None:
     """Make pairs of the pictures of two domains whose names or numbers are equal, if these show the same slices.
 
-    Whether they do, the pictures tell: those of equal names must have more in common than those of other names.
+    They do if pictures of equal names have more mutual information than those of other names.
 
     Args:
         found: of the layout `domains`; its entries, splits and notes are changed.
@@ -186,20 +186,20 @@ def pair_domains(found: Survey) -> None:
     entries = {key: {Path(entry[key]): entry for entry in found.entries if key in entry} for key in PAIR}
     matches = match_domains(*(list(entries[key]) for key in PAIR))
     share = _share_alike(matches)
-    explicit = "give --source and --target, the patterns of their names, to make pairs of them all the same"
+    explicit = "give --source and --target, the patterns of their names, to make pairs anyway"
     if not matches:
-        found.notes.append("no names or numbers of the two domains agree: all images are listed without partner")
+        found.notes.append("no names or numbers of the two domains match: all images are listed without partner")
     elif share is None:
-        found.notes.append(f"{len(matches)} pictures of equal names are too few or too flat to compare: {explicit}")
+        found.notes.append(f"{len(matches)} pictures of equal names are too few or too uniform to compare: {explicit}")
     elif share < LEAST_ALIKE:
         found.notes.append(
-            f"{len(matches)} pictures of both domains have equal names, but only {share:.0%} of those looked at have "
+            f"{len(matches)} pictures of both domains have equal names, but only {share:.0%} of those compared have "
             f"more in common than pictures of other names: listed without partner; {explicit}"
         )
     else:
         found.notes.append(
-            f"{len(matches)} pairs by equal names or numbers; {share:.0%} of those looked at have more in common than "
-            "pictures of other names; to forget the pairs, train with --paired false"
+            f"{len(matches)} pairs by equal names or numbers; {share:.0%} of those compared have more in common than "
+            "pictures of other names; to ignore the pairs, train with --paired false"
         )
         for source, target in matches:
             entries["source"][source]["target"] = str(target)
@@ -212,7 +212,7 @@ def pair_domains(found: Survey) -> None:
 def _share_alike(matches: Sequence[tuple[Path, Path]]) -> float | None:
     """Part of the pairs of pictures whose mutual information is larger than with the targets of three other pairs.
 
-    A quarter is what chance makes. None where there are too few pairs to tell.
+    By chance it is a quarter. None where there are too few pairs to compare.
     """
     chosen = [matches[i] for i in np.linspace(0, len(matches) - 1, min(len(matches), MOST_COMPARED)).astype(int)]
     images = []
@@ -224,16 +224,16 @@ def _share_alike(matches: Sequence[tuple[Path, Path]]) -> float | None:
         return None
     order, count = np.random.default_rng(0).permutation(len(images)), len(images)
     wins = 0
-    for place in range(count):
-        source, target = images[order[place]]
-        others = [images[order[(place + step) % count]][1] for step in (1, 2, 3)]
+    for index in range(count):
+        source, target = images[order[index]]
+        others = [images[order[(index + step) % count]][1] for step in (1, 2, 3)]
         own = normalized_mutual_information(source, target, bins=16)
         wins += all(own > normalized_mutual_information(source, other, bins=16) for other in others)
     return wins / count
 
 
 def _names(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Files for the registered targets: subject, number if it has several, and contrast where the name tells it."""
+    """Files for the registered targets: subject, number if it has several, and contrast where the name has one."""
     subjects = [safe(pair["subject"]) for pair in pairs]
     contrasts = [match[0] if (match := CONTRAST.search(stem(pair["target"]))) else "" for pair in pairs]
     numbers = [subjects[:index].count(name) + 1 for index, name in enumerate(subjects)]
@@ -244,7 +244,7 @@ def _names(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _judged(pair: Mapping[str, Any], path: Path | None) -> Verdict | str | None:
-    """Its verdict; the line that says why it cannot be read; None where it is too flat to be judged."""
+    """The verdict; the reason why a file cannot be read; None where it has too few slices to be judged."""
     try:
         source, target = (_as_image(_read(pair, key)) for key in PAIR)
     except MedsynthError as error:
@@ -267,7 +267,7 @@ def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[s
         off = f"{found.offset_mm:.1f} mm off by its headers (mutual information {found.before:.2f}, "
         off += f"{found.after:.2f} once registered, {found.chance:.2f} by chance)"
         if not verdict.aligned and (registered or found.failed):
-            lines.append(f"{subject}: could not be aligned, do both show one head? Look at it, or leave it out")
+            lines.append(f"{subject}: could not be aligned; do both show the same head? Inspect it, or leave it out")
         elif found.misaligned:
             lines.append(f"{subject}: {'registered, was' if registered else 'not aligned,'} {off}")
     if judged:

@@ -14,11 +14,11 @@ BINS = 32  # of the joint histogram
 COARSE_MM, MIDDLE_MM = 8.0, 4.0  # grids on which the search begins
 TURNS_RAD = (-math.pi / 6, 0.0, math.pi / 6)  # of the starts, about one axis at a time
 FOLLOWED, FINALISTS = 6, 2  # starts that are followed on the coarse grid, and on the next
-SAMPLES = 100_000  # voxels that are looked at
+SAMPLES = 100_000  # voxels that are sampled
 SEED = 1  # of their choice
 FWHM_TO_VARIANCE = 1 / (8 * math.log(2))  # of a Gaussian
 HEAD_RADIUS_MM = 80.0
-ABOVE_CHANCE = 1.5  # times the mutual information by chance: less is no alignment
+ABOVE_CHANCE = 1.5  # times the mutual information by chance: less does not count as alignment
 CHANCE_SHIFT_MM = 24.0  # beyond it, what overlaps is no longer the same anatomy
 MISALIGNED_MM = 4.0  # headers that are wrong are off by more; patients move by less between the scans of a session
 ALIGNED_SHARE = 0.85  # of the mutual information above chance, that of two scans that need no registration
@@ -57,7 +57,7 @@ class Alignment:
 
 
 def align(source: sitk.Image, target: sitk.Image) -> Alignment:
-    """Find the rigid move that makes one head out of two volumes; the same arguments give the same answer.
+    """Find the rigid transform that aligns two volumes of a head; the same arguments give the same result.
 
     Many starts (the headers', the middles of both volumes and their centres of mass laid on each other, and turns of
     all these) are followed on a coarse grid, the best of them on finer ones.

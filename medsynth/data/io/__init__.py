@@ -1,1 +1,1 @@
-"""Files of images: read and written, nothing else."""
+"""Read and write image files."""

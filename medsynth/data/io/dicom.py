@@ -1,4 +1,4 @@
-"""DICOM series: found, checked for all that would spoil a volume, and read by SimpleITK (GDCM)."""
+"""DICOM series: found, checked for what would damage a volume, and read by SimpleITK (GDCM)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ import SimpleITK as sitk
 from pydicom.encaps import generate_fragments
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medsynth.data.io.dicom_geometry import Plane, affine_of, in_order, shape_of, straight, tilt_degrees, volume_of
+from medsynth.data.io.dicom_geometry import Slice, affine_of, in_order, shape_of, straight, tilt_degrees, volume_of
 from medsynth.data.io.header import MOST_HEADER_BYTES, Header, unreadable, volume_header
 from medsynth.data.io.itk import quiet, resample, voxels_of
 from medsynth.errors import MedsynthError
 
 ENDINGS = (".dcm", ".dicom", ".ima")
-MOST_META_BYTES = 4096  # in which the transfer syntax is told
+MOST_META_BYTES = 4096  # in which the transfer syntax is named
 MOST_TRAILING_BYTES = 2**16
 SCOUT = re.compile(r"locali[sz]er|scout|survey|topogram", re.IGNORECASE)
 TAGS = """
@@ -43,19 +43,19 @@ class Series:
     """The images of a folder that share a SeriesInstanceUID (a file of many frames is one of its own).
 
     Args:
-        planes: its slices, in their order along the normal where they have positions.
+        slices: its slices, in their order along the normal where they have positions.
         facts: what its first file says of all of them.
-        trouble: what is wrong with its files, if they could not be read at all.
+        trouble: what is wrong with its files, if they could not be read.
     """
 
-    planes: tuple[Plane, ...]
+    slices: tuple[Slice, ...]
     facts: pydicom.Dataset
     trouble: str | None = None
 
     @property
     def files(self) -> list[Path]:
         """All of them, the first slice's first; it names the series."""
-        return list(dict.fromkeys(plane.path for plane in self.planes))
+        return list(dict.fromkeys(slice_.path for slice_ in self.slices))
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
@@ -73,20 +73,20 @@ def is_dicom(path: str | os.PathLike) -> bool:
 
 def find_series(paths: Iterable[Path]) -> list[Series]:
     """The series of the DICOM files of one folder, ordered by their first files."""
-    groups: dict[Any, list[Plane]] = defaultdict(list)
+    groups: dict[Any, list[Slice]] = defaultdict(list)
     series, facts = [], {}
     for path in sorted(paths):
         try:
             found = _tags(path)
-            planes = _planes(path, found)
-        except Exception as error:  # on damaged bytes, pydicom raises whatever comes
+            slices = _slices(path, found)
+        except Exception as error:  # on damaged bytes, pydicom raises errors of any type
             reason = str(error) if isinstance(error, MedsynthError) else unreadable(error)
-            series.append(Series((Plane(path),), pydicom.Dataset(), reason))
+            series.append(Series((Slice(path),), pydicom.Dataset(), reason))
             continue
-        key = path if len(planes) > 1 else str(found.get("SeriesInstanceUID"))
-        groups[key] += planes
+        key = path if len(slices) > 1 else str(found.get("SeriesInstanceUID"))
+        groups[key] += slices
         facts.setdefault(key, found)
-    series += [Series(in_order(planes), facts[key]) for key, planes in groups.items()]
+    series += [Series(in_order(slices), facts[key]) for key, slices in groups.items()]
     return sorted(series, key=lambda one: one.files[0])
 
 
@@ -98,7 +98,7 @@ def series_of(path: Path) -> Series:
     for series in _series_in(path.parent, state):
         if path in series.files:
             return series
-    raise MedsynthError("is no DICOM file: give the file of a slice")
+    raise MedsynthError("is not a DICOM file: give the file of a slice")
 
 
 def files(path: Path) -> list[Path]:
@@ -113,45 +113,45 @@ def read_header(path: Path, frame: int | None = None) -> Header:
         MedsynthError: what is wrong with the series.
     """
     series = series_of(path)
-    planes = check(series, frame)
-    shape, affine = straight(planes) if (tilt := tilt_degrees(planes)) else (shape_of(planes), affine_of(planes))
+    slices = check(series, frame)
+    shape, affine = straight(slices) if (tilt := tilt_degrees(slices)) else (shape_of(slices), affine_of(slices))
     notes = [f"has a tilted gantry ({tilt:.1f} degrees): it is resampled to a straight grid"] if tilt else []
     if series.facts.get("PhotometricInterpretation") == "MONOCHROME1":
         notes.append("is stored with white as its lowest value (MONOCHROME1): it was inverted")
-    if len(planes) == 1:
+    if len(slices) == 1:
         notes.append("is a series of a single slice")
-    return volume_header(shape, affine, notes, frames=len(series.planes) // len(planes))
+    return volume_header(shape, affine, notes, frames=len(series.slices) // len(slices))
 
 
 def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (X, Y, Z) float32, rescaled, and the affine, of the series of that file."""
     series = series_of(path)
-    planes = check(series, frame)
-    files = list(dict.fromkeys(plane.path for plane in planes))
+    slices = check(series, frame)
+    files = list(dict.fromkeys(slice_.path for slice_ in slices))
     if series.facts.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian).is_compressed:
         for file in files:
             _check_fragments(file)
     voxels = _voxels(files)
     if len(files) == 1:
-        voxels = voxels[..., [plane.frame for plane in planes]]
-    if voxels.shape != shape_of(planes):
-        raise MedsynthError(f"has {voxels.shape} voxels where its header tells of {shape_of(planes)}: export it again")
-    if not tilt_degrees(planes):
-        return voxels, affine_of(planes)
-    shape, affine = straight(planes)
-    return resample(voxels, affine_of(planes), shape, affine), affine
+        voxels = voxels[..., [slice_.frame for slice_ in slices]]
+    if voxels.shape != shape_of(slices):
+        raise MedsynthError(f"has {voxels.shape} voxels where its header declares {shape_of(slices)}: export it again")
+    if not tilt_degrees(slices):
+        return voxels, affine_of(slices)
+    shape, affine = straight(slices)
+    return resample(voxels, affine_of(slices), shape, affine), affine
 
 
-def check(series: Series, frame: int | None = None) -> list[Plane]:
+def check(series: Series, frame: int | None = None) -> list[Slice]:
     """The slices of a volume, in order.
 
     Raises:
         MedsynthError: what is wrong with the series, and what to do, in words that follow the name of its first file.
     """
-    planes, facts = series.planes, series.facts
+    slices, facts = series.slices, series.facts
     if series.trouble:
         raise MedsynthError(series.trouble)
-    if not all(min(plane.shape) > 0 for plane in planes):
+    if not all(min(slice_.shape) > 0 for slice_ in slices):
         kind = getattr(facts.get("SOPClassUID"), "name", "of an unknown kind")
         raise MedsynthError(f"is a DICOM object without an image ({kind})")
     if facts.get("SamplesPerPixel", 1) != 1:
@@ -160,12 +160,12 @@ def check(series: Series, frame: int | None = None) -> list[Plane]:
         raise MedsynthError("is CT with white as its lowest value (MONOCHROME1): Hounsfield units need MONOCHROME2")
     described = [*(facts.get("ImageType") or []), facts.get("SeriesDescription"), facts.get("ProtocolName")]
     if any(SCOUT.search(str(text)) for text in described):
-        raise MedsynthError(f"is a localizer (a scout of {len(planes)} images), not a volume")
-    return volume_of(planes, frame)
+        raise MedsynthError(f"is a localizer (a scout of {len(slices)} images), not a volume")
+    return volume_of(slices, frame)
 
 
 def subject_of(path: Path) -> str | None:
-    """A short name for whom a series shows, which does not tell the patient's id; None where it has none."""
+    """A short name for the patient of a series that does not reveal the patient's id; None if there is none."""
     patient = str(series_of(path).facts.get("PatientID") or "").strip()
     return "patient-" + hashlib.sha256(patient.encode()).hexdigest()[:8] if patient else None
 
@@ -182,14 +182,14 @@ def _tags(path: Path) -> pydicom.Dataset:
         start = io.BytesIO(file.read(MOST_HEADER_BYTES))
     content = start.getvalue()
     if content[132 if content[128:132] == b"DICM" else 0 :][:2] == b"\0\0":  # pydicom would read on to the last zero
-        raise MedsynthError("is no DICOM file, or a damaged one")
+        raise MedsynthError("is not a DICOM file, or is damaged")
     if DeflatedExplicitVRLittleEndian.encode() in content[:MOST_META_BYTES]:
         raise MedsynthError("is compressed as a whole (deflated), which is not read: export it uncompressed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         facts = pydicom.dcmread(start, force=True, stop_before_pixels=True, specific_tags=TAGS)
         if not facts:
-            raise MedsynthError("is no DICOM file, or a damaged one")
+            raise MedsynthError("is not a DICOM file, or is damaged")
         facts.decode()
     size = [int(facts.get(name) or 1) for name in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
     pixels = math.prod(size) * int(facts.get("BitsAllocated") or 8) // 8
@@ -198,7 +198,7 @@ def _tags(path: Path) -> pydicom.Dataset:
     return facts
 
 
-def _planes(path: Path, facts: pydicom.Dataset) -> list[Plane]:
+def _slices(path: Path, facts: pydicom.Dataset) -> list[Slice]:
     """The slices of a file.
 
     Raises:
@@ -207,22 +207,22 @@ def _planes(path: Path, facts: pydicom.Dataset) -> list[Plane]:
     count = int(facts.get("NumberOfFrames") or 1)
     frames = facts.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
     if len(frames) != count:
-        raise MedsynthError(f"holds {count} frames and tells where {len(frames)} of them lie: export single slices")
+        raise MedsynthError(f"holds {count} frames and has positions of {len(frames)}: export single slices")
     shared = (facts.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
 
     def value(frame: pydicom.Dataset, sequence: str, keyword: str) -> Any:
         found = (group[sequence][0].get(keyword) for group in (frame, shared) if group.get(sequence))
         return next((one for one in found if one is not None), facts.get(keyword))
 
-    planes = []
+    slices = []
     for index, frame in enumerate(frames):
         spacing = _numbers(value(frame, "PixelMeasuresSequence", "PixelSpacing"), 2)
         thickness = _numbers(value(frame, "PixelMeasuresSequence", "SpacingBetweenSlices"), 1)
         rescale = [
             value(frame, "PixelValueTransformationSequence", name) for name in ("RescaleSlope", "RescaleIntercept")
         ]
-        planes.append(
-            Plane(
+        slices.append(
+            Slice(
                 path=path,
                 frame=index,
                 uid=f"{facts.get('SOPInstanceUID')}/{index}",
@@ -235,7 +235,7 @@ def _planes(path: Path, facts: pydicom.Dataset) -> list[Plane]:
                 rescale=_numbers(rescale, 2),
             )
         )
-    return planes
+    return slices
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
@@ -245,7 +245,7 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
 
 
 def _check_fragments(path: Path) -> None:
-    """Whether compressed pixels are all there: of some that are cut, GDCM takes gigabytes before it says so."""
+    """Whether compressed pixels are all there: of some that are cut, GDCM takes gigabytes before it reports them."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -262,9 +262,9 @@ def _voxels(files: Sequence[Path]) -> np.ndarray:
     reader.SetOutputPixelType(sitk.sitkFloat32)
     reader.SetFileNames([str(path) for path in files])
     try:
-        with quiet() as said:
+        with quiet() as messages:
             voxels = voxels_of(reader.Execute())
-        if any("Corrupt JPEG" in text for text in said):  # GDCM takes what is left of it
+        if any("Corrupt JPEG" in text for text in messages):  # GDCM reads what is left of it
             raise MedsynthError("is of a series with corrupt JPEG data: copy it again")
     except RuntimeError as error:
         if len(files) == 1:

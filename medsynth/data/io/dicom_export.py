@@ -34,10 +34,10 @@ def export(
     source: Sequence[str | Path] = (),
     overwrite: bool = False,
 ) -> None:
-    """Write a synthetic volume as a series of one file a slice; all of them are there, or none is.
+    """Write a synthetic volume as a series of one file a slice; all of them are written, or none is.
 
-    Identifiers are fresh, and the patient is nobody. The source series is referred to by its UIDs, and its frame of
-    reference kept, for the volume lies in it.
+    Identifiers are new, and the patient is fictitious. The source series is referred to by its UIDs; its frame of
+    reference is retained, since the volume lies in it.
 
     Args:
         volume: (X, Y, Z); int16 in HU for CT, else anything that 16 bits and a slope can hold.
@@ -49,7 +49,7 @@ def export(
         overwrite: replace what is in the folder.
 
     Raises:
-        MedsynthError: the folder is there already, or DICOM cannot hold the volume's grid.
+        MedsynthError: the folder exists already, or DICOM cannot hold the volume's grid.
 
     Reference: DICOM PS3.3, C.7.6.1 (derived images) and C.12.1 (synthetic data).
     """

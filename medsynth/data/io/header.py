@@ -28,7 +28,7 @@ class Header:
         spacing_mm: the same for the distances between voxel centres; 1 for pictures, which have none.
         bits: of a picture, 8 or 16; None for volumes and for pictures of real numbers.
         affine: of a volume as it is stored, (4, 4), to right-anterior-superior mm; None for pictures.
-        notes: what had to be chosen, in words that follow the file's name.
+        notes: what had to be assumed, in words that follow the file's name.
         frames: how many volumes a 4D file holds, of which this is one.
     """
 
@@ -52,13 +52,13 @@ def volume_header(shape: Sequence[int], affine: np.ndarray, notes: Sequence[str]
     shape = (*shape, 1)[:3]
     check_size(shape)
     if not np.isfinite(affine).all() or np.abs(affine).max() > 1e6:
-        raise MedsynthError("has an affine that is not finite or kilometres wide: repair its header")
+        raise MedsynthError("has an affine that is not finite or too large: repair its header")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if (sizes < 1e-6).any() or abs(np.linalg.det(affine[:3, :3] / np.maximum(sizes, 1e-6))) < 1e-3:
         raise MedsynthError("has an affine without a size for each voxel (zero spacing or singular): repair its header")
     if sizes.min() < VOXEL_MM[0] or sizes.max() > VOXEL_MM[1]:
         raise MedsynthError(
-            f"says that its voxels measure {' x '.join(f'{size:.3g}' for size in sizes)} mm: its header is damaged, or "
+            f"declares voxels of {' x '.join(f'{size:.3g}' for size in sizes)} mm: its header is damaged, or "
             "in other units than mm"
         )
     labels = nib.aff2axcodes(affine)
@@ -68,15 +68,15 @@ def volume_header(shape: Sequence[int], affine: np.ndarray, notes: Sequence[str]
 
 
 def check_size(shape: Sequence[int]) -> None:
-    """Refuse what no memory could hold.
+    """Refuse sizes that do not fit into memory.
 
     Raises:
         MedsynthError: it has more voxels than `MOST_VOXELS`.
     """
     if (voxels := math.prod(shape)) > MOST_VOXELS:
         raise MedsynthError(
-            f"says it has {voxels:,} voxels, and at most {MOST_VOXELS:,} can be read: its header is damaged, or it "
-            "has to be downsampled first"
+            f"declares {voxels:,} voxels, and at most {MOST_VOXELS:,} can be read: its header is damaged, or it "
+            "must be downsampled first"
         )
 
 
@@ -84,7 +84,7 @@ def pick_frame(frames: int, frame: int | None, shape: Sequence[int]) -> int | No
     """Which of the frames to take; None where there is only one.
 
     Raises:
-        MedsynthError: there are several and none was picked, or one that is not there.
+        MedsynthError: there are several and none was picked, or one that does not exist.
     """
     if frames == 1:
         return None
@@ -104,7 +104,7 @@ def unreadable(error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return "may not be read: check its permissions"
     reason = " ".join(str(error).split())
-    reason = reason.rsplit("ERROR: ", 1)[-1]  # what ITK says before it names places in its source
+    reason = reason.rsplit("ERROR: ", 1)[-1]  # what ITK says before it names lines of its source
     reason = re.sub(r"""(file |of )?(["']).*\2""", "", reason)
     reason = re.sub(r"(\S*/\S+|\w+\(0x[0-9a-f]+\):?)", "", reason).strip()[:120]
     return f"cannot be read, it seems truncated or damaged ({reason or type(error).__name__}): copy it again"

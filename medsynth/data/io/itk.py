@@ -32,7 +32,7 @@ GEOMETRY = {
         rb"^(?:(?:TransformMatrix|Orientation|Rotation) *=|space(?: dimension)?:.*$)(.*)$", re.I | re.M
     ),
 }
-"""Of each part of the geometry, the lines of a header that tell it."""
+"""For each part of the geometry, the lines of a header that state it."""
 NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 SKIPPED = re.compile(rb"^(?:HeaderSize *=|(?:byte|line) ?skip: *-?[1-9])", re.IGNORECASE | re.MULTILINE)
 HEADER_BYTES = 2**16  # in which the text of a header has to end
@@ -41,7 +41,7 @@ CHUNK = 2**20
 
 
 def files(path: Path) -> list[Path]:
-    """The file, and the one that its voxels are in where they lie apart.
+    """The file, and that of its voxels where they are separate.
 
     Raises:
         MedsynthError: the voxels are in no file, or in many.
@@ -51,7 +51,7 @@ def files(path: Path) -> list[Path]:
         return [path]
     voxels = path.parent / names[0]
     if not voxels.is_file():
-        raise MedsynthError(f"says that its voxels are in {names[0]}, and there is no such file: put it beside it")
+        raise MedsynthError(f"has its voxels in {names[0]}, which does not exist: put that file beside it")
     return [path, voxels]
 
 
@@ -59,10 +59,10 @@ def read_header(path: Path, frame: int | None = None) -> Header:
     """Size and spacing; the voxels are not read."""
     reader, _ = _reader(path, frame)
     shape = reader.GetSize()
-    untold = _untold(_text(path))
-    if "spacing" in untold:
-        raise MedsynthError("does not tell its spacing: repair its header")
-    notes = [f"does not tell its {' and '.join(untold)}: where it lies is made up"] if untold else []
+    missing = _missing_geometry(_text(path))
+    if "spacing" in missing:
+        raise MedsynthError("has no spacing: repair its header")
+    notes = [f"has no {' and '.join(missing)}: its position is arbitrary"] if missing else []
     return volume_header(shape[:3], affine_of(reader), notes, math.prod(shape[3:]))
 
 
@@ -148,18 +148,18 @@ def _text(path: Path) -> bytes:
     return start if end is None else start[: whole.end()]
 
 
-def _untold(text: bytes) -> list[str]:
-    """What part of the geometry a header does not tell.
+def _missing_geometry(text: bytes) -> list[str]:
+    """Parts of the geometry that a header does not state.
 
     Raises:
-        MedsynthError: it tells it in other words than numbers, of which ITK takes what comes before them.
+        MedsynthError: a part is not in numbers; ITK would read those before the first other word.
     """
     found = {name: line.search(text) for name, line in GEOMETRY.items()}
     for line in filter(None, found.values()):
         words = re.sub(rb"[(),]|none", b" ", line[1]).split()
         if not all(map(NUMBER.fullmatch, words)):
             raise MedsynthError(
-                f"has a damaged header: {line[1].decode(errors='replace').strip()[:60]!r} are no numbers"
+                f"has a damaged header: {line[1].decode(errors='replace').strip()[:60]!r} are not numbers"
             )
     return [name for name, line in found.items() if line is None]
 
@@ -167,7 +167,7 @@ def _untold(text: bytes) -> list[str]:
 def _check_bytes(parts: list[Path], claimed: int) -> None:
     """Whether a file holds as many bytes of voxels as its header claims; packed ones are unpacked to their checksum.
 
-    ITK takes packed voxels whose checksum is wrong, and more bytes than the header tells of.
+    ITK accepts packed voxels whose checksum is wrong, and more bytes than the header declares.
     """
     text = _text(parts[0])
     with parts[-1].open("rb") as file:
@@ -181,12 +181,12 @@ def _check_bytes(parts: list[Path], claimed: int) -> None:
         else:
             held = min(claimed, parts[-1].stat().st_size * DEFLATE_RATIO)
     if held != claimed:
-        raise MedsynthError(f"is damaged: its header tells of {claimed:,} bytes of voxels, and there are {held:,}")
+        raise MedsynthError(f"is damaged: its header declares {claimed:,} bytes of voxels, and there are {held:,}")
 
 
 def _unpacked(file: BinaryIO, claimed: int) -> int:
     """How many bytes the rest of a file unpacks to; one more than claimed stands for all that are too many."""
-    stream, count = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # with zlib's or gzip's head
+    stream, count = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # with zlib's or gzip's header
     while not stream.eof and count <= claimed:
         packed = stream.unconsumed_tail or file.read(CHUNK)
         unpacked = len(stream.decompress(packed, CHUNK))
@@ -200,23 +200,23 @@ def _unpacked(file: BinaryIO, claimed: int) -> int:
 def quiet() -> Iterator[list[str]]:
     """Keep ITK, GDCM and what they use from writing on stderr; afterwards, the list holds what they wrote.
 
-    Their C code writes to the file, not to `sys.stderr`. All threads share it: only the main one may turn it away.
-    It also leaves the locale at C now and then, where Python would read and write all text as ASCII from then on.
+    Their C code writes to the file, not to `sys.stderr`. All threads share it: only the main one may redirect it.
+    The code sometimes leaves the locale at C, in which Python would read and write all text as ASCII.
     """
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    said: list[str] = []
+    messages: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        yield said
+        yield messages
         return
     sys.stderr.flush()
-    kept, culture = os.dup(2), locale.setlocale(locale.LC_ALL)
+    stderr, culture = os.dup(2), locale.setlocale(locale.LC_ALL)
     with tempfile.TemporaryFile() as file:
         try:
             os.dup2(file.fileno(), 2)
-            yield said
+            yield messages
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
             locale.setlocale(locale.LC_ALL, culture)
             file.seek(0)
-            said.append(file.read(CHUNK).decode(errors="replace"))
+            messages.append(file.read(CHUNK).decode(errors="replace"))

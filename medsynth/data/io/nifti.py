@@ -19,7 +19,7 @@ from nibabel.orientations import axcodes2ornt
 from medsynth.data.io.header import DEFLATE_RATIO, MOST_HEADER_BYTES, Header, check_size, pick_frame, volume_header
 from medsynth.errors import MedsynthError
 
-SAME_PLACE_MM = 0.1  # up to which qform and sform say the same
+SAME_POSITION_MM = 0.1  # up to which qform and sform agree
 ANALYZE_AXES = ("LAS", "LSA", "ASL", "LPS", "LIA", "AIL")
 """Where the axes of an Analyze volume point, by its header's `orient`: transverse, coronal, sagittal; and flipped."""
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
@@ -33,7 +33,7 @@ def files(path: Path) -> list[Path]:
     pair = [path.with_suffix(ending) for ending in endings]
     for file in pair:
         if not file.is_file():
-            raise MedsynthError(f"lacks its other half, {file.name}: put the .hdr and the .img side by side")
+            raise MedsynthError(f"lacks its other file, {file.name}: put the .hdr and the .img in one folder")
     return [*pair, *(mat for mat in [path.with_suffix(".mat")] if mat.is_file())]
 
 
@@ -63,29 +63,29 @@ def _load(path: Path) -> nib.spatialimages.SpatialImage:
     if len(parts) == 1:
         kind = nib.Nifti2Header if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Header
         if not 0 <= float(kind(start[: kind.sizeof_hdr], check=False)["vox_offset"]) <= MOST_HEADER_BYTES:
-            raise MedsynthError("says that its voxels begin far behind its header: its header is damaged")
+            raise MedsynthError("declares that its voxels begin far behind its header: its header is damaged")
     elif any(part.stat().st_size > MOST_HEADER_BYTES for part in (parts[0], *parts[2:])):
         raise MedsynthError("has a header of many megabytes: it is damaged")
     nib.imageglobals.logger.setLevel(
         logging.CRITICAL
-    )  # it tells of what it mends; what matters of that is checked here
+    )  # it reports what it repairs; what matters of that is checked here
     image = nib.load(path)
-    told = type(image.header)(start[: image.header.sizeof_hdr], check=False)  # nibabel makes 1 of a spacing of 0
+    stored = type(image.header)(start[: image.header.sizeof_hdr], check=False)  # nibabel makes 1 of a spacing of 0
     if (
-        not (isinstance(told, nib.Nifti1Header) and told["sform_code"] > 0)
-        and not (np.abs(told["pixdim"][1:4]) > 0).all()
+        not (isinstance(stored, nib.Nifti1Header) and stored["sform_code"] > 0)
+        and not (np.abs(stored["pixdim"][1:4]) > 0).all()
     ):
         raise MedsynthError("has a header without a size for each voxel (zero spacing): repair it")
     claimed, held = _end(image), parts[min(1, len(parts) - 1)].stat().st_size
     if claimed > held * DEFLATE_RATIO if _compressed(path) else claimed != held:
-        raise MedsynthError(f"is truncated or damaged: its header tells of {claimed:,} bytes, and it holds {held:,}")
-    if _compressed(path) and len(parts) == 1 and _told_size(path) != claimed % 2**32:
-        with _whole(path, image):  # cut, or packed in several parts: unpacking it tells
+        raise MedsynthError(f"is truncated or damaged: its header declares {claimed:,} bytes, and it holds {held:,}")
+    if _compressed(path) and len(parts) == 1 and _declared_size(path) != claimed % 2**32:
+        with _whole(path, image):  # cut, or packed in several parts: unpacking it shows
             pass
     return image
 
 
-def _told_size(path: Path) -> int:
+def _declared_size(path: Path) -> int:
     """Bytes that the end of a gzip file says it unpacks to, modulo 2^32; of the last part only, if it has several."""
     with path.open("rb") as file:
         file.seek(-4, os.SEEK_END)
@@ -118,8 +118,8 @@ def _affine(image: nib.spatialimages.SpatialImage) -> tuple[np.ndarray, list[str
     notes = []
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         corners = np.array(np.meshgrid(*((0, size - 1) for size in (*image.shape, 1, 1)[:3]))).reshape(3, -1).T
-        places = [nib.affines.apply_affine(affine, corners) for affine in (header.get_sform(), _qform(header))]
-        if not (apart := np.linalg.norm(places[0] - places[1], axis=1).max()) <= SAME_PLACE_MM:
+        corners_mm = [nib.affines.apply_affine(affine, corners) for affine in (header.get_sform(), _qform(header))]
+        if not (apart := np.linalg.norm(corners_mm[0] - corners_mm[1], axis=1).max()) <= SAME_POSITION_MM:
             notes.append(f"has an sform and a qform that disagree by up to {apart:.3g} mm: the sform was taken")
     elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
         notes.append("has no sform and no qform: its axes were taken to run to the left, to the front and upwards")
@@ -127,7 +127,7 @@ def _affine(image: nib.spatialimages.SpatialImage) -> tuple[np.ndarray, list[str
     affine = image.affine.copy()
     if units in MM_PER_UNIT:
         affine[:3] *= MM_PER_UNIT[units]
-        notes.append(f"has coordinates in units of a {units}: they were turned into mm")
+        notes.append(f"has coordinates in units of a {units}: they were converted to mm")
     return affine, notes
 
 
@@ -144,7 +144,7 @@ def _analyze_affine(image: nib.spatialimages.SpatialImage) -> tuple[np.ndarray, 
         return image.affine, ["is an Analyze volume: its axes were taken from the .mat beside it"]
     code = int.from_bytes(bytes(image.header["orient"])[:1], "little")
     if not 0 < code < len(ANALYZE_AXES):
-        return image.affine, ["is an Analyze volume, which does not tell left from right: its axes were taken as LAS"]
+        return image.affine, ["is an Analyze volume, which does not define left and right: its axes were taken as LAS"]
     axes = ANALYZE_AXES[code]
     affine, zooms = np.eye(4), image.header.get_zooms()[:3]
     for axis, (world, direction) in enumerate(axcodes2ornt(axes)):
@@ -163,7 +163,7 @@ def _whole(path: Path, image: nib.spatialimages.SpatialImage) -> Iterator[nib.sp
         yield type(image).from_file_map({"image": FileHolder(str(path), file)})
         file.seek(_end(image))
         if file.tell() < _end(image) or file.read(1):  # at the end, the checksum is compared
-            raise MedsynthError("unpacks to less or more than its header tells: it is damaged; copy it again")
+            raise MedsynthError("unpacks to less or more than its header declares: it is damaged; copy it again")
 
 
 def _open(path: Path) -> BinaryIO:

@@ -115,7 +115,7 @@ def files(source: Source | str | os.PathLike) -> list[Path]:
     """All files that make up an image.
 
     Raises:
-        MedsynthError: one is not there, in words that follow the file's name.
+        MedsynthError: one does not exist, in words that follow the file's name.
     """
     path = Path(_as_source(source).path)
     with _as_line(path):
@@ -134,7 +134,7 @@ def read_header(source: Source | str | os.PathLike) -> Header:
     """Size and spacing, without reading the voxels.
 
     Raises:
-        MedsynthError: why this is no image that can be used, in words that follow the file's name.
+        MedsynthError: why this image cannot be used, in words that follow the file's name.
     """
     source = _as_source(source)
     path, reader = Path(source.path), _reader(source.path)
@@ -152,9 +152,7 @@ def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
     path, reader = Path(source.path), _reader(source.path)
     with _as_line(path):
         if reader is None:
-            raise MedsynthError(
-                "is a picture: set modality to image" if is_picture(path) else "is no volume to be read"
-            )
+            raise MedsynthError("is a picture: set modality to image" if is_picture(path) else "is not a volume")
         voxels, affine = reader.read_volume(path, source.frame)
         meta = {MetaKeys.SPACE: SpaceKeys.RAS, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
         return MetaTensor(np.asarray(voxels, np.float32)[None], affine=affine, meta=meta)
@@ -162,10 +160,10 @@ def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
 
 @contextlib.contextmanager
 def _as_line(path: Path) -> Iterator[None]:
-    """Whatever a reader raises on damaged bytes becomes a MedsynthError of one line; what is no file is not read."""
+    """Whatever a reader raises on damaged bytes becomes a MedsynthError of one line; only regular files are read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise MedsynthError("is no file")
+            raise MedsynthError("is not a file")
         yield
     except MedsynthError:
         raise
@@ -178,7 +176,7 @@ def _as_source(source: Source | str | os.PathLike) -> Source:
 
 
 def _reader(path: str | os.PathLike) -> ModuleType | None:
-    """The module that reads files of that kind; None for pictures, and for what is no image."""
+    """The module that reads files of that kind; None for pictures and for other files."""
     name = str(path).lower()
     if name.endswith((".nii", ".nii.gz")) or (name.endswith((".hdr", ".img")) and not dicom.is_dicom(path)):
         return nifti
@@ -208,5 +206,5 @@ def _picture_header(path: Path) -> Header:
             raise MedsynthError(f"has {pages} pages, and one is needed: save each page as a file")
         columns, rows = image.size
         if rows * columns > MOST_PIXELS:
-            raise MedsynthError(f"says it has {columns} x {rows} pixels, which is too many: its header is damaged")
+            raise MedsynthError(f"declares {columns} x {rows} pixels, which is too many: its header is damaged")
         return Header((rows, columns, 1), (1.0, 1.0, 1.0), PICTURE_BITS.get(image.mode))

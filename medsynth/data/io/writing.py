@@ -22,7 +22,7 @@ def nifti(array: np.ndarray, affine: np.ndarray, origin: str = "synthetic", code
     """A compressed NIfTI file in mm; equal arguments give equal bytes.
 
     Args:
-        origin: how it came to be, for the description, which names this software.
+        origin: how it was made, for the description, which also names this software.
         code: NIfTI's, of the coordinates that the affine (4, 4) leads to.
     """
     image = nib.Nifti1Image(array, affine)

@@ -49,7 +49,7 @@ def test_a_subject_in_two_splits_is_named_with_both(written):
 def test_missing_images_are_counted_and_the_first_is_named(tmp_path, written):
     path = written(training=["a", "b", "c"])
     (tmp_path / "b.nii.gz").unlink()
-    with pytest.raises(MedsynthError, match=r"1 of 3 images are not there, the first is .*b\.nii\.gz"):
+    with pytest.raises(MedsynthError, match=r"1 of 3 images do not exist, the first is .*b\.nii\.gz"):
         datalist.read(path)
 
 
@@ -61,10 +61,10 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path, written):
         ('{"training": []}', '"training" is empty'),
         ('{"training": [{"image": "x"}]}', 'training entry 1 has no "subject"'),
         ('{"training": ["x"]}', 'training entry 1 has no "image"'),
-        ('{"training": [], "test": 3}', '"test" is no list'),
+        ('{"training": [], "test": 3}', '"test" is not a list'),
     ],
 )
-def test_what_is_no_datalist_gets_a_line(tmp_path, content, line):
+def test_what_is_not_a_datalist_is_refused_in_one_line(tmp_path, content, line):
     (tmp_path / "list.json").write_text(content)
     with pytest.raises(MedsynthError, match=line):
         datalist.read(tmp_path / "list.json")
@@ -83,7 +83,7 @@ def test_an_image_listed_twice_is_named(tmp_path):
         datalist.read(tmp_path / "list.json")
 
 
-def test_a_scan_in_two_splits_is_told_as_the_patient_it_shows(written):
+def test_a_scan_in_two_splits_is_reported_by_its_patient(written):
     with pytest.raises(MedsynthError, match="subject a is in training and in test"):
         datalist.read(written(training=["a"], test=["a"]))
 
@@ -108,7 +108,7 @@ def test_what_is_written_is_read_back(tmp_path, written):
     assert (again.splits, again.name) == (first.splits, first.name)
 
 
-def test_a_split_keeps_patients_whole_and_classes_alike():
+def test_a_split_separates_no_patient_and_balances_classes():
     entries = [
         {"image": f"{subject}_{scan}", "subject": subject, "label": "AD" if subject < "s2" else "NC"}
         for subject in (f"s{i:02d}" for i in range(40))
@@ -130,12 +130,12 @@ def test_a_split_depends_on_the_seed_only():
 
 
 @pytest.mark.parametrize("fractions", [(0.7, 0.3), (0.7, 0.2, 0.2), (1.2, -0.1, -0.1)])
-def test_shares_that_are_none_are_refused(fractions):
+def test_invalid_shares_are_refused(fractions):
     with pytest.raises(MedsynthError, match="three shares that sum to 1"):
         datalist.split_by_patient([], fractions)
 
 
-def test_without_a_datalist_the_phantom_is_used_and_said_loudly_once(monkeypatch, caplog, written):
+def test_without_a_datalist_the_phantom_is_used_with_one_warning(monkeypatch, caplog, written):
     path = written(training=["a"])
     asked = []
     monkeypatch.setattr(phantom, "write_dataset", lambda folder: asked.append(str(folder)) or path)
@@ -145,7 +145,7 @@ def test_without_a_datalist_the_phantom_is_used_and_said_loudly_once(monkeypatch
     assert [("MADE UP" in record.message) for record in caplog.records] == [True]
 
 
-def test_some_classes_are_kept_and_unknown_ones_refused(tmp_path, written):
+def test_some_classes_are_selected_and_unknown_ones_refused(tmp_path, written):
     path = written(training=["a", "b", "c"], test=["d", "e"])
     content = json.loads(path.read_text())
     for split in ("training", "test"):
@@ -172,22 +172,22 @@ def patients(count, label=None, keys=("image",), images=2):
 
 
 def test_a_tenth_of_the_patients_of_each_class_is_held_out_with_all_their_images():
-    kept, held = datalist.hold_out(patients(20, "AD") + patients(40, "NC"))
+    remaining, held = datalist.hold_out(patients(20, "AD") + patients(40, "NC"))
     assert Counter(entry["label"] for entry in held) == {"AD": 2 * 2, "NC": 2 * 4}
-    assert len(kept) == 2 * 54
-    assert not {entry["subject"] for entry in kept} & {entry["subject"] for entry in held}
+    assert len(remaining) == 2 * 54
+    assert not {entry["subject"] for entry in remaining} & {entry["subject"] for entry in held}
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 1), (3, 1), (9, 1), (30, 3)])
 def test_at_least_one_patient_is_held_out_unless_there_is_one_alone(count, expected):
-    kept, held = datalist.hold_out(patients(count))
-    assert (len(kept) // 2, len(held) // 2) == (count - expected, expected)
+    remaining, held = datalist.hold_out(patients(count))
+    assert (len(remaining) // 2, len(held) // 2) == (count - expected, expected)
 
 
 def test_patients_of_both_domains_are_held_out():
-    kept, held = datalist.hold_out(patients(20, "A", ("source",)) + patients(3, "B", ("target",)))
+    remaining, held = datalist.hold_out(patients(20, "A", ("source",)) + patients(3, "B", ("target",)))
     assert Counter(key for entry in held for key in datalist.files_of(entry)) == {"source": 2 * 2, "target": 2}
-    assert len(kept) == 2 * 20
+    assert len(remaining) == 2 * 20
 
 
 def test_mask_and_segmentation_are_relative_to_the_datalist(tmp_path, written):
@@ -205,7 +205,7 @@ def test_mask_and_segmentation_are_relative_to_the_datalist(tmp_path, written):
 
 
 @pytest.mark.parametrize("position", [1.01, -0.1, "top", True])
-def test_a_position_that_is_none_is_refused(written, position):
+def test_an_invalid_position_is_refused(written, position):
     path = written(training=["a"])
     content = json.loads(path.read_text())
     content["training"][0]["position"] = position

@@ -29,7 +29,7 @@ VOLUME = np.arange(27, dtype=np.int16).reshape(3, 3, 3)
         ("AD/17.png", "classes", [], "AD/17"),
     ],
 )
-def test_a_subject_is_told_from_folders_and_names(path, arrangement, known, subject):
+def test_a_subject_is_found_from_folders_and_names(path, arrangement, known, subject):
     assert subject_of(Path(path), arrangement, known) == subject
 
 
@@ -48,7 +48,7 @@ def test_a_table_gives_classes_and_unknown_ones_are_none(tmp_path):
         ("", "only nothing"),
     ],
 )
-def test_a_column_that_is_not_there_is_named(tmp_path, text, line):
+def test_a_missing_column_is_named(tmp_path, text, line):
     (tmp_path / "p.tsv").write_text(text)
     with pytest.raises(MedsynthError, match=line):
         read_participants(tmp_path / "p.tsv", "groups")
@@ -56,7 +56,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path, text, line):
 
 def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path, save):
     save(tmp_path / "a_T1w.nii.gz", VOLUME)
-    (tmp_path / "b_T1w.nii.gz").write_bytes(b"torn")
+    (tmp_path / "b_T1w.nii.gz").write_bytes(b"damaged")
     found = survey(tmp_path)
     assert [entry["subject"] for entry in found.entries] == ["a"]
     assert [path.name for path in found.left_out] == ["b_T1w.nii.gz"]
@@ -94,12 +94,12 @@ def test_participants_without_a_row_are_counted_and_a_table_of_others_is_refused
         save(tmp_path / f"{name}.nii.gz", VOLUME)
     found = survey(tmp_path, {"a": "AD"})
     assert [entry["label"] for entry in found.entries] == ["AD", None, None]
-    assert found.notes == ["2 subjects are not in the table of participants, and have no class: b, c"]
+    assert found.notes == ["2 subjects are not in the table of participants and have no class: b, c"]
     with pytest.raises(MedsynthError, match="ids such as x, and the images are of a"):
         survey(tmp_path, {"x": "AD"})
 
 
-def test_an_empty_folder_is_told_what_is_needed(tmp_path):
+def test_an_empty_folder_is_refused_with_what_is_needed(tmp_path):
     with pytest.raises(MedsynthError, match=r"holds no image: NIfTI"):
         survey(tmp_path)
 
@@ -125,7 +125,7 @@ def test_two_domains_keep_their_split(tmp_path):
     }
 
 
-def test_folders_of_a_split_with_classes_are_kept(tmp_path):
+def test_folders_of_a_split_with_classes_give_the_split(tmp_path):
     for name in ("train/AD/1.png", "train/NC/1.png", "test/AD/1.png"):
         picture(tmp_path / name)
     found = survey(tmp_path)
@@ -133,15 +133,15 @@ def test_folders_of_a_split_with_classes_are_kept(tmp_path):
     assert [entry["subject"] for entry in found.splits["test"]] == ["test/AD/1"]
 
 
-def test_a_given_split_that_tears_a_patient_apart_is_not_kept(tmp_path):
+def test_a_given_split_that_separates_a_patient_is_not_used(tmp_path):
     for name in ("train/AD/OAS1_0001_MR1_100.png", "test/AD/OAS1_0001_MR1_101.png"):
         picture(tmp_path / name)
     found = survey(tmp_path)
     assert found.splits is None
-    assert "tears 1 subjects apart (OAS1_0001)" in found.notes[-1]
+    assert "puts 1 subjects into several splits (OAS1_0001)" in found.notes[-1]
 
 
-def test_bids_sessions_and_runs_are_of_one_subject_and_derivatives_are_no_images(tmp_path, save):
+def test_bids_sessions_and_runs_are_of_one_subject_and_derivatives_are_left_out(tmp_path, save):
     for name in ("ses-1/anat/sub-1_ses-1_run-1_T1w", "ses-1/anat/sub-1_ses-1_run-2_T1w", "ses-2/anat/sub-1_ses-2_T1w"):
         save(tmp_path / "sub-1" / f"{name}.nii.gz", VOLUME)
     save(tmp_path / "derivatives/sub-1/anat/sub-1_T1w.nii.gz", VOLUME)
@@ -153,7 +153,7 @@ def test_bids_sessions_and_runs_are_of_one_subject_and_derivatives_are_no_images
 
 
 @pytest.mark.parametrize("separator", [",", ";"])
-def test_a_table_of_paths_tells_subjects_classes_splits_and_frames(tmp_path, save, separator):
+def test_a_table_of_paths_gives_subjects_classes_splits_and_frames(tmp_path, save, separator):
     save(tmp_path / "scans" / "ä b.nii.gz", VOLUME)
     save(tmp_path / "scans" / "c.nii.gz", VOLUME)
     rows = ("Path,Subject,Class,Split", "scans/ä b.nii.gz,one,AD,train", "scans/c.nii.gz,two,n/a,val")
@@ -163,7 +163,7 @@ def test_a_table_of_paths_tells_subjects_classes_splits_and_frames(tmp_path, sav
     assert found.splits["validation"] == [found.entries[1]]
 
 
-def test_a_table_of_one_column_needs_no_head(tmp_path, save):
+def test_a_table_of_one_column_needs_no_header_row(tmp_path, save):
     save(tmp_path / "p1_T1w.nii.gz", VOLUME)
     (tmp_path / "list.tsv").write_text("p1_T1w.nii.gz\np2_T1w.nii.gz\n")
     found = survey(tmp_path / "list.tsv")
@@ -183,13 +183,13 @@ def test_a_table_of_pairs(tmp_path, save):
     ("text", "line"),
     [
         ("", "lists no image"),
-        ("a,b\nc,d\n", "no column of files that are there"),
+        ("a,b\nc,d\n", "no column of existing files"),
         ("image,split\nx.nii,holdout\n", "line 2 has the split holdout"),
         ("image,frame\nx.nii,-1\n", "line 2 has the frame -1"),
         ("image\nx\0.nii\n", "list"),
     ],
 )
-def test_what_is_wrong_with_a_table_of_paths_is_said(tmp_path, text, line):
+def test_a_wrong_table_of_paths_is_refused_with_the_reason(tmp_path, text, line):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(MedsynthError, match=line):
         survey(tmp_path / "list.csv")
@@ -202,13 +202,13 @@ def test_a_frame_is_taken_of_4d_images_only(tmp_path, save):
     assert [entry.get("frame") for entry in survey(tmp_path, frame=1).entries] == [None, 1]
 
 
-def test_what_was_chosen_in_headers_is_noted_once(tmp_path, save):
+def test_assumptions_about_headers_are_noted_once(tmp_path, save):
     for name, shift in (("a", 3.0), ("b", 4.5)):
         image = nib.load(save(tmp_path / f"{name}.nii.gz", VOLUME))
         image.set_qform(nib.affines.from_matvec(np.diag([2, 2, 2]), [shift, 0, 0]), 1)
         nib.save(image, tmp_path / f"{name}.nii.gz")
     (note,) = survey(tmp_path).notes
-    assert "a.nii.gz has an sform and a qform that disagree by up to 3 mm: the sform was taken (and 1 more" in note
+    assert "a.nii.gz has an sform and a qform that disagree by up to 3 mm: the sform was taken (and 1 similar)" in note
 
 
 def test_dicom_subjects_are_folders_and_a_patient_is_one_subject(tmp_path, slices, store):
@@ -219,7 +219,7 @@ def test_dicom_subjects_are_folders_and_a_patient_is_one_subject(tmp_path, slice
     assert "p2, p3 have the same patient id" in found.notes[0]
 
 
-def test_dicom_patients_in_one_folder_are_told_apart_without_their_ids(tmp_path, slices, store):
+def test_dicom_patients_in_one_folder_are_distinguished_without_their_ids(tmp_path, slices, store):
     for patient in ("11", "22"):
         store(tmp_path, slices(VOLUME, PatientID=patient), f"{patient}_{{}}.dcm")
     subjects = {entry["subject"] for entry in survey(tmp_path).entries}
@@ -227,9 +227,9 @@ def test_dicom_patients_in_one_folder_are_told_apart_without_their_ids(tmp_path,
     assert all(subject.startswith("patient-") for subject in subjects)
 
 
-def test_one_folder_alone_makes_no_class_and_is_named(tmp_path):
+def test_a_single_folder_is_not_a_class_and_is_named(tmp_path):
     for name in ("AD/p1_1.png", "AD/p2_1.png"):
         picture(tmp_path / name)
     found = survey(tmp_path)
     assert [entry["label"] for entry in found.entries] == [None, None]
-    assert "all images are in a folder AD, which makes no class: two or more folders do" in found.notes
+    assert "all images are in one folder, AD: classes need two or more folders" in found.notes

@@ -26,24 +26,24 @@ def draw(tmp_path) -> Callable[..., Path]:
     return write
 
 
-def told(found, *keys: str) -> dict[str, tuple]:
+def facts_of(found, *keys: str) -> dict[str, tuple]:
     """Name of each picture -> what its entry says."""
     return {Path(entry["image"]).name: tuple(entry.get(key) for key in keys) for entry in found.entries}
 
 
 def subjects(found) -> dict[str, str]:
-    return {name: subject for name, (subject,) in told(found, "subject").items()}
+    return {name: subject for name, (subject,) in facts_of(found, "subject").items()}
 
 
 def split_subjects(found) -> dict[str, list[str]]:
     return {split: [entry["subject"] for entry in entries] for split, entries in found.splits.items()}
 
 
-def test_adni_names_tell_patient_slice_class_and_split(draw):
+def test_adni_names_give_patient_slice_class_and_split(draw):
     train = [f"AD_NC/train/{label}/{name}.jpeg" for label, name in (("AD", "218391_78"), ("AD", "218391_88"))]
     train += ["AD_NC/train/AD/218392_79.jpeg", "AD_NC/train/NC/808819_90.jpeg", "AD_NC/train/NC/808820_90.jpeg"]
     found = survey(draw(*train, "AD_NC/test/NC/900001_78.jpeg", "AD_NC/test/AD/388206_80.jpeg"))
-    assert told(found, "subject", "label", "position") == {
+    assert facts_of(found, "subject", "label", "position") == {
         "218391_78.jpeg": ("218391", "AD", 0.0),
         "218391_88.jpeg": ("218391", "AD", 1.0),
         "218392_79.jpeg": ("218392", "AD", None),
@@ -60,7 +60,7 @@ def test_adni_names_tell_patient_slice_class_and_split(draw):
     assert found.notes == []
 
 
-def test_oasis_segmentations_belong_to_their_images_and_are_none(draw):
+def test_oasis_segmentations_belong_to_their_images_and_are_not_images(draw):
     folder = draw(
         *(f"keras_png_slices_data/keras_png_slices_train/case_{n}.nii.png" for n in ("001_slice_0", "001_slice_10")),
         *(f"keras_png_slices_data/keras_png_slices_seg_train/seg_{n}.nii.png" for n in ("001_slice_0", "009_slice_0")),
@@ -70,7 +70,7 @@ def test_oasis_segmentations_belong_to_their_images_and_are_none(draw):
         "keras_png_slices_data/keras_png_slices_seg_test/seg_003_slice_7.nii.png",
     )
     found, data = survey(folder), folder / "keras_png_slices_data"
-    assert told(found, "subject", "position", "segmentation") == {
+    assert facts_of(found, "subject", "position", "segmentation") == {
         "case_001_slice_0.nii.png": (
             "case_001",
             0.0,
@@ -90,20 +90,20 @@ def test_oasis_segmentations_belong_to_their_images_and_are_none(draw):
         "validation": 1,
         "test": 1,
     }
-    assert {path.name: "no image here belongs to it" in why for path, why in found.left_out.items()} == {
+    assert {path.name: "no image belongs to it" in why for path, why in found.left_out.items()} == {
         "seg_009_slice_0.nii.png": True
     }
-    assert all(label == (None,) for label in told(found, "label").values())
+    assert all(label == (None,) for label in facts_of(found, "label").values())
 
 
 def test_masks_of_the_names_of_their_images_lie_in_a_folder_beside_them(draw):
     folder = draw("images/p1_3.png", "images/p2_3.png", "masks/p1_3.png", "masks/p2_3.png")
-    assert told(survey(folder), "segmentation") == {
+    assert facts_of(survey(folder), "segmentation") == {
         name: (str(folder / "masks" / name),) for name in ("p1_3.png", "p2_3.png")
     }
 
 
-def test_a_set_that_is_all_called_segmentation_is_taken_for_images(draw):
+def test_a_set_of_names_with_segmentation_in_all_is_taken_as_images(draw):
     assert len(survey(draw("labels/p1_1.png", "labels/p2_1.png")).entries) == 2
 
 
@@ -120,43 +120,43 @@ def test_two_domains_of_numbered_names_are_of_no_known_patient(draw):
         ("images/trainA/ct1001", "source"),
         ("images/trainB/mri1001", "target"),
     ]
-    assert "4 pictures are each taken for a patient of their own" in found.notes[0]
+    assert "4 pictures each count as a patient of their own" in found.notes[0]
     assert [len(found.splits[split]) for split in ("training", "validation", "test")] == [2, 0, 2]
 
 
 def test_both_domains_of_a_patient_are_of_one_subject(draw):
-    domains, places = ("trainA/{}_t1_{}.png", "trainB/{}_flair_{}.png"), itertools.product(("s00", "s01"), (3, 5))
-    found = survey(draw(*(name.format(*place) for place in places for name in domains)))
+    domains, slices = ("trainA/{}_t1_{}.png", "trainB/{}_flair_{}.png"), itertools.product(("s00", "s01"), (3, 5))
+    found = survey(draw(*(name.format(*key) for key in slices for name in domains)))
     assert {entry["subject"] for entry in found.entries} == {"s00", "s01"}
     assert sorted(entry["position"] for entry in found.entries) == [0.0] * 4 + [1.0] * 4
 
 
 def test_pictures_that_are_only_numbered_in_their_class_are_each_a_patient(draw):
     found = survey(draw("Mild_Demented/mild_17.jpg", "Mild_Demented/mild_18.jpg", "Non_Demented/non_17.jpg"))
-    assert told(found, "subject", "label", "position") == {
+    assert facts_of(found, "subject", "label", "position") == {
         "mild_17.jpg": ("Mild_Demented/mild_17", "Mild_Demented", None),
         "mild_18.jpg": ("Mild_Demented/mild_18", "Mild_Demented", None),
         "non_17.jpg": ("Non_Demented/non_17", "Non_Demented", None),
     }
     (note,) = found.notes
-    assert "3 pictures are each taken for a patient of their own, since names such as mild_17.jpg tell none" in note
+    assert "3 pictures each count as a patient of their own, since names such as mild_17.jpg identify none" in note
 
 
 @pytest.mark.parametrize("names", [("12_3", "12_5", "13_3"), ("p12-slice3", "p12-slice5", "p13-slice3")])
-def test_names_in_one_folder_tell_patient_and_slice(draw, names):
+def test_names_in_one_folder_give_patient_and_slice(draw, names):
     found = survey(draw(*(f"{name}.png" for name in names)))
-    first, second, other = told(found, "subject", "position").values()
+    first, second, other = facts_of(found, "subject", "position").values()
     assert first[0] == second[0] != other[0]
     assert (first[0], other[0]) in {("12", "13"), ("p12", "p13")}
     assert [first[1], second[1], other[1]] == [0.0, 1.0, None]
     assert found.notes == []
 
 
-def test_oasis_1_names_in_folders_of_classes_tell_patient_and_class(draw):
+def test_oasis_1_names_in_folders_of_classes_give_patient_and_class(draw):
     classes = ("Mild Dementia", "Moderate Dementia", "Non Demented", "Very mild Dementia")
     scans = itertools.product(enumerate(classes), (1, 2), (100, 160))
-    found = survey(draw(*(f"{label}/OAS1_{i:04d}_MR1_mpr-{scan}_{place}.jpg" for (i, label), scan, place in scans)))
-    for name, (subject, label, position) in told(found, "subject", "label", "position").items():
+    found = survey(draw(*(f"{label}/OAS1_{i:04d}_MR1_mpr-{scan}_{number}.jpg" for (i, label), scan, number in scans)))
+    for name, (subject, label, position) in facts_of(found, "subject", "label", "position").items():
         assert subject == name[:9]
         assert label == classes[int(name[5:9])]
         assert position == float(name.endswith("_160.jpg"))
@@ -164,7 +164,7 @@ def test_oasis_1_names_in_folders_of_classes_tell_patient_and_class(draw):
 
 @pytest.mark.parametrize("count", [2, 6], ids=["few patients", "many patients"])
 def test_patients_in_folders_of_their_own_have_the_class_of_the_folder_above(draw, count):
-    names = [f"{label}/{label}p{i}/{place}.png" for label in ("AD", "NC") for i in range(count) for place in (1, 2)]
+    names = [f"{label}/{label}p{i}/{number}.png" for label in ("AD", "NC") for i in range(count) for number in (1, 2)]
     found = survey(draw(*names))
     assert found.layout == "subjects"
     assert {(entry["subject"], entry["label"]) for entry in found.entries} == {
@@ -173,27 +173,27 @@ def test_patients_in_folders_of_their_own_have_the_class_of_the_folder_above(dra
     assert [entry["position"] for entry in found.entries] == [0.0, 1.0] * (2 * count)
 
 
-def test_classes_of_several_sites_are_no_patients(draw):
+def test_classes_of_several_sites_are_not_patients(draw):
     found = survey(draw(*(f"{site}/grade{n}/{site}{i}_1.png" for site in ("s1", "s2") for n in (1, 2) for i in (4, 5))))
     assert {entry["label"] for entry in found.entries} == {"grade1", "grade2"}
 
 
-def test_patients_that_are_counted_anew_in_each_folder_are_told_apart(draw):
+def test_patients_numbered_anew_in_each_folder_are_distinguished(draw):
     found = survey(draw(*(f"{label}/{who}_1.png" for label in ("AD", "NC") for who in ("1", "2", "3"))))
     assert sorted(entry["subject"] for entry in found.entries) == ["AD/1", "AD/2", "AD/3", "NC/1", "NC/2", "NC/3"]
-    assert any("same patient and slice numbers stand in several folders" in note for note in found.notes)
+    assert any("same patient and slice numbers occur in several folders" in note for note in found.notes)
 
 
-def test_a_pattern_tells_patient_and_slice_and_what_it_does_not_fit_is_left_out(draw):
+def test_a_pattern_gives_patient_and_slice_and_names_without_match_are_left_out(draw):
     folder = draw("a/x7y3.png", "a/x7y9.png", "b/x8y1.png", "b/other.png")
     found = survey(folder, subject_pattern=r"x(?P<subject>\d)y(?P<slice>\d)$")
-    assert told(found, "subject", "position", "label") == {
+    assert facts_of(found, "subject", "position", "label") == {
         "x7y3.png": ("7", 0.0, "a"),
         "x7y9.png": ("7", 1.0, "a"),
         "x8y1.png": ("8", None, "b"),
     }
     assert {path.name: why for path, why in found.left_out.items()} == {
-        "other.png": r"does not fit --subject_pattern x(?P<subject>\d)y(?P<slice>\d)$"
+        "other.png": r"does not match --subject_pattern x(?P<subject>\d)y(?P<slice>\d)$"
     }
     assert subjects(survey(folder, subject_pattern="(?P<subject>.*)/")) == {
         "x7y3.png": "a",
@@ -204,9 +204,9 @@ def test_a_pattern_tells_patient_and_slice_and_what_it_does_not_fit_is_left_out(
 
 
 @pytest.mark.parametrize(
-    ("pattern", "line"), [(r"\d+_\d+", "has no group called subject"), ("(?P<subject>", "is no regular expression")]
+    ("pattern", "line"), [(r"\d+_\d+", "has no group called subject"), ("(?P<subject>", "is not a regular expression")]
 )
-def test_a_pattern_that_can_tell_no_patient_is_refused(draw, pattern, line):
+def test_a_pattern_without_a_patient_is_refused(draw, pattern, line):
     with pytest.raises(MedsynthError, match=line):
         survey(draw("1_1.png"), subject_pattern=pattern)
 
@@ -219,7 +219,7 @@ def test_positions_go_from_the_first_slice_of_a_patient_to_the_last(draw):
 def test_patients_of_one_picture_have_no_position_and_a_note_says_so(draw):
     found = survey(draw("p1_20.png", "p2_25.png"))
     assert all("position" not in entry for entry in found.entries)
-    assert found.notes == ["each patient has one picture: the positions of slices are unknown"]
+    assert found.notes == ["each patient has one picture: slice positions are unknown"]
 
 
 def test_sizes_that_differ_within_a_patient_are_noted_and_between_patients_are_not(draw):
@@ -240,6 +240,6 @@ def test_a_single_class_is_noted(draw):
     folder = draw("AD/p1_1.png", "AD/p1_2.png", "AD/p2_1.png")
     found = survey(folder, {"p1": "AD", "p2": "AD"})
     assert [note for note in found.notes if "class" in note] == [
-        "there is one class only, AD: no class can be told from another"
+        "there is only one class, AD: classes cannot be compared"
     ]
     assert not [note for note in survey(folder, {"p1": "AD", "p2": "NC"}).notes if "class" in note]

@@ -49,7 +49,7 @@ def matched(found, folder):
     )
 
 
-def test_each_subject_s_images_are_matched_and_what_is_alone_is_told(empty):
+def test_each_subject_s_images_are_matched_and_single_ones_are_noted(empty):
     folder = empty("p1_T1w.nii.gz", "p1_FLAIR.nii.gz", "p2_T1w.nii.gz", "p2_T2w.nii.gz")
     found = find_pairs(folder, "*_T1w.nii.gz", "*_FLAIR.nii.gz")
     assert matched(found, folder) == [("p1_T1w.nii.gz", "p1_FLAIR.nii.gz"), ("p2_T1w.nii.gz", None)]
@@ -70,7 +70,7 @@ def test_images_in_a_folder_for_each_subject_are_matched(empty):
 
 
 def test_an_image_cannot_be_source_and_target(empty):
-    with pytest.raises(MedsynthError, match="fits --source .* and --target"):
+    with pytest.raises(MedsynthError, match="matches --source .* and --target"):
         find_pairs(empty("p1_T1w.nii.gz"), "*.nii.gz", "*_T1w.nii.gz")
 
 
@@ -110,7 +110,7 @@ def test_a_pair_that_cannot_be_read_is_left_out_with_the_reason(heads, tmp_path)
 
 
 @pytest.mark.parametrize(("value", "line"), [(np.nan, "NaN or infinite"), (0, "the same value everywhere")])
-def test_a_pair_with_values_that_mean_nothing_is_left_out(heads, tmp_path, value, line):
+def test_a_pair_with_invalid_values_is_left_out(heads, tmp_path, value, line):
     (tmp_path / "a_T1w.nii.gz").write_bytes((heads / "a_T1w.nii.gz").read_bytes())
     nib.save(nib.Nifti1Image(np.full((20, 20, 20), value, np.float32), np.eye(4)), tmp_path / "a_CT.nii.gz")
     found = find_pairs(tmp_path, "*_T1w.nii.gz", "*_CT.nii.gz")
@@ -137,24 +137,24 @@ def test_pairs_survive_writing_and_are_checked_like_images(empty, tmp_path):
     with pytest.raises(MedsynthError, match='has no "image": each needs "image" and "subject"'):
         datalist.read(tmp_path / "pairs.json")
     (tmp_path / "p1_FLAIR.nii.gz").unlink()
-    with pytest.raises(MedsynthError, match=r"1 of 3 images are not there, the first is .*p1_FLAIR"):
+    with pytest.raises(MedsynthError, match=r"1 of 3 images do not exist, the first is .*p1_FLAIR"):
         datalist.read(tmp_path / "pairs.json", datalist.PAIR)
 
 
 @pytest.fixture
 def domains(tmp_path):
-    """Write eight pictures of each domain, a split apart: B shows a disc and a square where A does, inverted."""
+    """Write eight pictures of each domain, two splits: B shows a disc and a square where A does, inverted."""
 
     def write(order=tuple(range(8)), count=8):
         rows, columns = np.mgrid[:40, :40]
-        for place in range(count):
-            for domain, shown in (("A", place), ("B", order[place])):
+        for number in range(count):
+            for domain, shown in (("A", number), ("B", order[number])):
                 where = np.random.default_rng(shown).integers(8, 32, 4)
                 disc = np.hypot(rows - where[0], columns - where[1]) < 8
                 square = (abs(rows - where[2]) < 6) & (abs(columns - where[3]) < 6)
                 values = np.select([disc, square], [90, 200], 20)
-                split, kind = "test" if place > 5 else "train", {"A": "ct", "B": "mri"}[domain]
-                path = tmp_path / f"{split}{domain}" / f"{kind}{place}.png"
+                split, kind = "test" if number > 5 else "train", {"A": "ct", "B": "mri"}[domain]
+                path = tmp_path / f"{split}{domain}" / f"{kind}{number}.png"
                 path.parent.mkdir(exist_ok=True)
                 Image.fromarray((255 - values if domain == "B" else values).astype(np.uint8)).save(path)
         return survey(tmp_path)
@@ -172,7 +172,7 @@ def test_pictures_of_two_domains_that_show_the_same_slices_are_paired_in_their_s
     assert "8 pairs by equal names or numbers; 100% of those" in found.notes[-1]
 
 
-def test_pictures_of_equal_numbers_that_show_other_slices_are_no_pairs(domains):
+def test_pictures_of_equal_numbers_that_show_other_slices_are_not_paired(domains):
     found = domains(order=(3, 4, 5, 0, 1, 2, 7, 6))
     pair_domains(found)
     assert len(found.entries) == 16
@@ -180,11 +180,11 @@ def test_pictures_of_equal_numbers_that_show_other_slices_are_no_pairs(domains):
     assert "8 pictures of both domains have equal names, but only" in found.notes[-1]
 
 
-def test_too_few_pictures_to_compare_are_no_pairs_and_a_note_says_how_to_make_them(domains):
+def test_too_few_pictures_to_compare_are_not_paired_and_a_note_says_how_to_pair_them(domains):
     found = domains(count=3)
     pair_domains(found)
     assert len(found.entries) == 6
-    assert "3 pictures of equal names are too few or too flat to compare: give --source" in found.notes[-1]
+    assert "3 pictures of equal names are too few or too uniform to compare: give --source" in found.notes[-1]
 
 
 def test_domains_without_common_names_are_left_alone(domains, tmp_path):
@@ -194,7 +194,7 @@ def test_domains_without_common_names_are_left_alone(domains, tmp_path):
     found = survey(tmp_path)
     pair_domains(found)
     assert len(found.entries) == 16
-    assert found.notes[-1].startswith("no names or numbers of the two domains agree")
+    assert found.notes[-1].startswith("no names or numbers of the two domains match")
 
 
 def test_pictures_cannot_be_registered(domains, tmp_path):

@@ -36,7 +36,7 @@ def pair():
     return build
 
 
-def test_an_aligned_pair_is_left_where_it_is_every_time(pair):
+def test_an_aligned_pair_is_not_moved_and_the_result_is_the_same_every_time(pair):
     found = align(*pair())
     assert align(*pair()).transform.GetParameters() == found.transform.GetParameters()
     assert found.offset_mm < 1
@@ -57,7 +57,7 @@ def test_a_move_of_the_header_is_found_and_undone(pair, degrees, mm):
     assert better_shift(source, resample(target, source, found.transform)) is None
 
 
-def test_a_shift_that_aligns_better_is_told(pair):
+def test_a_shift_that_aligns_better_is_returned(pair):
     source, target = pair()
     shifted = itk.image_of(np.roll(itk.voxels_of(resample(target, source)), 1, axis=1), HEAD.affine)
     assert better_shift(source, shifted) == (0, 1, 0)
@@ -72,7 +72,7 @@ def test_distance_of_two_transforms_by_hand():
     assert distance_mm(turned, sitk.Euler3DTransform(), (0, 0, 0)) == pytest.approx(2 * 80 * math.sqrt(2 / 5))
 
 
-def test_volumes_apart_share_no_information(pair):
+def test_volumes_that_do_not_overlap_share_no_information(pair):
     source, target = pair(rigid((0, 0, 0), (1000, 0, 0)))
     assert mutual_information(source, target, sitk.Euler3DTransform()) == 0
 
@@ -101,7 +101,7 @@ def test_a_finer_target_is_averaged_over_the_source_s_voxels():
     np.testing.assert_allclose(itk.voxels_of(resample(target, source))[2:-2, 2:-2, 2:-2], 50, atol=1)
 
 
-def test_noise_is_never_taken_for_an_aligned_pair():
+def test_noise_never_counts_as_an_aligned_pair():
     volumes = np.random.default_rng(0).normal(size=(2, 24, 24, 24)).astype(np.float32)
     found = align(*(itk.image_of(volume, np.diag([4.0, 4.0, 4.0, 1.0])) for volume in volumes))
     assert found.failed

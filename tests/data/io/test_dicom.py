@@ -112,7 +112,7 @@ def test_hounsfield_units_are_signed(tmp_path, slices, store):
     assert voxels(first).min() == VOLUME.min() - 1024
 
 
-def test_white_as_the_lowest_value_is_inverted_and_said(tmp_path, slices, store):
+def test_white_as_the_lowest_value_is_inverted_and_noted(tmp_path, slices, store):
     first = store(
         tmp_path, slices((65535 - VOLUME.astype(int)), PhotometricInterpretation="MONOCHROME1", PixelRepresentation=0)
     )
@@ -120,7 +120,7 @@ def test_white_as_the_lowest_value_is_inverted_and_said(tmp_path, slices, store)
     assert "MONOCHROME1" in read_header(first).notes[0]
 
 
-def test_series_in_one_folder_are_images_of_their_own_and_stray_files_are_none(tmp_path, slices, store):
+def test_series_in_one_folder_are_separate_images_and_stray_files_are_left_out(tmp_path, slices, store):
     store(tmp_path, slices(VOLUME), "a{}.dcm")
     store(tmp_path, slices(VOLUME + 1), "b{}")
     (tmp_path / "notes.txt").write_text("none")
@@ -140,9 +140,9 @@ def enhanced(series: list[pydicom.Dataset], order: list[int]) -> pydicom.Dataset
         delattr(one, keyword)
     frames = []
     for index in order:
-        place, frame = pydicom.Dataset(), pydicom.Dataset()
-        place.ImagePositionPatient = series[index].ImagePositionPatient
-        frame.PlanePositionSequence = Sequence([place])
+        position, frame = pydicom.Dataset(), pydicom.Dataset()
+        position.ImagePositionPatient = series[index].ImagePositionPatient
+        frame.PlanePositionSequence = Sequence([position])
         frames.append(frame)
     one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
     one.NumberOfFrames = len(order)
@@ -201,7 +201,7 @@ def copied(series: list) -> list:
     return [*series, series[2]]
 
 
-def placeless(series: list) -> list:
+def without_position(series: list) -> list:
     del series[1].ImagePositionPatient
     return series
 
@@ -212,12 +212,12 @@ def placeless(series: list) -> list:
         (lambda series: without(series, 2), r"1 missing slices in 1 gaps of its series of 4.*01\.dcm and 02\.dcm"),
         (lambda series: without(series, 1, 2), r"2 missing slices in 1 gaps"),
         (copied, r"duplicate slices in its series of 6: 02\.dcm and 05\.dcm"),
-        (turned, r"mixed orientations: 2 lie otherwise"),
+        (turned, r"mixed orientations: 2 lie differently"),
         (moved, r"varying spacing: its slices lie 2\.5 to 3\.5 mm apart"),
-        (placeless, r"1 of 5 images do not tell where.*01\.dcm"),
+        (without_position, r"1 of 5 images have no position in the patient.*01\.dcm"),
     ],
 )
-def test_what_is_wrong_with_a_series_is_said_before_it_is_read(tmp_path, slices, store, spoil, line):
+def test_a_wrong_series_is_refused_with_the_reason_before_it_is_read(tmp_path, slices, store, spoil, line):
     store(tmp_path, spoil(slices(VOLUME)))
     (first,) = find_images(tmp_path)
     with pytest.raises(MedsynthError, match=line):
@@ -230,14 +230,14 @@ def test_what_is_wrong_with_a_series_is_said_before_it_is_read(tmp_path, slices,
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "is a localizer"),
         ({"SeriesDescription": "AAHead_Scout_32ch"}, "is a localizer"),
         ({"SamplesPerPixel": 3}, "holds colours"),
-        ({"PixelSpacing": [0, 1]}, "no pixel spacing, or zero"),
+        ({"PixelSpacing": [0, 1]}, "pixel spacing is missing or zero"),
         ({"Rows": 0}, "without an image"),
         ({"Modality": "CT", "PhotometricInterpretation": "MONOCHROME1"}, "Hounsfield units need MONOCHROME2"),
-        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "do not tell where"),
-        ({"NumberOfFrames": 4}, "holds 4 frames and tells where 1 of them lie"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "have no position in the patient"),
+        ({"NumberOfFrames": 4}, "holds 4 frames and has positions of 1"),
     ],
 )
-def test_series_that_are_no_volumes_are_refused(tmp_path, slices, store, tags, line):
+def test_series_that_are_not_volumes_are_refused(tmp_path, slices, store, tags, line):
     with pytest.raises(MedsynthError, match=line):
         read_header(store(tmp_path, slices(VOLUME, **tags)))
 

@@ -31,7 +31,7 @@ def test_simpleitk_opens_the_series_with_the_same_voxels_and_geometry(tmp_path):
 
 
 @pytest.mark.parametrize("axes", ["LPS", "PSR", "LAS", "RAI", "SLA"])
-def test_every_orientation_lies_where_it_lay(tmp_path, axes):
+def test_every_orientation_has_the_same_geometry(tmp_path, axes):
     stored = nib.Nifti1Image(VOLUME, AFFINE).as_reoriented(nib.orientations.axcodes2ornt(axes))
     export(np.asarray(stored.dataobj), stored.affine, tmp_path / "series", "ct", "test")
     grid = itk.image_of(VOLUME, AFFINE)
@@ -46,7 +46,7 @@ def test_real_numbers_come_back_to_within_16_bits(tmp_path):
     np.testing.assert_allclose(read, values, atol=np.ptp(values) / 65000)
 
 
-def test_a_series_says_that_it_is_synthetic_and_of_nobody(tmp_path):
+def test_a_series_says_that_it_is_synthetic_and_of_no_patient(tmp_path):
     export(VOLUME, AFFINE, tmp_path / "real", "mri", "test")
     originals = sorted((tmp_path / "real").iterdir())
     for path in originals:
@@ -69,7 +69,7 @@ def test_a_series_says_that_it_is_synthetic_and_of_nobody(tmp_path):
     assert len({image.SeriesInstanceUID for image in made}) == 1
 
 
-def test_a_series_is_kept_unless_told_otherwise(tmp_path):
+def test_a_series_is_overwritten_only_on_request(tmp_path):
     export(VOLUME, AFFINE, tmp_path / "series", "ct", "first")
     with pytest.raises(MedsynthError, match="is there already"):
         export(VOLUME, AFFINE, tmp_path / "series", "ct", "second")

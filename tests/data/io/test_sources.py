@@ -23,13 +23,13 @@ def test_images_are_found_once_and_in_order_even_in_a_folder_that_contains_itsel
     assert [str(path.relative_to(tmp_path)) for path in find_images(tmp_path)] == ["a.png", "b/1.NII", "b/2.nii.gz"]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(MedsynthError, match="nowhere is not a folder"):
         find_images(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "PSR", "ILA", "LPS"])
-def test_a_header_tells_rows_columns_and_slices_of_the_upright_volume(tmp_path, save, orientation):
+def test_a_header_has_rows_columns_and_slices_of_the_upright_volume(tmp_path, save, orientation):
     path = save(tmp_path / "v.nii.gz", np.ones((5, 6, 7), np.int16), (1, 2, 3), orientation)
     header = read_header(path)
     assert header.shape == (6, 5, 7)
@@ -42,13 +42,13 @@ def test_a_4d_volume_is_refused_before_it_is_read(tmp_path):
         read_header(tmp_path / "bold.nii.gz")
 
 
-def test_a_fourth_dimension_of_one_is_none(tmp_path):
+def test_a_fourth_dimension_of_one_is_ignored(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 1), np.int16), np.eye(4)), tmp_path / "v.nii.gz")
     assert read_header(tmp_path / "v.nii.gz").shape == (5, 4, 6)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x1f\x8b\x08\x00 cut"])
-def test_damaged_files_get_a_line(tmp_path, content):
+def test_damaged_files_are_refused_in_one_line(tmp_path, content):
     for name in ("a.nii", "b.nii.gz", "c.png"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MedsynthError, match="truncated or damaged"):
@@ -84,7 +84,7 @@ def test_a_volume_without_voxel_size_is_refused(tmp_path):
         read_header(tmp_path / "flat.nii")
 
 
-def test_a_picture_tells_rows_columns_and_bits(tmp_path):
+def test_a_picture_s_header_has_rows_columns_and_bits(tmp_path):
     Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "8.png")
     Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "16.png")
     Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "real.tif")
@@ -100,12 +100,12 @@ def test_a_picture_of_several_pages_is_refused(tmp_path):
         read_header(tmp_path / "stack.tif")
 
 
-def test_every_flipped_byte_of_a_header_gives_a_header_or_a_line(tmp_path, save):
+def test_every_flipped_byte_of_a_header_gives_a_header_or_one_line(tmp_path, save):
     content = save(tmp_path / "v.nii", np.ones((5, 6, 7), np.int16)).read_bytes()
     refused = 0
-    for place in range(0, 348, 3):
+    for offset in range(0, 348, 3):
         damaged = bytearray(content)
-        damaged[place] ^= 0xFF
+        damaged[offset] ^= 0xFF
         (tmp_path / "damaged.nii").write_bytes(damaged)
         try:
             assert min(read_header(tmp_path / "damaged.nii").shape) > 0
@@ -157,7 +157,7 @@ def test_scaled_integers_are_unscaled(tmp_path):
     np.testing.assert_array_equal(values(tmp_path / "v.nii"), RAMP * 0.5 - 3)
 
 
-def test_coordinates_in_metres_become_mm_and_it_is_said(tmp_path):
+def test_coordinates_in_metres_become_mm_with_a_note(tmp_path):
     image = nib.Nifti1Image(RAMP, np.diag([0.002, 0.002, 0.003, 1]))
     image.header.set_xyzt_units("meter")
     nib.save(image, tmp_path / "v.nii.gz")
@@ -166,7 +166,7 @@ def test_coordinates_in_metres_become_mm_and_it_is_said(tmp_path):
     assert "units of a meter" in header.notes[0]
 
 
-def test_of_an_sform_and_a_qform_that_disagree_the_sform_is_taken_and_it_is_said(tmp_path):
+def test_of_an_sform_and_a_qform_that_disagree_the_sform_is_taken_with_a_note(tmp_path):
     image = nib.Nifti1Image(RAMP, np.diag([2.0, 2, 2, 1]))
     image.set_qform(np.diag([2.0, 2, 3, 1]), 1)
     nib.save(image, tmp_path / "v.nii")
@@ -183,16 +183,16 @@ def analyze(path: Path, orient: int) -> Path:
     return path
 
 
-def test_analyze_that_does_not_say_how_it_lies_is_read_as_nibabel_does_and_it_is_said(tmp_path):
+def test_analyze_without_orientation_is_read_as_nibabel_does_with_a_note(tmp_path):
     path = analyze(tmp_path / "v.hdr", 0)
     assert find_images(tmp_path) == [path]
     assert files(path) == files(tmp_path / "v.img") == [path, tmp_path / "v.img"]
     np.testing.assert_array_equal(values(path), RAMP)
     np.testing.assert_allclose(read_header(path).affine, nib.load(path).affine)
-    assert "does not tell left from right" in read_header(path).notes[0]
+    assert "does not define left and right" in read_header(path).notes[0]
 
 
-def test_sagittal_analyze_as_of_oasis_stands_upright_and_it_is_said(tmp_path):
+def test_sagittal_analyze_as_of_oasis_is_upright_with_a_note(tmp_path):
     header = read_header(analyze(tmp_path / "v.hdr", 2))
     assert nib.aff2axcodes(header.affine) == ("A", "S", "L")
     assert header.shape == (5, 7, 6)
@@ -203,7 +203,7 @@ def test_sagittal_analyze_as_of_oasis_stands_upright_and_it_is_said(tmp_path):
 def test_half_a_pair_is_named(tmp_path):
     analyze(tmp_path / "v.hdr", 0)
     (tmp_path / "v.img").unlink()
-    with pytest.raises(MedsynthError, match=r"lacks its other half, v\.img"):
+    with pytest.raises(MedsynthError, match=r"lacks its other file, v\.img"):
         read_header(tmp_path / "v.hdr")
 
 
