@@ -20,7 +20,7 @@ from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits
 from medsynth.run.recipe import LoadedModel
 
-BLOCK = 16  # images drawn together: their number must not change with what is asked for, or the images would
+BLOCK = 16  # images drawn together: a constant, since another number would give other images
 UNLABELLED = "unlabelled"  # in file names
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ Drawn = tuple[Tensor, int, float]
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks a generator for.
+    """What a user requests from a generator.
 
     Args:
         num_images: how many.
@@ -59,7 +59,7 @@ class Request:
         """`label` and `position` as a network's `sample` takes them."""
         positions = getattr(model.network, "conditions", None) or model.network.density
         if self.position is not None and not positions.has_positions:
-            raise MedsynthError("the images that this model learned from had no positions: leave position null")
+            raise MedsynthError("the training images of this model had no positions: leave position null")
         return {"label": self._class_index(model.classes), "position": self.position}
 
     def _class_index(self, classes: Sequence[str]) -> int | None:
@@ -70,9 +70,9 @@ class Request:
         known = f"it has the classes {', '.join(classes)}" if classes else "it was trained without classes"
         raise MedsynthError(f"label is {self.label!r}, which the model does not know: {known}, or leave label null")
 
-    def random_seed(self, *place: int) -> int:
-        """A seed of its own for each place in the set, so that what is drawn there depends on nothing before it."""
-        return int(np.random.SeedSequence([self.seed, *place]).generate_state(1, np.uint64)[0] >> 1)
+    def random_seed(self, *index: int) -> int:
+        """A seed for each index in the set, so that its draws do not depend on earlier ones."""
+        return int(np.random.SeedSequence([self.seed, *index]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def check_request(
@@ -99,16 +99,14 @@ def check_request(
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse what is no number of images."""
+    """Refuse what is not a number of images."""
     check_whole("batch_size", batch_size, 1)
 
 
 def slice_space(model: LoadedModel) -> SliceSpace:
     """What the pixels and values of a model's slices stand for."""
     if not isinstance(model.extra.get("slices"), dict):
-        raise MedsynthError(
-            "the checkpoint does not say which spacing its slices have, it is of an older version: train it again"
-        )
+        raise MedsynthError("the checkpoint has no spacing of its slices, it is of an older version: train it again")
     try:
         return SliceSpace(**model.extra["slices"])
     except TypeError as error:
@@ -148,7 +146,7 @@ def write_images(
         more_facts: for the sidecar of each image and its row in images.csv.
     """
     space = slice_space(model)
-    # what makes real slices comparable with these: prepared alike, and the values of black and white
+    # real slices are comparable with these if they have the same preprocessing and intensity bounds
     sidecar = {"Units": space.units, "IntensityBounds": list(space.bounds or (0.0, 1.0))}
     sidecar |= {"Preprocessing": model.preprocessing}
     shown: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Slices back to files: NIfTI in the user's units and geometry, or PNG, each with a sidecar that says what it is."""
+"""Slices back to files: NIfTI in the user's units and geometry, or PNG, each with a sidecar that describes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medsynth.storage import disk_errors, write_bytes, write_text
 BIDS_VERSION = "1.10.0"
 ENDINGS = {"nifti": ".nii.gz", "png": ".png"}  # of files, by format
 GRID_COLUMNS = 9
-MOST_TOLD = 20  # inputs whose images the log names at the usual level
+MOST_LOGGED = 20  # inputs that are logged at level INFO
 DESCRIPTIONS = ("images.csv", "grid.png", "dataset_description.json")
 EXTRAS = ("latents.npz", "projected.npz", "interpolation.gif")  # what some modes write beside the images
 
@@ -50,10 +50,10 @@ class ImageFolder:
         ending: of the images' file names.
 
     Args:
-        folder: where to; it need not exist.
+        folder: to write to; it need not exist.
         stem: of the system, the beginning of every name.
         model_digest: SHA-256 of the model.pt.
-        overwrite: replace the images of an earlier call, all of them; if false, a folder that has some is refused.
+        overwrite: replace all images of an earlier call; if false, a folder that has some is refused.
         format: of ENDINGS; `png` is for pictures.
         modalities: of the model's images.
     """
@@ -71,7 +71,7 @@ class ImageFolder:
         self.folder, self.stem, self.model_digest = Path(folder), stem, model_digest
         self.format, self.ending = format, ENDINGS[format]
         self._names: dict[str, str] = {}
-        self._told = 0
+        self._logged = 0
         self.rows: list[dict[str, Any]] = []
         self.images = self.folder / "images"
         parts = [self.images, *(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS, "dicom"))]
@@ -85,7 +85,7 @@ class ImageFolder:
             inputs: the name that `write` will get -> the input's file.
 
         Raises:
-            MedsynthError: two inputs have one name, or a file of the user's has it already; nothing is written then.
+            MedsynthError: two inputs have one name, or a user's file already has it; nothing is written then.
         """
         if self.format != "png":
             return
@@ -113,7 +113,7 @@ class ImageFolder:
         """Write one image (rows, columns, slices) and its sidecar.
 
         Args:
-            name: what follows the stem, nothing of an input's name; see `name_after`.
+            name: what follows the stem, without any part of an input's name; see `name_after`.
             facts: for the sidecar and, in small letters, for its row in images.csv.
             sidecar: for the sidecar alone.
             code: NIfTI's, of the coordinates.
@@ -129,20 +129,20 @@ class ImageFolder:
         facts = {key.lower(): value for key, value in facts.items()}
         self.rows.append({"file": f"images/{name}{self.ending}"} | facts)
 
-    def tell(self, name: str, source: Source) -> None:
-        """Say in the log which input became which image; no sidecar does, since inputs may be named after patients.
+    def log_source(self, name: str, source: Source) -> None:
+        """Log which input became which image; no sidecar does, since inputs may be named after patients.
 
-        Beyond the first `MOST_TOLD` inputs, at debug level: thousands of lines would hide all others.
+        Beyond the first `MOST_LOGGED` inputs, at debug level, so that other lines stay visible.
         """
-        level = logging.INFO if self._told < MOST_TOLD else logging.DEBUG
-        self._told += 1
+        level = logging.INFO if self._logged < MOST_LOGGED else logging.DEBUG
+        self._logged += 1
         log.log(level, "%s%s is made from %s", self._full(name), self.ending, source.path)
 
     def write_dicom(self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source) -> None:
         """Write one image again, as a DICOM series that refers to that which it was made from."""
         files = sources.files(source) if sources.is_dicom(source.path) else ()
         derivation = f"Synthetic: made by medsynth {version('medsynth')}, model {self.stem} {self.model_digest[:16]}"
-        # what is there under this name is of an earlier call that is to be replaced: `__init__` made sure of it
+        # a series of this name is of an earlier call that is to be replaced: `__init__` has checked it
         export(array, affine, self.folder / "dicom" / self._full(name), modality, derivation, files, overwrite=True)
 
     def finish(self, grid: Tensor, columns: int = GRID_COLUMNS) -> None:
@@ -188,7 +188,7 @@ class ImageFolder:
         }
 
     def _open(self, folder: Path) -> None:
-        """Make the folder, and take away what an earlier call wrote."""
+        """Make the folder, and remove what an earlier call wrote."""
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for path in (*(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS)), *self.folder.glob("grid_*.png")):
@@ -232,7 +232,7 @@ def _software() -> dict[str, str]:
 
 
 def read_sidecar(path: str | Path) -> dict[str, Any]:
-    """What stands in the sidecar of an image, {} if it has none."""
+    """The content of an image's sidecar, {} if it has none."""
     path = Path(path)
     try:
         content = json.loads(path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json").read_text())

@@ -1,4 +1,4 @@
-"""Ways between two latent vectors."""
+"""Paths between two latent vectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ STEPS = 9  # images of a strip, its two ends among them
 
 
 def great_circle(start: Tensor, end: Tensor, share: float) -> Tensor:
-    """Go a share of the way between latent vectors (1, features) at even angles, length and direction both in step.
+    """Go a share of the path between latent vectors (1, features) at even angles, length and direction both in step.
 
     A straight line would cut through the middle of the latent space, where there are no images.
 

@@ -1,4 +1,4 @@
-"""A slice network over pictures, and the results back at each picture's own size."""
+"""A slice network over pictures, and the results at each picture's own size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medsynth.inference.volumes import SliceNetwork, VolumeRequest, sampled
 
 @dataclass(frozen=True)
 class ReadyPicture:
-    """A picture as a slice network takes it, and the way back.
+    """A picture prepared for a slice network, and the inverse.
 
     Args:
         image: (1, size, size) in [-1, 1], scaled to fit, on black.
@@ -47,10 +47,10 @@ class ReadyPicture:
 
 @dataclass(frozen=True)
 class PictureInferer:
-    """Calls a slice network on pictures, prepared as those that it learned from.
+    """Calls a slice network on pictures, prepared like its training pictures.
 
     Args:
-        preprocessing: of the pictures that the network learned from.
+        preprocessing: of the training pictures.
         batch_size: pictures at a time; changes the memory it takes, not the result.
         device: of the network.
     """

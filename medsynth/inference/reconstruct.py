@@ -48,24 +48,24 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
     if not Path(path).is_file():
         raise MedsynthError(f"input {path} does not exist: give an image, a folder of images or a datalist")
     if not sources.is_image(path):
-        raise MedsynthError(f"input {path} is no image: {sources.FORMATS} is needed, or a datalist")
+        raise MedsynthError(f"input {path} is not an image: {sources.FORMATS} is needed, or a datalist")
     return [{"image": str(path), "label": None}]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The slices of one image, prepared like those that the network learned from.
+    """The slices of one image, prepared like the training slices.
 
     Args:
         slices: (N, 1, H, W) in [-1, 1].
-        places: where each lies along the slice axis.
+        slice_indices: index of each along the slice axis.
         positions: (N,), NaN where unknown.
         affine: of the volume that `volume` makes.
         space: what the values stand for, with the image's own intensity bounds.
     """
 
     slices: Tensor
-    places: np.ndarray
+    slice_indices: np.ndarray
     positions: Tensor
     affine: np.ndarray
     space: SliceSpace
@@ -76,8 +76,8 @@ class Stack:
 
     def filled(self, slices: np.ndarray, value: float) -> np.ndarray:
         """(N, H, W) -> (H, W, slices), of one value in slices that were left out."""
-        volume = np.full((*slices.shape[1:], self.places[-1] + 1), value, slices.dtype)
-        volume[..., self.places] = np.moveaxis(slices, 0, -1)
+        volume = np.full((*slices.shape[1:], self.slice_indices[-1] + 1), value, slices.dtype)
+        volume[..., self.slice_indices] = np.moveaxis(slices, 0, -1)
         return volume
 
 
@@ -92,16 +92,16 @@ def read_stack(source: Source, preprocessing: Preprocessing, space: SliceSpace) 
     if slices is None:
         raise MedsynthError(facts["error"])
     space = replace(space, bounds=tuple(facts["bounds"]))
-    affine, places = space.slice_affine(*slices.shape[1:]), np.arange(len(slices))
+    affine, slice_indices = space.slice_affine(*slices.shape[1:]), np.arange(len(slices))
     if "affine" in facts:
-        first, places = facts["slices"][0], np.array(facts["slices"]) - facts["slices"][0]
+        first, slice_indices = facts["slices"][0], np.array(facts["slices"]) - facts["slices"][0]
         affine = np.array(facts["affine"]) @ nib.affines.from_matvec(np.eye(3), [0, 0, first])
-    positions = torch.tensor([math.nan if place is None else place for place in facts["positions"]])
-    return Stack(torch.from_numpy(slices).float()[:, None], places, positions, affine, space)
+    positions = torch.tensor([math.nan if position is None else position for position in facts["positions"]])
+    return Stack(torch.from_numpy(slices).float()[:, None], slice_indices, positions, affine, space)
 
 
 def _with_spacing(source: Source, preprocessing: Preprocessing, space: SliceSpace) -> Preprocessing:
-    """The network knows heads at one spacing: resample to it what has another."""
+    """The network was trained on one spacing: resample images of another."""
     if preprocessing.modality == "image" or preprocessing.spacing_mm is not None:
         return preprocessing
     header = header_or_none(source)
@@ -130,7 +130,7 @@ def read_stacks(inputs: Sequence[dict[str, Any]], model: LoadedModel) -> Iterato
 def reconstruct(
     inputs: Sequence[dict[str, Any]], model: LoadedModel, inferer: Inferer, output: ImageFolder, batch_size: int
 ) -> None:
-    """Write a reconstruction of each input, and how close it comes; see `Route.run`.
+    """Write a reconstruction of each input, with its PSNR and SSIM; see `Route.run`.
 
     Args:
         inputs: from `find_inputs`.
@@ -150,7 +150,7 @@ def reconstruct(
 
     route = Route("reconstruct", stack_reader(model), make, "inputs are reconstructed", one_below_the_other)
     route.run(inputs, output)
-    for split in dict.fromkeys(row["split"] for row in output.rows):  # patients trained on come out better than others
+    for split in dict.fromkeys(row["split"] for row in output.rows):  # training patients have better values
         rows = [row for row in output.rows if row["split"] == split]
         means = (np.mean([row[name] for row in rows]) for name in ("psnr", "ssim"))
         log.info("mean PSNR %.2f dB, SSIM %.3f of the %d of %s", *means, len(rows), split or "this input")

@@ -1,4 +1,4 @@
-"""The route of inputs through a network: read each, call the network, write what comes back onto the input's grid."""
+"""The route of inputs through a network: read each, call the network, write the result on the input's grid."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Shown = Sequence[tuple[Tensor, ...]]
 
 
 Inputs = Sequence[Mapping[str, Any]]
-"""{"image": path}, with "frame" for a frame of a 4D file, and what else a datalist says of it."""
+"""{"image": path}, with "frame" for a frame of a 4D file, and further entries of a datalist."""
 
 
 class Input(NamedTuple):
-    """An input: its number, what a datalist says of it, its file, and what a network takes of it."""
+    """An input: its number, what a datalist says of it, its file, and the network's input."""
 
     index: int
     entry: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Made:
 
     Args:
         values, affine, facts, sidecar, code: see `ImageFolder.write`.
-        deviation: of several answers, for a file of its own, and what this says in words; None: there is none.
+        deviation: standard deviation of several samples, and its description, for a file of its own; None: not written.
         dicom: modality of the DICOM series that is written besides; None: none is.
     """
 
@@ -64,7 +64,7 @@ class Made:
     def write(self, name: str, source: Source, output: ImageFolder) -> None:
         """Write it to the folder."""
         output.write(name, self.values, self.affine, self.facts, self.sidecar, self.code)
-        output.tell(name, source)
+        output.log_source(name, source)
         if self.dicom:
             output.write_dicom(name, self.values, self.affine, self.dicom, source)
         if self.deviation:
@@ -75,12 +75,12 @@ class Made:
 
 
 def side_by_side(shown: Shown) -> tuple[Tensor, int]:
-    """The grid and its columns: what belongs together in a row, up to four times."""
+    """The grid and its columns: images that belong together in a row, up to four sets a row."""
     return torch.stack([image for images in shown for image in images]), len(shown[0]) * min(len(shown), 4)
 
 
 def one_below_the_other(shown: Shown) -> tuple[Tensor, int]:
-    """The grid and its columns: what belongs together in a column; what fills no row is left out."""
+    """The grid and its columns: images that belong together in a column; incomplete rows are left out."""
     columns = min(GRID_COLUMNS, len(shown))
     whole = shown if len(shown[0]) == 1 else shown[: len(shown) // columns * columns]
     return torch.stack(in_rows(columns, *zip(*whole, strict=True))), columns
@@ -110,7 +110,7 @@ class Route:
     def run(self, inputs: Inputs, output: ImageFolder) -> None:
         """Write what the network makes of each input that is `usable`, numbered in their order.
 
-        Of many inputs, an even choice is in the grid.
+        The grid shows at most `MOST_SHOWN` inputs, evenly spread.
         """
         if any(output.images.resolve() in Path(entry["image"]).resolve().parents for entry in inputs):
             raise MedsynthError(f"the input is in {output.images}, which will be replaced: give another output_dir")
@@ -132,7 +132,7 @@ class Route:
 def usable(inputs: Inputs, read: Callable[[Source], Any], title: str) -> Iterator[Input]:
     """Prepare inputs one by one, as the progress bar of this title shows.
 
-    Inputs that cannot be used are left out, and named when all are done; only where all are, it is an error.
+    Inputs that cannot be used are left out, and reported at the end; if none can be used, it is an error.
     """
     reasons: list[str] = []
     for index, entry in enumerate(tqdm(inputs, desc=title, unit="input")):

@@ -1,4 +1,4 @@
-"""A slice network over whole volumes, slice by slice, and the result back on each volume's own grid."""
+"""A slice network over whole volumes, slice by slice, and the result on each volume's own grid."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from medsynth.inference.route import Input, Inputs, Made, Route, origin
 
 THUMBNAIL = 256  # pixels of a slice in the grid
 AIR = -1.0  # in a network's scale
-MOST_BEYOND = 0.5  # part of a head that the network's bounds may cut off without a word
-MARGIN_MM = 4.0  # around the head, in which a network's answer is kept
+MOST_BEYOND = 0.5  # part of a head that the network's bounds may clip without a warning
+MARGIN_MM = 4.0  # around the head, within which the network's output is retained
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ unknown -> (N, 1, H, W)."""
 
 @dataclass(frozen=True)
 class ReadyVolume:
-    """A volume as a slice network takes it, and the way back.
+    """A volume prepared for a slice network, and the inverse.
 
     Args:
         image: (1, rows, columns, slices) in [-1, 1], upright.
         head: where the head lies in it.
         outline: (rows, columns, slices), true in the head and a little around it.
-        air: what is usual outside the head, in [-1, 1].
+        air: typical intensity outside the head, in [-1, 1].
         bounds: the intensities of -1 and 1.
         steps: those that turned the volume upright.
     """
@@ -115,7 +115,7 @@ def refuse_ct(air: float) -> None:
 
 def outline(head: Head) -> np.ndarray:
     """(rows, columns, slices), true in the head, in its cavities, and up to `MARGIN_MM` around it."""
-    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(head.mask, 2, 0)], axis=-1)
+    filled = np.stack([ndimage.binary_fill_holes(section) for section in np.moveaxis(head.mask, 2, 0)], axis=-1)
     if filled.all():
         return np.ones(head.shape, bool)
     near = ndimage.distance_transform_edt(~filled, np.multiply(head.spacing_mm, head.step)) <= MARGIN_MM
@@ -128,12 +128,12 @@ def outline(head: Head) -> np.ndarray:
 class VolumeInferer:
     """Calls a slice network on every slice of a volume that shows the head.
 
-    Slices are resampled and centred on the head as those that the network learned from. What of the head is larger than
-    these goes through in tiles that overlap and are blended. What lies outside is air.
+    Slices are resampled and centred on the head like the training slices. Larger heads are processed in overlapping
+    tiles, which are blended. What lies outside is air.
 
     Args:
-        preprocessing: of the slices that the network learned from; with their spacing.
-        planes: in which the volume is cut, of `PLANES`; the results are averaged. None: as the network learned it.
+        preprocessing: of the training slices, with their spacing.
+        planes: in which the volume is cut, of `PLANES`; the results are averaged. None: that of the training slices.
         overlap: part of a tile that the next one covers too.
         batch_size: slices at a time; changes the memory it takes, not the result.
         device: of the network.
@@ -189,13 +189,13 @@ class VolumeInferer:
         tiles = SlidingWindowInferer(
             (size, size), self.batch_size, self.overlap, "gaussian", sw_device=self.device, device="cpu"
         )
-        places = positions[:, None, None, None].expand(-1, 1, *stack.shape[2:])
-        return tiles(torch.cat([stack, places], 1), lambda tile: network(tile[:, :-1], tile[:, -1, 0, 0]))
+        channel = positions[:, None, None, None].expand(-1, 1, *stack.shape[2:])
+        return tiles(torch.cat([stack, channel], 1), lambda tile: network(tile[:, :-1], tile[:, -1, 0, 0]))
 
     def _field(self, head: Head, axes: str, spacing_mm: Sequence[float]) -> tuple[list[int], list[int]]:
-        """Where the pixels begin that go through the network, and their rows and columns.
+        """First pixels of the field that the network processes, and its rows and columns.
 
-        These are the slices of the training set; more where parts of the head, such as shoulders, lie outside of them.
+        The size of the training slices; larger where parts of the head, such as shoulders, lie outside.
         """
         size = self.preprocessing.image_size
         starts = first_pixels(head, axes, spacing_mm, size)
@@ -207,7 +207,7 @@ class VolumeInferer:
         return starts, [end - start for start, end in zip(starts, ends, strict=True)]
 
     def _positions(self, head: Head, plane: str) -> Tensor:
-        """(slices,), within those of the training slices; NaN in a plane that the network did not learn from."""
+        """(slices,), within those of the training slices; NaN in a plane that the network was not trained on."""
         known = math.nan if plane != self.preprocessing.plane else 1.0
         return torch.from_numpy(known * head.positions(PLANES[plane][2]).clip(*self.preprocessing.positions)).float()
 
@@ -236,7 +236,7 @@ def sampled(
 
 @dataclass(frozen=True)
 class VolumeRequest:
-    """What a user asks of a slice network for volumes or pictures.
+    """What a user requests from a slice network for volumes or pictures.
 
     Args:
         name: of what it does, such as `source_to_target`, for file names.

@@ -38,7 +38,7 @@ def test_no_two_blocks_are_alike(model_pt):
     assert distances.min() > 1e-3
 
 
-def test_class_and_position_are_those_asked_for(model_pt):
+def test_class_and_position_are_those_requested(model_pt):
     drawn = draw(load_model(model_pt()), 5, label="NC", position=0.25)
     assert {label for _, label, _ in drawn} == {1}
     assert [position for *_, position in drawn] == pytest.approx([0.25] * 5, abs=1e-5)
@@ -71,7 +71,7 @@ def test_an_unknown_class_is_refused_with_the_known_ones(model_pt):
         Request(1, "AD", None, 0).condition(load_model(model_pt(classes=())))
 
 
-def test_pictures_have_no_position_to_ask_for(model_pt):
+def test_a_position_of_pictures_cannot_be_requested(model_pt):
     with pytest.raises(MedsynthError, match="had no position"):
         Request(1, None, 0.5, 0).condition(load_model(model_pt("image")))
 
@@ -79,7 +79,7 @@ def test_pictures_have_no_position_to_ask_for(model_pt):
 def test_a_model_without_spacing_is_refused(model_pt):
     model = load_model(model_pt())
     del model.extra["slices"]
-    with pytest.raises(MedsynthError, match="does not say which spacing"):
+    with pytest.raises(MedsynthError, match="has no spacing of its slices"):
         slice_space(model)
 
 

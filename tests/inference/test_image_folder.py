@@ -59,7 +59,7 @@ def test_values_without_bounds_are_from_0_to_1_and_say_so():
     assert space.units.startswith("arbitrary: 0 and 1 ")
 
 
-def test_every_8_bit_value_survives_the_way_through_the_network_s_scale():
+def test_every_8_bit_value_survives_the_network_s_scale():
     pixels = np.arange(256, dtype=np.float32)
     space = SliceSpace("image", (1.0, 1.0), 1.0, (0.0, 255.0))
     assert space.to_units(pixels * (2 / 255) - 1).tolist() == list(range(256))
@@ -91,7 +91,7 @@ def test_a_nifti_has_both_forms_and_millimetres_and_the_same_bytes_again(tmp_pat
     np.testing.assert_array_equal(image.get_fdata(), array)
 
 
-def test_a_sheared_grid_is_kept_in_the_one_form_that_can_hold_it():
+def test_a_sheared_grid_is_stored_in_the_form_that_can_hold_it():
     affine = np.eye(4)
     affine[1, 2] = 0.3
     image = nib.Nifti1Image.from_bytes(gzip.decompress(nifti(np.zeros((4, 4, 4)), affine)))
@@ -123,7 +123,7 @@ def test_existing_images_are_refused_before_anything_is_written(fill, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
-def test_overwriting_leaves_no_image_of_before_and_takes_no_file_of_the_user_s(fill, tmp_path):
+def test_overwriting_removes_earlier_images_and_no_file_of_the_user(fill, tmp_path):
     fill(3)
     (tmp_path / "out" / "images" / "mine.nii.gz").write_text("mine")
     (tmp_path / "out" / "images" / "mine.json").write_text('{"Synthetic": false}')
@@ -150,7 +150,9 @@ def test_a_png_has_the_pixels_and_bits_of_its_slice(tmp_path, kind):
     ("shape", "kind", "found"),
     [((8, 8, 2), np.uint8, "8 x 8 x 2 of uint8"), ((8, 8, 1), np.float32, "float32"), ((8, 8, 1), np.int16, "int16")],
 )
-def test_what_no_png_can_hold_is_refused_before_an_earlier_image_is_replaced(fill, tmp_path, shape, kind, found):
+def test_an_array_that_png_cannot_hold_is_refused_before_an_earlier_image_is_replaced(
+    fill, tmp_path, shape, kind, found
+):
     fill(1)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     folder = ImageFolder(tmp_path / "out", "toy", "abc", overwrite=True, format="png")
@@ -160,14 +162,14 @@ def test_what_no_png_can_hold_is_refused_before_an_earlier_image_is_replaced(fil
 
 
 @pytest.mark.parametrize(
-    ("format", "modalities", "told"),
+    ("format", "modalities", "expected"),
     [
         ("jpg", ["image"], "format is 'jpg': choose one of nifti, png"),
         ("png", ["ct", "image"], "for models of pictures .modality image., and this one is of ct: leave format out"),
     ],
 )
-def test_a_format_that_does_not_fit_the_model_is_refused_at_the_start(tmp_path, format, modalities, told):
-    with pytest.raises(MedsynthError, match=told):
+def test_a_format_that_does_not_fit_the_model_is_refused_at_the_start(tmp_path, format, modalities, expected):
+    with pytest.raises(MedsynthError, match=expected):
         ImageFolder(tmp_path, "toy", "abc", format=format, modalities=modalities)
 
 
@@ -189,7 +191,7 @@ def test_a_png_may_keep_the_name_of_its_input_and_nifti_never_does(tmp_path):
     assert {path.name for path in folder.images.iterdir()} == {"toy_0.nii.gz", "toy_0.json"}
 
 
-def test_overwriting_takes_our_png_files_of_any_name_and_no_others(fill, tmp_path):
+def test_overwriting_removes_our_png_files_of_any_name_and_no_others(fill, tmp_path):
     images = tmp_path / "out" / "images"
     write_after(tmp_path / "out", "in/ct1.png", "in/ct2.png")
     Image.new("L", (8, 8)).save(images / "mine.png")

@@ -56,7 +56,7 @@ def test_a_picture_comes_back_from_the_identity_at_its_own_size(ramp, shape):
 
 
 @pytest.mark.parametrize(("size", "shape"), [(48, (55, 352)), (48, (323, 544)), (112, (45, 160))])
-def test_the_black_beside_a_picture_does_not_come_back(tmp_path, size, shape):
+def test_the_black_padding_of_a_picture_is_removed(tmp_path, size, shape):
     Image.fromarray(np.full(shape, 255, np.uint8)).save(tmp_path / "white.png")
     ready = PictureInferer(replace(PICTURES, image_size=size)).read(Source(str(tmp_path / "white.png")))
     assert ready.back(ready.image).min() > 0.999
@@ -77,12 +77,12 @@ def test_pictures_keep_their_names_sizes_and_values_and_the_network_gets_their_p
         assert np.abs(255 - given - made).mean() < 1.5
 
 
-def test_a_torn_picture_is_left_out(ramp, through, tmp_path):
-    (tmp_path / "b.png").write_bytes(b"torn")
+def test_a_damaged_picture_is_left_out(ramp, through, tmp_path):
+    (tmp_path / "b.png").write_bytes(b"damaged")
     folder = through([{"image": str(ramp("a.png", (8, 8)))}, {"image": str(tmp_path / "b.png")}])
     assert [path.name for path in folder.glob("*.png")] == ["a.png"]
 
 
-def test_a_deviation_of_samples_is_no_png(ramp, through):
+def test_a_deviation_of_samples_cannot_be_png(ramp, through):
     with pytest.raises(MedsynthError, match="does not fit into PNG"):
         through([{"image": str(ramp("a.png", (8, 8)))}], num_samples=2)

@@ -37,7 +37,7 @@ def landmark(volume, affine, above):
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SLA"])
 @pytest.mark.parametrize("spacing", [2.0, 3.3])
-def test_what_comes_out_overlays_what_went_in(tmp_path, ball, codes, spacing):
+def test_the_output_overlays_the_input(tmp_path, ball, codes, spacing):
     path = save(tmp_path / "v.nii.gz", ball, codes)
     source = nib.load(path)
     space = SliceSpace("mri", (spacing, spacing), 2.0, None)
@@ -67,7 +67,7 @@ def test_slices_left_out_between_others_are_air(tmp_path, ball):
     path = save(tmp_path / "v.nii.gz", ball)
     space = SliceSpace("mri", (2.0, 2.0), 2.0, None)
     stack = read_stack(Source(path), Preprocessing("mri", (0, 400), None, 64), space)
-    gap = np.setdiff1d(np.arange(stack.places[-1] + 1), stack.places)
+    gap = np.setdiff1d(np.arange(stack.slice_indices[-1] + 1), stack.slice_indices)
     assert gap.size == 2
     assert (stack.volume(stack.slices)[..., gap] == 0).all()
 
@@ -139,9 +139,9 @@ def test_a_reconstruction_as_png_is_numbered_and_carries_nothing_of_the_input_s_
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("none.nii.gz", "does not exist"), ("a.txt", "is no image"), (".", "holds no image")]
+    ("name", "message"), [("none.nii.gz", "does not exist"), ("a.txt", "is not an image"), (".", "holds no image")]
 )
-def test_inputs_that_are_none_are_refused(tmp_path, name, message):
+def test_invalid_inputs_are_refused(tmp_path, name, message):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(MedsynthError, match=message):
         find_inputs(str(tmp_path / name))

@@ -12,7 +12,7 @@ from monai.transforms import Compose
 
 from medsynth.data.io.sources import Source
 from medsynth.errors import MedsynthError
-from medsynth.inference.image_folder import MOST_TOLD, ImageFolder
+from medsynth.inference.image_folder import MOST_LOGGED, ImageFolder
 from medsynth.inference.route import MOST_SHOWN, Made, Route, one_below_the_other, side_by_side
 
 
@@ -85,7 +85,7 @@ def test_inputs_that_are_all_bad_are_one_error_and_nothing_is_written(inputs, ou
     assert not output.folder.exists()
 
 
-def test_a_mistake_of_the_code_is_no_bad_input(inputs, output):
+def test_a_mistake_of_the_code_is_not_a_bad_input(inputs, output):
     entries = inputs("a", "b")
     Path(entries[1]["image"]).write_text("two")
     with pytest.raises(RuntimeError, match="applying transform"):
@@ -102,7 +102,7 @@ def test_inputs_inside_the_output_folder_are_refused(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("names", "batches"), [("abcde", [[0, 1], [2, 3], [4]]), (["a", "bad", "c", "d", "bad4"], [[0, 2], [3]])]
 )
-def test_batches_are_full_and_a_bad_last_input_takes_none_along(inputs, output, names, batches):
+def test_batches_are_full_and_a_bad_last_input_loses_no_other(inputs, output, names, batches):
     network = Doubling()
     network.route(batch_size=2).run(inputs(*names), output)
     assert network.batches == batches
@@ -124,9 +124,9 @@ def test_of_many_inputs_those_in_the_grid_are_spread_over_all(inputs, output):
 
 def test_the_log_names_the_first_inputs_and_hides_the_others_below_its_level(inputs, output, caplog):
     caplog.set_level(logging.DEBUG, "medsynth")
-    Doubling().route().run(inputs(*map(str, range(MOST_TOLD + 2))), output)
+    Doubling().route().run(inputs(*map(str, range(MOST_LOGGED + 2))), output)
     levels = [record.levelno for record in caplog.records if "is made from" in record.message]
-    assert levels == [logging.INFO] * MOST_TOLD + [logging.DEBUG] * 2
+    assert levels == [logging.INFO] * MOST_LOGGED + [logging.DEBUG] * 2
 
 
 def test_a_deviation_has_a_file_of_its_own_that_says_what_it_is(inputs, output):
@@ -142,7 +142,7 @@ def test_a_deviation_has_a_file_of_its_own_that_says_what_it_is(inputs, output):
     assert "spread in each voxel" in (output.images / "toy_twice_0000_std.json").read_text()
 
 
-def test_layouts_keep_together_what_belongs_together():
+def test_layouts_put_together_what_belongs_together():
     pairs = [(torch.full((1, 1, 1), float(i)), torch.full((1, 1, 1), float(-i))) for i in range(1, 12)]
     grid, columns = side_by_side(pairs)
     assert (grid[:4].flatten().tolist(), columns) == ([1, -1, 2, -2], 8)

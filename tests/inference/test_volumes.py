@@ -140,7 +140,7 @@ def test_nothing_of_the_input_s_name_is_in_any_output(saved, through):
     assert (out / "dataset_description.json").is_file()
 
 
-def test_what_is_there_is_kept_unless_told_otherwise(saved, through):
+def test_existing_results_are_overwritten_only_on_request(saved, through):
     path = saved()
     before = sorted(p.read_bytes() for p in (through(path) / "images").glob("*.nii.gz"))
     with pytest.raises(MedsynthError, match="is there already"):
@@ -193,7 +193,7 @@ def test_each_plane_shows_the_network_upright_slices(saved, head):
 
 @pytest.mark.parametrize("plane", ["axial", "coronal"])
 @pytest.mark.parametrize("neighbours", [0, 1])
-def test_the_network_sees_what_it_learned_from(saved, plane, neighbours):
+def test_the_network_sees_slices_like_those_of_training(saved, plane, neighbours):
     path = str(saved("LSA"))
     preprocessing = Preprocessing("ct", (-1000.0, 2000.0), (2.2, 2.2), 28, plane=plane, neighbours=neighbours)
     learned = SliceDataset([{"image": path, "subject": "a", "label": None}], preprocessing)
@@ -202,7 +202,7 @@ def test_the_network_sees_what_it_learned_from(saved, plane, neighbours):
         read_ready(Source(path), preprocessing),
         lambda x, p: (seen.extend(zip(x.clone(), p, strict=True)), identity(x, p))[1],
     )
-    known = {round(place.item(), 5): slices for slices, place in seen}
+    known = {round(position.item(), 5): slices for slices, position in seen}
     inner = [item for item in learned if 0 < item["position"] < 1]  # beyond the head, positions stay at 0 and 1
     assert len(inner) > 8
     for item in inner:
@@ -211,14 +211,14 @@ def test_the_network_sees_what_it_learned_from(saved, plane, neighbours):
         )  # float16
 
 
-def test_positions_are_unknown_in_a_plane_that_the_network_did_not_learn_from():
-    places = []
+def test_positions_are_unknown_in_a_plane_that_the_network_was_not_trained_on():
+    unknown = []
     inferer = VolumeInferer(Preprocessing("ct", None, None, 8), planes=["axial", "coronal"])
-    inferer(ready_of(torch.zeros(8, 8, 4)), lambda x, p: (places.append(p.isnan().all().item()), x)[1])
-    assert places == [False, True]
+    inferer(ready_of(torch.zeros(8, 8, 4)), lambda x, p: (unknown.append(p.isnan().all().item()), x)[1])
+    assert unknown == [False, True]
 
 
-def test_what_is_larger_than_the_network_s_slices_goes_through_in_tiles_without_seams(saved):
+def test_a_head_larger_than_the_network_s_slices_is_processed_in_tiles_without_seams(saved):
     small = replace(CT_INPUT, image_size=16)
     ready = read_ready(Source(str(saved())), small)
     sizes = set()
