@@ -22,12 +22,12 @@ Number = TypeVar("Number", float, Tensor)
 def start() -> None:
     """Join the other processes if `torchrun` started this one; nothing to do otherwise.
 
-    All ranks ask for the world size here: ignite's first look at the group is a collective, and handlers that work on
-    rank 0 alone would wait for the others in it for ever.
+    All ranks ask for the world size here: ignite's first look at the group is a collective, and handlers that run on
+    rank 0 alone would wait in it for the others for ever.
 
-    `torchrun` keeps one store of addresses for all its restarts, so that processes would look for those that died
+    `torchrun` uses one store of addresses for all its restarts, so processes would connect to those that have ended
     (PyTorch issue 135712). On one machine each restart has its own names there; several machines count their restarts
-    apart, and need `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, with which `torchrun` makes a new store each time.
+    separately, and need `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, with which `torchrun` makes a new store each time.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         cuda = torch.cuda.is_available()
@@ -44,9 +44,9 @@ def start() -> None:
 
 
 def leave() -> None:
-    """Part from the other processes when this one ends, unless by an error, after which they may never answer.
+    """Leave the process group when this process ends, unless by an error, after which others may never answer.
 
-    The group's own threads else outlive the interpreter, and end a process that did all its work with `SIGABRT`.
+    Otherwise the group's threads outlive the interpreter, and end a successful process with `SIGABRT`.
     """
     if dist.is_initialized() and not hasattr(sys, "last_value"):
         dist.destroy_process_group()
@@ -55,7 +55,7 @@ def leave() -> None:
 def keep_to_own_cores(local_rank: int, processes: int) -> None:
     """Leave this process its share of the machine's cores; nothing to do where there are fewer cores than processes.
 
-    Processes that wake each other after every step are else put on one core again and again, and all wait for those.
+    Otherwise processes that wake each other after every step are often put on one core, and all wait for those.
     """
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -73,7 +73,7 @@ def all_reduce(value: Number, op: str = "SUM") -> Number:
         return idist.all_reduce(value, op)
     except RuntimeError as error:  # what every backend raises
         raise MedsynthError(
-            "another process of this run has ended, and its own last lines tell why; the same command goes on from the "
+            "another process of this run has ended, and its last lines say why; the same command continues from the "
             "last checkpoint"
         ) from error
 
@@ -111,20 +111,20 @@ def require_alike(network: nn.Module, name: str) -> None:
     """Make sure that all processes have the same parameters; nothing to do for one process.
 
     Raises:
-        MedsynthError: they have drifted apart.
+        MedsynthError: they differ.
     """
     if idist.get_world_size() == 1 or next(network.parameters(), None) is None:
         return
     sums = torch.stack([parameter.detach().double().sum() for parameter in network.parameters()])
     if not torch.equal(all_reduce(sums.clone(), "MIN"), all_reduce(sums.clone(), "MAX")):
         raise MedsynthError(
-            f"'{name}' is no longer the same on all processes: the last checkpoint is kept; give the same command "
+            f"'{name}' is no longer the same on all processes: the last checkpoint is unchanged; give the same command "
             "again, with one process if it happens again"
         )
 
 
 def share_of_draws(seed: int, iteration: int, count: int, columns: int) -> Tensor:
-    """Random numbers for the images of this process: all processes get what one would with all their images.
+    """Random numbers for the images of this process: all processes together get what a single one would.
 
     Args:
         seed, iteration: which numbers.

@@ -1,4 +1,4 @@
-"""Mistakes of the user's, told in one line."""
+"""Mistakes of the user, reported in one line."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 
 class MedsynthError(Exception):
-    """A mistake of the user's, said in one line: what was found, what is needed, what to do.
+    """A mistake of the user, reported in one line: what was found, what is needed, what to do.
 
     Shown without a traceback, so never raise it for a mistake in this code.
     """
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is a whole number; true and false are none."""
+    """Whether it is a whole number; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number; true and false are none."""
+    """Whether it is a finite number; true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def check_whole(name: str, value: object, least: int, give: str = "") -> None:
-    """Refuse a setting that is no whole number from `least` on; `give` says what to give instead.
+    """Refuse a setting that is not a whole number of at least `least`; `give` says what to give instead.
 
     Raises:
         MedsynthError: with the name of the setting.
@@ -36,7 +36,7 @@ def check_whole(name: str, value: object, least: int, give: str = "") -> None:
 
 
 def refuse_existing(path: Path, advice: str) -> None:
-    """Refuse to write where something is.
+    """Refuse to write over an existing file or folder.
 
     Raises:
         MedsynthError: with `advice`, what to do instead.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and hold tensors and plain values only."""
+"""Files that are complete or absent, and hold tensors and plain values only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN = (type(None), bool, int, float, str)
 
 @contextlib.contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn what a disk can do to `path` into one line that says what to do."""
+    """Turn an error of the disk at `path` into one line that says what to do."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def write_bytes(path: Path | str, content: bytes, former: Path | None = None) ->
     """Write `content` beside `path` and rename: a kill at any moment leaves the old file or the new one.
 
     Args:
-        former: keep the file that stood at `path` under this name.
+        former: store the earlier file at `path` under this name.
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.tmp")
@@ -62,9 +62,9 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def save_plain(path: Path | str, content: dict[str, Any], former: Path | None = None) -> None:
-    """Save tensors and plain values so that `load_plain` takes them back.
+    """Save tensors and plain values for `load_plain`.
 
-    Serialized in memory first: a full disk then fails before the file of before is touched.
+    Serialized in memory first: a full disk then fails before the earlier file is touched.
     """
     import torch
 
@@ -89,7 +89,7 @@ def load_plain(path: Path | str) -> dict[str, Any]:
         raise MedsynthError(f"{path}: no such file") from error
     except pickle.UnpicklingError as error:
         raise MedsynthError(
-            f"{path} is refused: it is no torch file of tensors and plain values alone, and opening anything else "
+            f"{path} is refused: it is not a torch file of tensors and plain values alone, and opening others "
             "may run code: use a file that medsynth wrote"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:

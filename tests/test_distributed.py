@@ -35,7 +35,7 @@ def test_more_processes_than_cores_share_all(machine):
     assert machine["cores"] == [0, 2, 3, 5, 6]
 
 
-def test_processes_end_well_right_after_they_spoke_with_each_other(tmp_path):
+def test_processes_end_well_right_after_a_collective(tmp_path):
     script = tmp_path / "speak.py"
     script.write_text(
         "from medsynth import distributed\ndistributed.start()\n"

@@ -15,7 +15,7 @@ def raise_behind(kind: type[Exception]) -> None:
         raise kind("not this") from error
 
 
-def test_the_mistake_behind_another_error_is_what_is_told():
+def test_the_mistake_behind_another_error_is_reported():
     with pytest.raises(RuntimeError) as raised:
         raise_behind(RuntimeError)
     assert as_line(raised.value) == "error: two lines"
@@ -30,7 +30,7 @@ def test_a_bug_in_the_handling_of_a_mistake_is_a_bug():
     assert as_line(bug) is None
 
 
-def test_a_tool_tells_a_mistake_in_one_line_with_status_1(capsys):
+def test_a_tool_reports_a_mistake_in_one_line_with_status_1(capsys):
     with pytest.raises(SystemExit) as stopped:
         run_tool(lambda: raise_behind(RuntimeError))
     assert stopped.value.code == 1
@@ -51,7 +51,7 @@ def test_whole_numbers_from_the_least_on_are_taken(value):
 
 
 @pytest.mark.parametrize("value", [1, -5, 2.0, "3", None, True, [4]])
-def test_what_is_no_whole_number_from_the_least_on_is_told(value):
+def test_what_is_not_a_whole_number_from_the_least_on_is_refused(value):
     with pytest.raises(MedsynthError) as raised:
         check_whole("batch_size", value, 2)
     assert str(raised.value) == f"batch_size is {value!r}: give a whole number, 2 or more"

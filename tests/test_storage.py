@@ -53,22 +53,22 @@ def test_code_in_a_file_is_not_run(tmp_path, dump):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("kept", [0, 1, 100, 400, 0.5, 0.99])
-def test_a_file_cut_short_is_told_in_one_line(tmp_path, kept):
+@pytest.mark.parametrize("length", [0, 1, 100, 400, 0.5, 0.99])
+def test_a_truncated_file_is_reported_in_one_line(tmp_path, length):
     path = tmp_path / "a.pt"
     save_plain(path, {"w": torch.arange(200)})
     content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    path.write_bytes(content[: int(length * len(content)) if isinstance(length, float) else length])
     with pytest.raises(MedsynthError, match="damaged|refused"):
         load_plain(path)
 
 
-def test_a_missing_file_is_told_in_one_line(tmp_path):
+def test_a_missing_file_is_reported_in_one_line(tmp_path):
     with pytest.raises(MedsynthError, match="no such file"):
         load_plain(tmp_path / "a.pt")
 
 
-def test_the_former_file_is_kept_under_its_other_name(tmp_path):
+def test_the_former_file_is_stored_under_its_other_name(tmp_path):
     for content in (b"1", b"2", b"3"):
         write_bytes(tmp_path / "new", content, former=tmp_path / "old")
     assert ((tmp_path / "new").read_bytes(), (tmp_path / "old").read_bytes()) == (b"3", b"2")
@@ -94,7 +94,7 @@ def test_a_disk_that_refuses_leaves_the_old_file_and_nothing_else(tmp_path, monk
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_a_file_too_big_for_the_disk_is_told_in_one_line(tmp_path):
+def test_a_file_too_big_for_the_disk_is_reported_in_one_line(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:

@@ -1,4 +1,4 @@
-"""The model card of a packed bundle: what it was made from, how good it is, what it is for, what it may tell."""
+"""The model card of a packed bundle: its data, measures, intended use, limits and privacy audit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_evaluation(path: Path, model: LoadedModel) -> Evaluation:
     except OSError as error:
         raise MedsynthError(f"evaluation {path}: {error.strerror}: give the metrics.json of an evaluation") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise MedsynthError(f"{path} is no metrics.json of an evaluation: give one that medsynth wrote") from error
+        raise MedsynthError(f"{path} is not the metrics.json of an evaluation: give one that medsynth wrote") from error
     facts = read_facts(path.with_name("provenance.json"))
     judged = facts.get("model_sha256")
     if judged not in (None, model.digest):
@@ -119,7 +119,7 @@ def _data(model: LoadedModel, training: dict[str, Any]) -> dict[str, Any]:
     recipes = model.preprocessing
     if "modality" in recipes:
         recipes = {"": recipes}
-    told = {
+    settings = {
         f"{domain} {field}".strip().replace("_", " "): recipe[field] or "as the images have it"
         for domain, recipe in recipes.items()
         for field in ("modality", "window", "spacing_mm", "image_size", "plane", "positions")
@@ -127,7 +127,7 @@ def _data(model: LoadedModel, training: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "Which scans": "none: made-up heads" if training.get("made_up") else "not part of this bundle",
-        **told,
+        **settings,
         "classes": ", ".join(model.classes) or "none",
         "SHA-256 of the datalist": training.get("datalist_sha256", "unknown"),
     }

@@ -61,9 +61,9 @@ def describe_formats(formats: dict[str, Any], model: LoadedModel) -> dict[str, A
     neighbours = model.definition.get("neighbours", 0)
     for tensor in formats["inputs"].values():
         if tensor["type"] == "image" and neighbours:
-            places = range(-neighbours, neighbours + 1)
+            offsets = range(-neighbours, neighbours + 1)
             tensor["num_channels"] = 2 * neighbours + 1
-            tensor["channel_def"] = {str(i): f"slice {at:+d}" if at else "image" for i, at in enumerate(places)}
+            tensor["channel_def"] = {str(i): f"slice {at:+d}" if at else "image" for i, at in enumerate(offsets)}
         elif tensor["format"] == "latent":
             tensor["num_channels"] = model.definition.get("latent_features", tensor["num_channels"])
     return formats
@@ -73,15 +73,15 @@ def callable_network(model: LoadedModel, metadata: dict[str, Any]) -> tuple[Forw
     """The network as one call, and an example of two for it.
 
     Raises:
-        MedsynthError: its forward call does not take what the metadata says, as that of a prior that draws.
+        MedsynthError: its forward call does not take what the metadata says, such as that of a prior.
     """
     formats = metadata["network_data_format"]["inputs"]
     parameters = inspect.signature(model.network.forward).parameters
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     if len(needed) != len(formats):
         raise MedsynthError(
-            f"a {type(model.network).__name__} is no single call from {' and '.join(formats)} to an image, and cannot "
-            "be exported: leave --export out"
+            f"a {type(model.network).__name__} is not a single call from {' and '.join(formats)} to an image, and "
+            "cannot be exported: leave --export out"
         )
     examples = {name: _example(tensor) for name, tensor in zip(needed, formats.values(), strict=True)}
     if model.definition.get("num_classes") and "label" in parameters:
@@ -100,7 +100,7 @@ def export_network(form: str, model: LoadedModel, metadata: dict[str, Any], fold
         form: `torchscript` or `onnx`.
 
     Raises:
-        MedsynthError: the network cannot be exported, or what came out gives other images.
+        MedsynthError: the network cannot be exported, or the exported file gives other images.
     """
     network, examples = callable_network(model, metadata)
     path = folder / ("model.ts" if form == "torchscript" else "model.onnx")
@@ -140,12 +140,12 @@ def _write_torchscript(network: Forward, examples: list[Tensor], metadata: dict[
 
 def _without_sources(archive: bytes) -> bytes:
     """A TorchScript archive without its table of source files, which has paths of the machine it was made on."""
-    kept = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(kept, "w", zipfile.ZIP_STORED) as new:
+    stripped = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(stripped, "w", zipfile.ZIP_STORED) as new:
         for item in old.infolist():
             if not item.filename.endswith(".debug_pkl"):
                 new.writestr(item.filename, old.read(item))
-    return kept.getvalue()
+    return stripped.getvalue()
 
 
 def _read_torchscript(path: Path) -> Callable[..., Any]:
@@ -179,7 +179,7 @@ def _write_onnx(network: Forward, examples: list[Tensor], metadata: dict[str, An
 
 
 def _folded(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Compute now whatever hangs on weights alone, and solve linear systems by the inverse: ONNX has no solver."""
+    """Compute what depends on weights alone, and solve linear systems by the inverse: ONNX has no solver."""
     known: dict[torch.fx.Node, Any] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -232,4 +232,4 @@ def _require_same(expected: Any, found: Any, path: Path) -> None:
     pairs = list(zip(expected, found, strict=True))
     if any(a.shape != b.shape for a, b in pairs) or max((a - b).abs().max() for a, b in pairs) > TOLERANCE:
         path.unlink()
-        raise MedsynthError(f"{path.name} gives other images than the network: this system cannot be exported so")
+        raise MedsynthError(f"{path.name} gives other images than the network: leave --export out")

@@ -1,4 +1,4 @@
-"""What must not leave the house with a model: paths of this machine, names of people, subjects and files."""
+"""What must not be shared with a model: paths of this machine, names of people, subjects and files."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ _TEXTS = {".json", ".md", ".conf", ".txt", ""}
 
 
 def is_path(value: str) -> bool:
-    """Whether a setting names a place on this machine, and no choice such as `mri`; expressions name none."""
+    """Whether a setting is a path on this machine, not a choice such as `mri`; expressions are not."""
     return not value.startswith(("$", "@", "%")) and ("/" in value or "\\" in value or Path(value).exists())
 
 
 def names_of(datalist: Path | None) -> set[str]:
-    """Subjects and file names of a datalist, as far as they can be told from ordinary words; none if it is gone."""
+    """Subjects and file names of a datalist, as far as they differ from ordinary words; none if it does not exist."""
     try:
         lists = [] if datalist is None else json.loads(datalist.read_text()).values()
     except (OSError, ValueError, AttributeError):
         return set()
     entries = [entry for items in lists if isinstance(items, list) for entry in items if isinstance(entry, dict)]
     files = {Path(entry[key]).name for entry in entries for key in ("image", "source", "target") if key in entry}
-    return {name for name in files | {str(entry.get("subject", "")) for entry in entries} if _tells(name)}
+    return {name for name in files | {str(entry.get("subject", "")) for entry in entries} if _is_identifying(name)}
 
 
 def refuse_leaks(folder: Path, names: Iterable[str]) -> None:
-    """Look through all that is about to be given away.
+    """Search all files that are to be shared.
 
     Args:
         folder: of the packed bundle: texts, and files that `load_plain` reads.
-        names: that must not be in it.
+        names: that must not occur in it.
 
     Raises:
-        MedsynthError: a file tells a path of this machine, the user or one of `names`.
+        MedsynthError: a file contains a path of this machine, the user or one of `names`.
     """
     user = getpass.getuser()
     forbidden = {*names, *([] if user in _COMMON_USERS or len(user) < 3 else [user])}
@@ -58,20 +58,20 @@ def refuse_leaks(folder: Path, names: Iterable[str]) -> None:
                 raise _leak(path.relative_to(folder), found.group())
         if path.suffix in (".ts", ".onnx"):
             content = path.read_bytes()
-            for place in (str(Path.home()), str(Path.cwd()), sys.prefix, str(Path(__file__).parents[1])):
-                if len(place) > 1 and f"{place}/".encode() in content:
-                    raise _leak(path.relative_to(folder), place)
+            for location in (str(Path.home()), str(Path.cwd()), sys.prefix, str(Path(__file__).parents[1])):
+                if len(location) > 1 and f"{location}/".encode() in content:
+                    raise _leak(path.relative_to(folder), location)
 
 
 def _leak(path: Path, found: str) -> MedsynthError:
     return MedsynthError(
-        f"{path} would tell '{found}', a path or name of this machine or its data: remove it from the configuration "
-        "that it comes from"
+        f"{path} would reveal '{found}', a path or name of this machine or its data: remove it from the "
+        "configuration that it comes from"
     )
 
 
-def _tells(name: str) -> bool:
-    """Lower-case words and plain numbers stand for other things, too."""
+def _is_identifying(name: str) -> bool:
+    """Whether a name is neither short, a number nor a lower-case word, which occur elsewhere too."""
     return len(name) >= 4 and not name.isdigit() and any(not character.islower() for character in name)
 
 

@@ -1,4 +1,4 @@
-"""A trained system as a bundle of its own, as MONAI's model zoo has them: it runs where this repository is not.
+"""A trained system as a bundle, as MONAI's model zoo has them: it runs without this repository.
 
 Reference: MONAI Bundle Specification, https://docs.monai.io/en/stable/mb_specification.html
 """
@@ -41,7 +41,7 @@ def pack_bundle(
 ) -> Path:
     """Write `<output>/<stem>/` and `<output>/<stem>.zip`.
 
-    The training configuration has the settings that the checkpoint's run folder tells, without its paths.
+    The training configuration has the settings from the checkpoint's run folder, without its paths.
 
     Args:
         bundle: folder of the system, such as `bundles/vaegan`.
@@ -53,8 +53,8 @@ def pack_bundle(
     Returns: the folder of the packed bundle.
 
     Raises:
-        MedsynthError: no bundle, no checkpoint of it, something there already, or what is to be packed tells paths or
-            names.
+        MedsynthError: no bundle, no checkpoint of it, an existing output, or paths or names in what is
+            to be packed.
     """
     metadata, configs = read_bundle(bundle)
     model = load_model(checkpoint)
@@ -102,7 +102,7 @@ def read_bundle(bundle: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
     """The metadata of a bundle's folder, and its configurations by file name, `%` macros put in.
 
     Raises:
-        MedsynthError: it is no folder of a bundle that trains and infers.
+        MedsynthError: it is not the folder of a bundle that trains and infers.
     """
     found = {path.name: path for pattern in CONFIGS for path in sorted(bundle.glob(pattern))}
     missing = [name for name in ("train.json", "inference.json") if name not in found]
@@ -116,7 +116,7 @@ def read_bundle(bundle: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
 
 
 def with_settings(config: Any, settings: Any) -> Any:
-    """A configuration with the plain values of a run that was made with it; paths and expressions stay its own."""
+    """A configuration with the plain values of a run that used it; its paths and expressions are unchanged."""
     if isinstance(config, dict):
         known = settings if isinstance(settings, dict) and settings.get("_target_") == config.get("_target_") else {}
         added = {name: value for name, value in known.items() if name not in config and _is_plain(value)}
@@ -130,13 +130,13 @@ def with_settings(config: Any, settings: Any) -> Any:
 
 
 def packed_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration whose paths are below the bundle, wherever that lies."""
-    if "bundle_root" not in config:  # goes on top of another file
+    """A configuration whose paths are relative to the bundle's folder."""
+    if "bundle_root" not in config:  # an overlay of another file
         return config
     packed = dict(config, bundle_root="$bundle_root()", imports=[*config.get("imports", []), _ROOT])
-    for name, place in (("checkpoint", "models/model.pt"), ("output_dir", _place(config.get("output_dir")))):
+    for name, path in (("checkpoint", "models/model.pt"), ("output_dir", _packed_path(config.get("output_dir")))):
         if name in packed:
-            packed[name] = f"$@bundle_root + '/{place}'"
+            packed[name] = f"$@bundle_root + '/{path}'"
     return packed
 
 
@@ -179,14 +179,14 @@ def _defines_network(config: dict[str, Any]) -> bool:
 
 
 def _trained_by(config: dict[str, Any], run: dict[str, Any]) -> bool:
-    """Whether a run's configuration came from this one, as far as its network tells."""
+    """Whether a run's configuration came from this one, judged by its network."""
     if not (_defines_network(config) and _defines_network(run)):
         return False
     return config["network_def"]["_target_"] == run["network_def"]["_target_"]
 
 
 def _is_plain(value: Any) -> bool:
-    """A number, a word or a list of them, and not a path."""
+    """Whether it is a number, a word or a list of them, and not a path."""
     if isinstance(value, list):
         return all(_is_plain(item) for item in value)
     if isinstance(value, str):
@@ -194,7 +194,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float))
 
 
-def _place(output_dir: Any) -> str:
+def _packed_path(output_dir: Any) -> str:
     """`runs/vaegan/images` -> `images`; of a run folder itself: `run`."""
     return "/".join(PurePosixPath(str(output_dir)).parts[2:]) or "run"
 

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration, found before anything is built, and how they are shown."""
+"""Mistakes in a configuration, found before anything is built, and their display."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_
 
 
 def check_config() -> None:
-    """For a config's `initialize`: refuse misspelt overrides, and show mistakes in one line from here on."""
+    """For a config's `initialize`: refuse misspelt overrides, and show mistakes in one line from then on."""
     show_mistakes_in_one_line()
     origin = config_origin()
     if origin.parser is not None and origin.files:
@@ -32,7 +32,7 @@ def check_config() -> None:
 
 
 def check_overrides(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
-    """Refuse misspelt keys, words for numbers and a device that is not there, and read JSON's words."""
+    """Refuse misspelt keys, words for numbers and missing devices, and read JSON's words."""
     given = ConfigParser.load_config_file(config_files[0])
     refuse_unknown_keys(parser, given, config_files[0])
     read_json_words(parser)
@@ -99,9 +99,9 @@ def refuse_unknown_keys(parser: ConfigParser, given: dict[str, Any], config_file
 
 
 def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
-    """Refuse what is no number where `given`, the config file's content, has one, and so for true and false.
+    """Refuse other values where `given`, the config file's content, has a number, or true or false.
 
-    Null and expressions are taken: what they mean is for those who use them.
+    Null and expressions are accepted: those who use them check them.
 
     Raises:
         MedsynthError: with the key, what it is, and what to give.
@@ -119,7 +119,7 @@ def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
 
 
 def _is_expression(value: Any) -> bool:
-    """Whether MONAI makes something else of it, an expression or a reference."""
+    """Whether it is an expression or a reference of MONAI."""
     return isinstance(value, str) and value.startswith(("$", "@"))
 
 
@@ -140,7 +140,7 @@ def _leaves(entry: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]
 def _new_keys(
     given: Any, merged: Any, locator: ComponentLocator, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Paths in `merged` that `given` lacks and no `_target_` takes, each with the names that are valid in its place."""
+    """Paths in `merged` that `given` lacks and no `_target_` takes, each with the names that are valid there."""
     if isinstance(given, list) and isinstance(merged, list):
         for i, (old, new) in enumerate(zip(given, merged, strict=False)):
             yield from _new_keys(old, new, locator, (*path, str(i)))
@@ -155,7 +155,7 @@ def _new_keys(
 
 
 def _parameters(entry: dict[str, Any], locator: ComponentLocator) -> list[str] | None:
-    """Names that the entry's `_target_` takes: [] if it has none, None if it takes any or cannot be asked."""
+    """Names that the entry's `_target_` takes: [] if it has none, None if it takes any or they are unknown."""
     if "_target_" not in entry:
         return []
     target = ConfigComponent(entry, locator=locator).resolve_module_name()
@@ -182,7 +182,7 @@ def _references(entry: Any) -> Iterator[str]:
 
 
 def show_mistakes_in_one_line() -> None:
-    """From here on a MedsynthError that nobody caught is one line on stderr; the exit status stays 1."""
+    """From here on an uncaught MedsynthError is one line on stderr; the exit status stays 1."""
     sys.excepthook, threading.excepthook = _show, _show_of_thread
 
 
@@ -196,7 +196,7 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 def _show_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """A disk that TensorBoard's thread found full is told when the thread is waited for."""
+    """Log an OSError only: a full disk in TensorBoard's thread is reported by the next caller."""
     if isinstance(failed.exc_value, OSError):
         keep_traceback(repr(failed.exc_value), failed.exc_value)
     else:

@@ -1,4 +1,4 @@
-"""Where the log of a run goes."""
+"""The log of a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class _Console(logging.StreamHandler):
 
 
 class _RunLog(logging.FileHandler):
-    """`train.log`; a full disk is told once by what stops the run, not by each line."""
+    """`train.log`; a full disk is reported once, by what stops the run, not by each line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Keep silent."""
+        """Report nothing."""
 
 
 def log_to(path: Path) -> None:
-    """Send the log to `path` from here on, and to the console as logging.conf has it; to stdout where there is none."""
+    """Send the log to `path` from here on, and to the console as logging.conf sets it; without one, to stdout."""
     root = logging.getLogger()
     if not root.handlers:
         root.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""The file model.pt, before anything opens it; without PyTorch, so that the tools can ask at once."""
+"""The file model.pt, before anything opens it; without PyTorch, so that the tools answer at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from medsynth.errors import MedsynthError
 
 
 def require_model(path: Path | str) -> None:
-    """Refuse a model that is not there.
+    """Refuse a model that does not exist.
 
     Raises:
         MedsynthError: no such file, or the folder of a run.

@@ -17,7 +17,7 @@ class Origin:
 
     Attributes:
         parser: of the configuration; None outside of one.
-        files: that `monai.bundle` was given; () where it was given none.
+        files: that `monai.bundle` was given; () if none.
         folder: of the first of them; None outside of a `ConfigWorkflow`.
     """
 
@@ -29,10 +29,10 @@ class Origin:
 def config_origin() -> Origin:
     """The parser, the files and the folder of the configuration that is building the caller.
 
-    They are looked up in the calls that led here, and nowhere else in medsynth: MONAI 1.6 has no other way. What a
+    They are looked up in the calls that led here, and nowhere else in medsynth: MONAI 1.6 offers no other way. What a
     configuration builds is handed its arguments alone; `$` expressions see imported names and what is resolved so far;
     `ConfigParser` does not keep what it read; `config_root_path` is known to the workflow alone; and `monai.bundle run`
-    has no hook. Where MONAI changes, nothing is found, and overrides are not checked.
+    has no hook. If MONAI changes, nothing is found, and overrides are not checked.
     """
     parser: ConfigParser | None = None
     folder: Path | None = None

@@ -1,4 +1,4 @@
-"""model.pt: a network's weights with the recipe that rebuilds it. Opening one runs no code of its own."""
+"""model.pt: a network's weights with the recipe that rebuilds it. Opening one runs none of its code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsynth.errors import MedsynthError, is_whole
 from medsynth.run.model_file import require_model
 from medsynth.storage import load_plain, save_plain
 
-_FORMAT = 2  # raise it when a model.pt of before no longer gives the same network or the same preprocessing
+_FORMAT = 2  # raise it when an earlier model.pt no longer gives the same network or the same preprocessing
 _PACKAGES = ("medsynth.models.", "medsynth.nn.", "monai.networks.")
 _PARTS = {"definition": dict, "weights": dict, "preprocessing": dict, "classes": list, "extra": dict}
 
@@ -28,7 +28,7 @@ class LoadedModel:
 
     Attributes:
         network: rebuilt, on its device, in evaluation mode.
-        discriminator: likewise, for what measures its opinion; None if the file holds none.
+        discriminator: likewise, for measures that use it; None if the file has none.
         discriminator_definition: `_target_` and arguments of the discriminator.
         preprocessing: how its training images were prepared, as plain values.
         classes: names of its class indices, in order.
@@ -62,11 +62,11 @@ def save_model(
     extra: dict[str, Any] | None = None,
     discriminator: tuple[dict[str, Any], nn.Module] | None = None,
 ) -> None:
-    """Write model.pt: whole or not at all.
+    """Write model.pt, completely or not at all.
 
     Args:
         definition: `_target_` and arguments of the network, plain values only (`Run.definition`).
-        discriminator: definition and module of what judged the network, if it is worth keeping.
+        discriminator: definition and module of the discriminator, to save it too.
     """
     check_recipe(definition, preprocessing, str(path))
     content = {
@@ -88,7 +88,7 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
     """Rebuild the network of a model.pt.
 
     Raises:
-        MedsynthError: no such file, not a whole model.pt, one that names foreign code, weights of another network, or
+        MedsynthError: no such file, an incomplete model.pt, one that names foreign code, weights of another network, or
             no such device.
     """
     require_model(path)
@@ -186,7 +186,7 @@ def _with_weights(
 
 
 def _build(value: Any, where: str) -> Any:
-    """Networks in place of definitions, from the inside out."""
+    """Replace definitions by networks, innermost first."""
     if isinstance(value, list):
         return [_build(item, where) for item in value]
     if not isinstance(value, dict):

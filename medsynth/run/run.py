@@ -36,21 +36,21 @@ class Stateful(Protocol):
 
 
 class Run:
-    """The folder `output_dir`, made or gone on with. Build it before anything else of a training config.
+    """The folder `output_dir`, created or continued. Build it before anything else of a training config.
 
-    It refuses misspelt overrides, shows mistakes in one line, starts `train.log`, keeps the configuration as
+    It refuses misspelt overrides, shows mistakes in one line, starts `train.log`, saves the configuration as
     `config.json` and seeds. The handlers share it.
 
     Args:
         output_dir: the run folder.
         seed: of every random number of the run.
-        resume: go on from `output_dir` if a run is there; if false, a folder that holds one is refused.
+        resume: continue a run in `output_dir`; if false, a folder that holds one is refused.
 
     Attributes:
-        start_iteration: where this process went on; 0 in a new run.
+        start_iteration: at which this process continued; 0 in a new run.
         saved_iteration: of the last checkpoint.
         images: training images seen, over all resumes.
-        stateful: state of handlers that a checkpoint keeps, by name.
+        stateful: state of handlers that a checkpoint saves, by name.
     """
 
     def __init__(self, output_dir: str, seed: int, resume: bool = True) -> None:
@@ -85,7 +85,7 @@ class Run:
         set_determinism(seed + idist.get_rank())
 
     def _refuse_other_system(self) -> None:
-        """Do not go on with a run of another network."""
+        """Refuse to continue a run of another network."""
         snapshot = self.folder / "config.json"
         if self._parser is None or not self.has_checkpoint() or not snapshot.exists():
             return
@@ -99,7 +99,7 @@ class Run:
                 )
 
     def has_checkpoint(self) -> bool:
-        """Is there a run to go on with?"""
+        """Whether there is a run to continue."""
         return self.checkpoint.exists() or self.former_checkpoint.exists()
 
     @property
@@ -124,8 +124,8 @@ class Run:
             if name in state:
                 item.load_state_dict(state[name])
 
-    def keep_config(self) -> None:
-        """Write the configuration to `config.json`: once it has proved to fit the checkpoint, if there is one."""
+    def save_config(self) -> None:
+        """Write the configuration to `config.json`: once it is known to fit the checkpoint, if there is one."""
         if self._parser is None or not self.is_main:
             return
         snapshot = self.folder / "config.json"
@@ -135,7 +135,7 @@ class Run:
         write_text(snapshot, json.dumps(config, indent=4) + "\n")
 
     def definition(self, id: str) -> dict[str, Any]:
-        """The entry `id` of the configuration, still a definition, with plain values in place of references.
+        """The entry `id` of the configuration, still a definition, with references replaced by plain values.
 
         Raises:
             MedsynthError: one of its values is an object, which a recipe cannot hold.
@@ -163,7 +163,7 @@ class Run:
     def tensorboard(self, iteration: int) -> Iterator[SummaryWriter]:
         """The run's event writer, flushed at the end; opening it drops what was written after `iteration`.
 
-        Its thread meets a full disk, and tells whoever writes or flushes next.
+        If its thread meets a full disk, the next write or flush raises the error.
         """
         folder = self.folder / "tensorboard"
         with disk_errors(folder):
@@ -183,7 +183,7 @@ class Run:
 
 
 def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Say which top-level settings differ from those that the run had so far."""
+    """Log which top-level settings differ from those of the run so far."""
     for name, value in now.items():
         if before.get(name) != value and not isinstance(value, (dict, list)):
             logger.info("%s was %s and is %s now", name, before.get(name), value)

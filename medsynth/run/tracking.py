@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from medsynth.errors import MedsynthError
 
-EVERY = 10  # iterations between two looks at the losses; each waits for the device and the database
+EVERY = 10  # iterations between two records of the losses; each waits for the device and the database
 _HANDLER = "MLFlowHandler"
 
 
@@ -21,7 +21,7 @@ def losses_of(output: dict[str, Any]) -> dict[str, float]:
 
 
 def is_tenth(engine: Engine, iteration: int) -> bool:
-    """Whether to look at the losses of this iteration."""
+    """Whether to record the losses of this iteration."""
     return iteration % EVERY == 0
 
 

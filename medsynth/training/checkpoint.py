@@ -61,7 +61,7 @@ class Checkpoint:
             self._restore(engine)
         self.run.start_iteration = self.run.saved_iteration = engine.state.iteration
         self._saved_time = time.monotonic()
-        self.run.keep_config()
+        self.run.save_config()
         self._stop.__enter__()
 
     def _count(self, engine: Engine) -> None:

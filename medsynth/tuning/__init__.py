@@ -1,1 +1,1 @@
-"""Studies of settings."""
+"""Hyperparameter studies."""

@@ -1,4 +1,4 @@
-"""What a study may change in a training configuration, and what it is to improve."""
+"""What a study may change in a training configuration, and its objectives."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SearchSpace:
     """Ranges and choices for keys of a training configuration.
 
     Attributes:
-        objectives: columns of metrics.csv -> `minimize` or `maximize`; the first is what a study improves if not told
-            otherwise.
+        objectives: columns of metrics.csv -> `minimize` or `maximize`; the first is the default objective of a
+            study.
         keys: key of the configuration -> `{"low": .., "high": ..}`, with `"log": true` or a `"step"` if wanted, or
             `{"choices": [..]}`.
         defaults: what the configuration has for them, for the first trial.
@@ -56,7 +56,7 @@ class SearchSpace:
 
 
 def read_search_space(path: Path, config: Path) -> SearchSpace:
-    """Read the tune.json that stands beside a training configuration.
+    """Read the tune.json beside a training configuration.
 
     Raises:
         MedsynthError: it is missing or damaged, or has a key that the configuration lacks or a range without values.
@@ -66,7 +66,7 @@ def read_search_space(path: Path, config: Path) -> SearchSpace:
     except OSError as error:
         raise MedsynthError(f"search space {path}: {error.strerror}: write one as CONTRIBUTING.md has it") from error
     except ValueError as error:
-        raise MedsynthError(f"search space {path} is no JSON: {error}") from error
+        raise MedsynthError(f"search space {path} is not JSON: {error}") from error
     objectives, keys = (content.get(name) if isinstance(content, dict) else None for name in ("objectives", "keys"))
     if not (isinstance(objectives, dict) and isinstance(keys, dict) and objectives and keys):
         raise MedsynthError(f"search space {path}: needs 'objectives' and 'keys', each with at least one entry")
@@ -78,7 +78,7 @@ def read_search_space(path: Path, config: Path) -> SearchSpace:
         if key not in parser:
             near = difflib.get_close_matches(key, parser.config, n=1)
             advice = f": the nearest is '{near[0]}'" if near else ""
-            raise MedsynthError(f"{path}: '{key}' is no key of {config}{advice}")
+            raise MedsynthError(f"{path}: '{key}' is not a key of {config}{advice}")
         _check_domain(domain, f"{path}: {key}")
     return SearchSpace(objectives, keys, {key: parser[key] for key in keys})
 
@@ -116,5 +116,5 @@ def _suggest(trial: Trial, key: str, domain: dict[str, Any]) -> Any:
 
 
 def _stored(value: Any) -> Any:
-    """As Optuna can keep it: a list as its text."""
+    """As Optuna can store it: a list as its text."""
     return json.dumps(value) if isinstance(value, (list, dict)) else value

@@ -1,4 +1,4 @@
-"""A study: trials of a training configuration, the next one chosen by what those before reached.
+"""A study: trials of a training configuration, each chosen by the results of earlier ones.
 
 Reference: Bergstra et al., tree-structured Parzen estimators, NeurIPS 2011; Optuna, arXiv:1907.10902.
 """
@@ -25,7 +25,7 @@ from medsynth.tuning.search_space import SearchSpace
 from medsynth.tuning.trials import Outcome, Row, run_trial
 
 INTERRUPTED = "interrupted"
-ALIKE = 3  # failures in a row for one reason: it is no accident
+SAME_FAILURES = 3  # failures in a row for one reason stop a study
 _OURS = ("config_file", "output_dir", "resume")
 
 
@@ -65,13 +65,13 @@ class Plan:
 
 
 class Tuning:
-    """Trials until there are enough, in a storage that other workers can share.
+    """Trials until there are enough, in a storage that workers can share.
 
     Args:
         storage: `.db` for SQLite, anything else for a journal, which can lie on a network disk.
 
     Raises:
-        MedsynthError: the storage cannot be opened, or holds a study of something else.
+        MedsynthError: the storage cannot be opened, or holds another study.
     """
 
     def __init__(self, plan: Plan, storage: Path) -> None:
@@ -100,7 +100,7 @@ class Tuning:
 
         Raises:
             MedsynthError: the first trial failed, or several in a row for the same reason.
-            KeyboardInterrupt: the trial of that moment goes on when the study does.
+            KeyboardInterrupt: the current trial continues when the study does.
         """
         failures: list[str] = []
         with tqdm(total=trials, initial=min(self._begun(), trials), desc="trials") as bar:
@@ -111,8 +111,8 @@ class Tuning:
                 self.write_best()
                 if failures and not self._has_run():
                     raise MedsynthError(f"the first trial, which has the bundle's own settings, failed: {failures[-1]}")
-                if len(failures) >= ALIKE and len(set(failures[-ALIKE:])) == 1:
-                    raise MedsynthError(f"{ALIKE} trials in a row failed alike: {failures[-1]}")
+                if len(failures) >= SAME_FAILURES and len(set(failures[-SAME_FAILURES:])) == 1:
+                    raise MedsynthError(f"{SAME_FAILURES} trials in a row failed for the same reason: {failures[-1]}")
 
     def best(self) -> FrozenTrial | None:
         """The best trial; with several objectives, that of the front which is nearest to the best of each."""
@@ -124,18 +124,18 @@ class Tuning:
             values = [trial.values[i] if direction == "minimize" else -trial.values[i] for trial in front]
             spread = max(values) - min(values) or 1.0
             columns.append([(value - min(values)) / spread for value in values])
-        distances = [math.hypot(*place) for place in zip(*columns, strict=True)]
+        distances = [math.hypot(*point) for point in zip(*columns, strict=True)]
         return front[distances.index(min(distances))]
 
     def write_best(self) -> None:
-        """Keep the best trial's values as an overlay of the training configuration."""
+        """Save the best trial's values as an overlay of the training configuration."""
         best = self.best()
         if best is not None:
             write_text(self.plan.output / "best.json", json.dumps(best.user_attrs["overlay"], indent=4) + "\n")
 
     def _run_one(self, bar: tqdm) -> Outcome:
         trial = self.study.ask()
-        # one seed a trial: the same choice whoever makes it, and however often the study was stopped
+        # one seed a trial: the same choice by any worker, however often the study was stopped
         self.study.sampler = optuna.samplers.TPESampler(seed=self.plan.seed + trial.number, multivariate=False)
         overlay = self.plan.space.suggest(trial)
         name = trial.user_attrs.get("folder", f"{trial.number:03d}")
@@ -154,10 +154,10 @@ class Tuning:
             raise
         trial.set_user_attr("minutes", round((time.monotonic() - started) / 60, 2))
         trial.set_user_attr("epochs", outcome.rows[-1]["epoch"] if outcome.rows else 0)
-        return self._tell(trial, outcome)
+        return self._record(trial, outcome)
 
     def _report(self, trial: Trial, row: Row, bar: tqdm) -> bool:
-        """Tell the pruner of a validation; whether to stop. With several objectives there is no pruning."""
+        """Report a validation to the pruner; whether to stop. With several objectives there is no pruning."""
         first = next(iter(self.plan.objectives))
         if first not in row:
             raise MedsynthError(f"metrics.csv has no column {first}: it has {', '.join(row)}")
@@ -167,12 +167,12 @@ class Tuning:
         trial.report(row[first], step=int(row["epoch"]))
         return trial.should_prune()
 
-    def _tell(self, trial: Trial, outcome: Outcome) -> Outcome:
+    def _record(self, trial: Trial, outcome: Outcome) -> Outcome:
         values = self._values(outcome.rows)
         if outcome.state == "complete" and values is None:
             outcome = Outcome("failed", "ended without a validation: lower val_interval or raise max_epochs", [])
         elif outcome.state == "complete" and not all(map(math.isfinite, values)):
-            outcome = Outcome("pruned", "diverged: its measures are no numbers", outcome.rows)
+            outcome = Outcome("pruned", "diverged: its measures are not finite", outcome.rows)
         trial.set_user_attr("reason", outcome.reason)
         if outcome.state == "complete":
             self.study.tell(trial, values)
@@ -193,7 +193,7 @@ class Tuning:
         return [best[name] for name in self.plan.objectives]
 
     def _has_run(self) -> bool:
-        """Whether any trial got anywhere, or is about to."""
+        """Whether any trial has not failed."""
         return any(trial.state != TrialState.FAIL for trial in self.study.get_trials(deepcopy=False))
 
     def _begun(self) -> int:
@@ -204,7 +204,7 @@ class Tuning:
         )
 
     def _requeue(self, trial: Trial, reason: str) -> None:
-        """Mark a trial as failed; another of the same values goes on with its run folder."""
+        """Mark a trial as failed; another of the same values continues its run folder."""
         attributes = trial.user_attrs
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
@@ -212,7 +212,7 @@ class Tuning:
             self.study.enqueue_trial(trial.params, user_attrs={"folder": attributes["folder"]})
 
     def _requeue_abandoned(self) -> None:
-        """Trials whose worker on this machine is gone go on."""
+        """Requeue trials whose worker on this machine has ended."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             host, process = trial.user_attrs.get("worker", (None, None))
             if host == socket.gethostname() and not _is_alive(process):
@@ -225,7 +225,7 @@ class Tuning:
             if known[name] != value and self._has_run():
                 raise MedsynthError(
                     f"{storage} holds a study with {name} {_words(known[name])}, and now they are {_words(value)}: the "
-                    "trials cannot be compared; use those of before, or another --output"
+                    "trials cannot be compared; use the earlier ones, or another --output"
                 )
         self.study.set_user_attr("question", question)
 

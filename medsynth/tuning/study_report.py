@@ -23,7 +23,7 @@ FAILURES_SHOWN = 5  # different reasons
 def write_report(tuning: Tuning) -> list[Path]:
     """Write trials.csv, and plots of history, importance and, of two objectives, the Pareto front.
 
-    Returns: the files. A plot that these trials are too few for is left out.
+    Returns: the files. Plots that need more trials are left out.
     """
     output = tuning.plan.output
     write_text(output / "trials.csv", as_csv(trial_rows(tuning)))
@@ -97,7 +97,7 @@ def _plots(tuning: Tuning) -> dict[str, Callable[[], Any]]:
 
 
 def _picture(draw: Callable[[], Any]) -> bytes | None:
-    """A plot as PNG; None where the trials are too few or too alike for it."""
+    """A plot as PNG; None where the trials are too few or too similar for it."""
     with warnings.catch_warnings(), plt.rc_context({"figure.figsize": (9, 5), "font.size": 10}):
         warnings.simplefilter("ignore")
         try:

@@ -1,6 +1,6 @@
-"""One trial of a study: a run of its own in a process of its own, watched as it goes.
+"""One trial of a study: a run in its own process, monitored by the study.
 
-A process that runs out of memory or hangs takes nothing with it but itself.
+A process that runs out of memory or hangs affects nothing but itself.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def run_trial(
     overrides: Sequence[str],
     is_hopeless: Callable[[Row], bool],
 ) -> Outcome:
-    """Train with `values` in `folder`, or go on with a run that is there.
+    """Train with `values` in `folder`, or continue a run there.
 
     Args:
         config: the training configuration.
-        values: of its keys; they are kept as an overlay, `tuned.json`.
+        values: of its keys; they are saved as an overlay, `tuned.json`.
         overrides: of the command line, the same for all trials.
         is_hopeless: asked for every new row of metrics.csv; if so, the run is stopped.
 
@@ -90,7 +90,7 @@ def run_trial(
 
 
 def validations(folder: Path) -> list[Row]:
-    """The whole rows of a run's metrics.csv so far."""
+    """The complete rows of a run's metrics.csv so far."""
     path = folder / "metrics.csv"
     whole_lines = path.read_text().rpartition("\n")[0] if path.exists() else ""
     rows = csv.DictReader(io.StringIO(whole_lines))
@@ -113,7 +113,7 @@ def _watch(process: subprocess.Popen, folder: Path, is_hopeless: Callable[[Row],
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Let it save, but not for ever."""
+    """Ask it to save and end; kill it after `SECONDS_TO_SAVE`."""
     process.terminate()
     try:
         process.wait(SECONDS_TO_SAVE)
@@ -137,5 +137,5 @@ def _outcome(status: int, console: str, rows: list[Row]) -> Outcome:
 
 
 def _die_with_parent() -> None:
-    """Stop in good order when the study is killed, or two runs would write to one folder after its next start."""
+    """Save and stop when the study is killed; otherwise two runs would write to one folder after its restart."""
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)

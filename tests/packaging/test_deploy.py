@@ -34,7 +34,7 @@ def images(outputs) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_torchscript_gives_the_images_of_the_network_and_tells_no_paths(described, stem, tmp_path):
+def test_torchscript_gives_the_images_of_the_network_and_holds_no_paths(described, stem, tmp_path):
     model, metadata = described(stem)
     path = export_network("torchscript", model, metadata, tmp_path)
     network, examples = callable_network(model, metadata)
@@ -48,7 +48,7 @@ def test_torchscript_gives_the_images_of_the_network_and_tells_no_paths(describe
 
 
 @pytest.mark.parametrize("stem", ["vaegan", "translation"])
-def test_onnx_gives_the_images_of_the_network_and_tells_no_paths(described, stem, tmp_path):
+def test_onnx_gives_the_images_of_the_network_and_holds_no_paths(described, stem, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     model, metadata = described(stem)
@@ -64,7 +64,7 @@ def test_onnx_gives_the_images_of_the_network_and_tells_no_paths(described, stem
     refuse_leaks(tmp_path, set())
 
 
-def test_what_onnx_cannot_say_is_refused_in_one_line(described, tmp_path):
+def test_what_onnx_cannot_express_is_refused_in_one_line(described, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     with pytest.raises(MedsynthError, match="RRDBNet cannot be exported as onnx .*: leave --export out"):
@@ -78,9 +78,9 @@ def test_onnx_without_its_packages_says_what_to_install(described, tmp_path, mon
         export_network("onnx", *described("vaegan"), tmp_path)
 
 
-def test_a_network_that_is_no_single_call_is_refused(described):
+def test_a_network_that_is_not_a_single_call_is_refused(described):
     model, metadata = described("vaegan")
     inputs = metadata["network_data_format"]["inputs"]
     inputs["another"] = inputs["image"]
-    with pytest.raises(MedsynthError, match="no single call from image and another"):
+    with pytest.raises(MedsynthError, match="not a single call from image and another"):
         callable_network(model, metadata)

@@ -183,7 +183,7 @@ def test_settings_of_the_run_are_packed_and_its_paths_and_names_are_not(untraine
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ('{"a": "/home/erika/scans"}', "/home/erika/scans"),
         ('{"a": "$load(\'/data/x.json\')"}', "/data/x.json"),
@@ -192,15 +192,15 @@ def test_settings_of_the_run_are_packed_and_its_paths_and_names_are_not(untraine
         ("of IXI034-HH.", "IXI034-HH"),
     ],
 )
-def test_what_tells_a_path_or_a_subject_is_refused(tmp_path, text, told):
+def test_a_bundle_with_a_path_or_a_subject_is_refused(tmp_path, text, expected):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(MedsynthError, match="would tell") as caught:
+    with pytest.raises(MedsynthError, match="would reveal") as caught:
         leaks.refuse_leaks(tmp_path, {"IXI034-HH"})
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["https://docs.monai.io/en/x", "$@bundle_root + '/models/model.pt'", "MR/CT", "a / b"])
-def test_addresses_and_places_in_the_bundle_are_no_leak(tmp_path, text):
+def test_urls_and_paths_in_the_bundle_are_not_leaks(tmp_path, text):
     (tmp_path / "a.md").write_text(text)
     leaks.refuse_leaks(tmp_path, {"IXI034-HH"})
 
@@ -223,7 +223,7 @@ def test_the_card_has_the_measures_of_this_model_with_intervals_and_the_privacy_
         pack_bundle(ROOT / "bundles/vaegan", checkpoint, tmp_path / "b", evaluation)
 
 
-def test_what_is_unknown_is_said_to_be(packed):
+def test_unknown_facts_are_marked_unknown(packed):
     card = (packed("vaegan") / "docs" / "README.md").read_text()
     assert card.count("Unknown: no evaluation was given.") == 2
     assert "SHA-256 of the datalist: unknown" in card
@@ -245,13 +245,13 @@ def test_mistakes_are_one_line_and_leave_nothing(untrained, tmp_path, bundle, mo
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pack_that_is_there_is_not_overwritten(packed, untrained):
+def test_an_existing_pack_is_not_overwritten(packed, untrained):
     folder = packed("vaegan")
     with pytest.raises(MedsynthError, match="is there already"):
         pack_bundle(ROOT / "bundles/vaegan", untrained("vaegan"), folder.parent)
 
 
-def test_macros_are_put_in(tmp_path, monkeypatch):
+def test_macros_are_replaced_by_their_content(tmp_path, monkeypatch):
     bundle = shutil.copytree(ROOT / "bundles/vaegan", tmp_path / "vaegan")
     (bundle / "part.json").write_text(json.dumps({"weights": {"l1": 7.0}}))
     config = json.loads((bundle / "train.json").read_text())

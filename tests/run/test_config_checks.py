@@ -43,7 +43,7 @@ def test_a_misspelt_key_is_refused_with_the_nearest_one_and_nothing_is_written(t
     assert not (tmp_path / "run").exists()
 
 
-def test_a_key_like_no_other_is_refused_with_the_valid_ones(toy_run):
+def test_a_key_unlike_any_other_is_refused_with_the_valid_ones(toy_run):
     with pytest.raises(RuntimeError) as refused:
         toy_run(validate__zzz=1)
     assert as_line(refused.value).endswith("valid keys there are evaluator")
@@ -80,7 +80,7 @@ def test_numbers_null_expressions_and_other_shapes_are_taken():
         ("max_epochs", "x", "max_epochs is 'x': give a number, such as "),
     ],
 )
-def test_a_word_for_a_number_is_told_with_its_key(toy_run, key, value, line):
+def test_a_word_for_a_number_is_refused_with_its_key(toy_run, key, value, line):
     with pytest.raises(RuntimeError) as refused:
         toy_run(**{key: value})
     assert as_line(refused.value).startswith(f"error: {line}")
@@ -92,13 +92,13 @@ def test_a_parameter_that_the_file_leaves_out_is_taken(toy_run):
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused_with_what_to_do(device):
+def test_a_missing_device_is_refused_with_what_to_do(device):
     with pytest.raises(MedsynthError, match=f"device {device} cannot be used .* give --device cpu"):
         refuse_missing_device(device)
 
 
 @pytest.mark.parametrize("device", ["cpu", None, "$'cuda' if torch.cuda.is_available() else 'cpu'", "@other"])
-def test_a_device_that_is_there_or_chosen_later_is_taken(device):
+def test_an_existing_device_or_one_chosen_later_is_accepted(device):
     refuse_missing_device(device)
 
 
@@ -126,8 +126,8 @@ def test_a_mistake_of_ours_keeps_its_traceback(capsys):
     assert capsys.readouterr().err == "ValueError: a bug\n"
 
 
-@pytest.mark.parametrize(("error", "told"), [(OSError("no space"), ""), (ValueError("a bug"), "ValueError: a bug")])
-def test_what_the_disk_does_to_a_thread_is_left_to_who_waits_for_it(capsys, error, told):
+@pytest.mark.parametrize(("error", "expected"), [(OSError("no space"), ""), (ValueError("a bug"), "ValueError: a bug")])
+def test_an_error_of_the_disk_in_a_thread_is_left_to_the_next_caller(capsys, error, expected):
     def fail():
         raise error
 
@@ -135,10 +135,10 @@ def test_what_the_disk_does_to_a_thread_is_left_to_who_waits_for_it(capsys, erro
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join()
-    assert (told in capsys.readouterr().err) if told else not capsys.readouterr().err
+    assert (expected in capsys.readouterr().err) if expected else not capsys.readouterr().err
 
 
-def test_an_error_is_kept_in_the_log_with_its_traceback(toy_run, tmp_path):
+def test_an_error_is_logged_with_its_traceback(toy_run, tmp_path):
     with pytest.raises(RuntimeError) as stopped:
         toy_run(max_epochs=1, nan_at=2)
     sys.excepthook(stopped.type, stopped.value, stopped.tb)

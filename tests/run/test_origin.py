@@ -28,21 +28,21 @@ def files(tmp_path: Path) -> list[str]:
     return [str(folder / "a.json"), str(folder / "b.json")]
 
 
-def test_a_run_of_monai_tells_its_parser_its_files_and_its_folder(files, tmp_path):
+def test_the_origin_in_a_run_of_monai_is_its_parser_files_and_folder(files, tmp_path):
     parser = create_workflow(config_file=files, width=3).parser
     assert parser.get_parsed_content("origin") == Origin(parser, tuple(files), tmp_path / "configs")
     assert parser.get_parsed_content("origin").parser["width"] == 3
     assert parser.get_parsed_content("root") == str(tmp_path)
 
 
-def test_a_workflow_that_is_built_in_python_tells_its_folder(files, tmp_path):
+def test_the_origin_in_a_workflow_built_in_python_is_its_folder(files, tmp_path):
     workflow = ConfigWorkflow(files[0], logging_file=False)
     workflow.initialize()
     assert workflow.parser.get_parsed_content("origin") == Origin(workflow.parser, (), tmp_path / "configs")
     assert workflow.parser.get_parsed_content("root") == str(tmp_path)
 
 
-def test_a_parser_alone_tells_no_folder():
+def test_the_origin_in_a_parser_alone_has_no_folder():
     parser = ConfigParser(CONFIG)
     assert parser.get_parsed_content("origin") == Origin(parser)
     assert parser.get_parsed_content("root") == "."

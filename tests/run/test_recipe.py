@@ -107,7 +107,7 @@ def test_a_definition_that_is_more_than_a_network_is_refused_on_saving_and_on_lo
         ({"source": {"modality": "image"}, "target": {"modality": "image"}}, ["image"]),
     ],
 )
-def test_a_model_tells_the_modalities_of_its_domains(preprocessing, found):
+def test_a_model_has_the_modalities_of_its_domains(preprocessing, found):
     assert LoadedModel(torch.nn.Identity(), preprocessing, [], {}, "", {}).modalities == found
 
 
@@ -129,7 +129,7 @@ def test_arguments_that_the_network_does_not_take_are_refused(path):
         load_model(path)
 
 
-def test_a_checkpoint_in_place_of_a_model_is_refused(path):
+def test_a_checkpoint_instead_of_a_model_is_refused(path):
     torch.save({"format": 1, "stateful": {}}, path)
     with pytest.raises(MedsynthError, match="use the run's model.pt, not its checkpoints"):
         load_model(path)
@@ -145,7 +145,7 @@ def test_a_model_of_another_format_is_refused_with_the_version_that_made_it(path
         load_model(path)
 
 
-def test_a_run_folder_in_place_of_its_model_is_told_apart(path):
+def test_a_run_folder_instead_of_its_model_is_refused(path):
     with pytest.raises(MedsynthError, match="is a folder: give the model in it, .*model.pt"):
         load_model(path.parent)
 

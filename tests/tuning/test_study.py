@@ -116,7 +116,7 @@ def test_each_trial_has_a_run_folder_of_its_own(plan):
 
 
 @pytest.mark.parametrize("storage", ["study.db", "study.log"])
-def test_a_study_goes_on_from_its_storage_as_if_not_stopped(plan, tmp_path, storage):
+def test_a_study_continues_from_its_storage_as_if_not_stopped(plan, tmp_path, storage):
     study(plan(), 2, storage)
     resumed = study(plan(), 4, storage)
     assert len(resumed.study.trials) == 4
@@ -144,7 +144,7 @@ def test_a_trial_worse_than_the_median_is_stopped_after_it_has_saved(plan, monke
 
 
 def test_three_equal_failures_in_a_row_end_the_study_with_their_reason(plan):
-    with pytest.raises(MedsynthError, match="3 trials in a row failed alike: 'max_epoch': no such key"):
+    with pytest.raises(MedsynthError, match="3 trials in a row failed for the same reason: 'max_epoch': no such key"):
         study(plan("--mood", "wrong"), 10)
 
 
@@ -165,7 +165,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, former)
 
 
-def test_a_trial_interrupted_goes_on_where_it_was_when_the_study_does(plan, interruptible):
+def test_an_interrupted_trial_continues_when_the_study_does(plan, interruptible):
     plan = plan("--mood", "slow")
     threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -180,7 +180,7 @@ def test_a_trial_interrupted_goes_on_where_it_was_when_the_study_does(plan, inte
     assert not (plan.output / "trials" / "001").exists()
 
 
-def test_a_trial_of_a_killed_worker_goes_on_with_the_next_one(plan):
+def test_a_trial_of_a_killed_worker_is_continued_by_the_next_one(plan):
     plan = plan()
     tuning = Tuning(plan, plan.output / "study.log")
     abandoned = tuning.study.ask()
@@ -251,7 +251,7 @@ def test_overrides_of_what_the_study_sets_are_refused(plan, overrides, message):
         study(plan(*overrides), 1)
 
 
-def test_a_study_of_other_data_or_objectives_is_not_gone_on_with(plan):
+def test_a_study_of_other_data_or_objectives_is_not_continued(plan):
     study(plan(), 1)
     with pytest.raises(MedsynthError, match="cannot be compared"):
         study(plan("--mood", "watched"), 2)
@@ -270,7 +270,7 @@ def test_a_storage_that_is_something_else_is_refused_in_one_line(plan):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"y": {"low": 0, "high": 1}}, "'y' is no key"),
+        ({"y": {"low": 0, "high": 1}}, "'y' is not a key"),
         ({"max_epoch": {"low": 0, "high": 1}}, "the nearest is 'max_epochs'"),
         ({"x": {"low": 2, "high": 1}}, "the smaller one as low"),
         ({"x": {"low": 0, "high": 1, "log": True}}, "above 0"),
@@ -279,7 +279,7 @@ def test_a_storage_that_is_something_else_is_refused_in_one_line(plan):
         ({}, "needs 'objectives' and 'keys'"),
     ],
 )
-def test_a_search_space_that_cannot_be_is_refused(tmp_path, keys, message):
+def test_an_impossible_search_space_is_refused(tmp_path, keys, message):
     (tmp_path / "train.json").write_text(json.dumps(CONFIG))
     (tmp_path / "tune.json").write_text(json.dumps({"objectives": {"loss": "minimize"}, "keys": keys}))
     with pytest.raises(MedsynthError, match=message):
