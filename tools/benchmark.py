@@ -1,4 +1,4 @@
-"""Measure this project against what is there already, both in one run on this machine.
+"""Measure this project against other software, both in one run on this machine.
 
 python tools/benchmark.py data
 python tools/benchmark.py train vaegan --peer
@@ -33,7 +33,7 @@ ARGUMENTS = {"train": ["vaegan", "--peer"]}  # of the subjects of `all` that nee
 
 
 def main() -> None:
-    """Pass the command line on to the subcommand, whose module alone is imported: most of them take seconds."""
+    """Pass the command line on to the subcommand; only its module is imported, since imports take seconds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parsers = parser.add_subparsers(required=True, metavar="subject")
     for subject in SUBJECTS:
@@ -41,7 +41,7 @@ def main() -> None:
             importlib.import_module(f"benchmarks.{subject}").add_options(parsers)
         else:
             parsers.add_parser(subject, help=purpose(subject))
-    parsers.add_parser("all", help="every subject as it comes, one after the other").set_defaults(run=run_all)
+    parsers.add_parser("all", help="every subject with its defaults, one after the other").set_defaults(run=run_all)
     options = parser.parse_args()
     options.run(options)
 
@@ -53,7 +53,7 @@ def purpose(subject: str) -> str:
 
 
 def run_all(options: argparse.Namespace) -> None:
-    """Each subject in a process of its own, so that none finds the memory or the threads of another."""
+    """Each subject in a process of its own, so that none is affected by the memory or threads of another."""
     for subject in SUBJECTS:
         print(f"\n## {subject}\n", flush=True)
         done = subprocess.run([sys.executable, __file__, subject, *ARGUMENTS.get(subject, [])])

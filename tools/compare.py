@@ -12,10 +12,10 @@ from medsynth.errors import MedsynthError, refuse_existing, run_tool
 
 
 def main() -> None:
-    """Read the evaluations, write the page, and say where it is."""
+    """Read the evaluations, write the page, and print its path."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "runs", type=Path, nargs="+", help="run folders with evaluation/ in them, or evaluation folders"
+        "runs", type=Path, nargs="+", help="run folders that contain evaluation/, or evaluation folders"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("runs/comparison"), help="folder for the page and the table"
@@ -27,7 +27,7 @@ def main() -> None:
             raise MedsynthError(f"there is no folder {folder}: give those of runs that were evaluated")
     if not options.overwrite:
         refuse_existing(options.output / "report.html", "give another --output, or --overwrite to replace it")
-    from medsynth.evaluation.report.compare import compare  # after parsing: help and mistakes come at once
+    from medsynth.evaluation.report.compare import compare  # after parsing: help and errors come at once
     from medsynth.evaluation.report.folder import ReportFolder
 
     compare(options.runs, ReportFolder(options.output, options.overwrite))

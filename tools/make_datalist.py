@@ -20,15 +20,15 @@ from medsynth.storage import disk_errors
 if TYPE_CHECKING:
     from medsynth.data.datalist.layout import Survey
 
-# What imports MONAI is imported in functions: help and mistakes of the command line come at once.
+# What imports MONAI is imported in functions: help and errors of the command line come at once.
 
 MOST_LINES = 30  # of what was left out
 SHARES = (0.7, 0.15, 0.15)
-IN_THE_WAY = "give another name, or --overwrite to replace what is in it"
+REGISTERED_EXISTS = "give another name, or --overwrite to replace what is in it"
 
 
 def main() -> None:
-    """Find, split, write, and say what was found."""
+    """Find, split, write, and print what was found."""
     options = parse_options()
     check(options)
     from medsynth.data.datalist.layout import read_participants
@@ -45,11 +45,11 @@ def main() -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse what is wrong with the command line alone."""
+    """Check the command line alone."""
     if not options.overwrite:
         refuse_existing(options.output, "give another name, or --overwrite to replace it")
         if options.register and options.source and options.target:
-            refuse_existing(registered(options.output), IN_THE_WAY)
+            refuse_existing(registered(options.output), REGISTERED_EXISTS)
     if not options.folder.exists() and not is_listing(options.folder):
         raise MedsynthError(f"there is no folder {options.folder}: give the one with the scans")
     if options.label and not options.participants and not is_listing(options.folder):
@@ -77,7 +77,7 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
     if any(entry.keys() >= set(PAIR) for entry in found.entries):
         folder = registered(options.output) if options.register else None
         if folder is not None and not options.overwrite:
-            refuse_existing(folder, IN_THE_WAY)
+            refuse_existing(folder, REGISTERED_EXISTS)
         check_alignment(found, folder)
     elif options.register:
         raise MedsynthError("--register aligns pairs: give --source and --target, the patterns of their names")
@@ -85,17 +85,19 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
 
 
 def split(found: Survey, shares: list[float] | None, seed: int) -> dict[str, list[dict]]:
-    """As folders or a table told, unless shares are given; else by patient.
+    """Split as folders or a table give it, unless shares are given; else by patient.
 
-    Where only validation patients are missing, they are taken from the training patients.
+    If only validation patients are missing, they are taken from the training patients.
     """
     if found.splits is not None and shares is None:
-        kept = set(map(id, found.entries))
-        splits = {name: [entry for entry in entries if id(entry) in kept] for name, entries in found.splits.items()}
+        remaining = set(map(id, found.entries))
+        splits = {
+            name: [entry for entry in entries if id(entry) in remaining] for name, entries in found.splits.items()
+        }
         if not splits["validation"]:
             splits["training"], splits["validation"] = datalist.hold_out(splits["training"], seed)
             count = len({entry["subject"] for entry in splits["validation"]})
-            found.notes.append(f"the given split has no validation: {count} of the training patients were taken for it")
+            found.notes.append(f"the given split has no validation: {count} of the training patients were moved to it")
     else:
         splits = datalist.split_by_patient(found.entries, shares or SHARES, seed)
     if not splits["training"]:
@@ -106,22 +108,26 @@ def split(found: Survey, shares: list[float] | None, seed: int) -> dict[str, lis
 def parse_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="images, in any folders below it; or a .csv or .tsv of paths")
+    parser.add_argument("folder", type=Path, help="folder of images, with its subfolders; or a .csv or .tsv of paths")
     parser.add_argument("output", type=Path, help="the datalist to write, .json")
     parser.add_argument("--pattern", default="*", help="names of the files to take, such as '*_T1w.nii.gz'")
-    parser.add_argument("--frame", type=int, help="which volume of 4D images to take, from 0 on")
-    parser.add_argument("--source", help="of pairs: names of the files to start from, such as '*_T1w.nii.gz'")
-    parser.add_argument("--target", help="of pairs: names of the files to arrive at, such as '*_FLAIR.nii.gz'")
-    parser.add_argument("--register", action="store_true", help="register targets to sources, beside the datalist")
+    parser.add_argument("--frame", type=int, help="which volume of 4D images to take, counted from 0")
+    parser.add_argument("--source", help="of pairs: names of the source files, such as '*_T1w.nii.gz'")
+    parser.add_argument("--target", help="of pairs: names of the target files, such as '*_FLAIR.nii.gz'")
+    parser.add_argument("--register", action="store_true", help="register targets to sources, in a new folder")
     parser.add_argument(
         "--subject_pattern",
-        help="regular expression that finds the patient, and if you like the slice, in a path below the folder, "
+        help="regular expression that finds the patient, and optionally the slice, in a path below the folder, "
         r"such as '(?P<subject>\d+)_(?P<slice>\d+)$'; default: guessed",
     )
     parser.add_argument("--participants", type=Path, help="table with a column participant_id, .tsv or .csv")
     parser.add_argument("--label", help="column of that table that holds the class")
     parser.add_argument(
-        "--split", type=float, nargs=3, metavar=tuple(SPLITS), help=f"shares; default: as given, else {SHARES}"
+        "--split",
+        type=float,
+        nargs=3,
+        metavar=tuple(SPLITS),
+        help=f"shares; default: as folders or a table give it, else {SHARES}",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--name", help="of the study; default: the name of the datalist")
@@ -152,9 +158,7 @@ def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
     if len(found.left_out) > MOST_LINES:
         rows.append(("", f"and {len(found.left_out) - MOST_LINES} more"))
     rows += [("note", note) for note in found.notes]
-    rows += [
-        ("note", f"{split} is empty: no subject is left for it") for split, entries in splits.items() if not entries
-    ]
+    rows += [("note", f"{split} is empty: too few subjects") for split, entries in splits.items() if not entries]
     return [f"{name:<15} {value}" for name, value in rows]
 
 
@@ -164,7 +168,7 @@ def classes_of(entries: list[dict]) -> str:
 
 
 def counted(values: Iterable[str], most: int = 5) -> str:
-    """Values and how often each is there, the most frequent first."""
+    """Values and how often each occurs, the most frequent first."""
     counts = Counter(values).most_common()
     rest = [f"{len(counts) - most} others"] if len(counts) > most else []
     return ", ".join([f"{value} ({count})" for value, count in counts[:most]] + rest)

@@ -10,9 +10,9 @@ from medsynth.errors import run_tool
 
 
 def main() -> None:
-    """Read the command line, write the data set and say where its datalist is."""
+    """Read the command line, write the data set and print the path of its datalist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="where to write it: a folder that does not exist yet, or is empty")
+    parser.add_argument("folder", help="to write to: a folder that does not exist yet, or is empty")
     parser.add_argument("--subjects", type=int, default=24, help="number of heads, half NC and half AD (%(default)s)")
     parser.add_argument("--spacing_mm", type=float, default=2.0, help="edge of the voxels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (%(default)s)")

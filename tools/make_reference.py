@@ -1,7 +1,7 @@
 """Write the reference of configuration keys, docs/reference/keys.md, from the bundles' configuration files.
 
-A key's meaning stands in tools/key_meanings.json or, if it is not there, in the docstring of the class or function that
-the key is passed to. The tests fail if the page is out of date or a key has no meaning.
+A key's meaning is taken from tools/key_meanings.json or, if that lacks it, from the docstring of the class or function
+that the key is passed to. The tests fail if the page is out of date or a key has no meaning.
 
 python tools/make_reference.py
 """
@@ -119,8 +119,8 @@ def reference(root: Path = ROOT) -> str:
             rows = {key: (value, meaning(config, key, file, written)) for key, value in keys_of(config).items()}
             missing += [f"{key} of {file}" for key, (_, text) in rows.items() if text is None]
             lines = [f"| `{key}` | {shown(value)} | {_cell(text or '')} |" for key, (value, text) in rows.items()]
-            head = [f"### {file}\n", "| key | default | meaning |", "|---|---|---|"]
-            parts.append("\n".join([*head, *lines]) + "\n")
+            header = [f"### {file}\n", "| key | default | meaning |", "|---|---|---|"]
+            parts.append("\n".join([*header, *lines]) + "\n")
     if missing:
         raise MedsynthError(f"without a meaning: {', '.join(missing)}; write one into {MEANINGS.name} or a docstring")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Pack a trained system as a bundle of its own, as MONAI's model zoo has them: a folder and a zip.
+"""Pack a trained system as a bundle, as MONAI's model zoo has them: a folder and a zip.
 
 python tools/pack_bundle.py bundles/vaegan --checkpoint runs/vaegan/model.pt
 """
@@ -15,7 +15,7 @@ FORMS = ("torchscript", "onnx")
 
 
 def main() -> None:
-    """Pack, and say where it is."""
+    """Pack, and print the path."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="folder of the system, such as bundles/vaegan")
     parser.add_argument("--checkpoint", type=Path, required=True, help="model.pt of a run")
@@ -27,7 +27,7 @@ def main() -> None:
     output, name = options.output or options.checkpoint.parent / "pack", options.bundle.resolve().name
     for path in (output / name, output / f"{name}.zip"):
         refuse_existing(path, "remove it, or give another --output")
-    from medsynth.packaging.packing import pack_bundle  # after parsing: help and mistakes come at once
+    from medsynth.packaging.packing import pack_bundle  # after parsing: help and errors come at once
 
     folder = pack_bundle(options.bundle, options.checkpoint, options.output, options.evaluation, options.export)
     print(f"written to {folder} and {folder.with_name(folder.name + '.zip')}")

@@ -1,4 +1,4 @@
-"""Search for better settings of a bundle: trial after trial, each a short training run of its own.
+"""Search for better settings of a bundle: trial after trial, each a short training run.
 
 python tools/tune.py bundles/vaegan --trials 50 -- --datalist data/mine.json --max_epochs 10
 """
@@ -14,14 +14,14 @@ from medsynth.errors import MedsynthError, run_tool
 
 
 def main() -> None:
-    """Run the trials that are missing, then show and draw what the study found."""
+    """Run the missing trials, then print and plot the results of the study."""
     options, overrides = _arguments()
     config = options.bundle / "train.json" if options.bundle.is_dir() else options.bundle
     if not config.is_file():
         raise MedsynthError(f"there is no {config}: give a bundle's folder, such as bundles/vaegan, or its train.json")
     if options.trials < 1:
         raise MedsynthError(f"--trials {options.trials}: give 1 or more")
-    import matplotlib  # after parsing: help and mistakes come at once
+    import matplotlib  # after parsing: help and errors come at once
 
     from medsynth.tuning.search_space import read_search_space
     from medsynth.tuning.study import Plan, Tuning
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         tuning.run(options.trials)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from there", file=sys.stderr)
+        print("stopped; the same command continues the study", file=sys.stderr)
         raise
     finally:
         files = write_report(tuning)
@@ -54,12 +54,14 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     cut = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        epilog="After --: overrides for every trial. Start the same command again to go on with a study or to add a "
-        "worker, on this machine or another that sees the same folders.",
+        epilog="After --: overrides for every trial. Start the same command again to continue a study or to add a "
+        "worker, on this machine or another with access to the same folders.",
     )
     parser.add_argument("bundle", type=Path, help="its folder, such as bundles/vaegan, or one of its train*.json")
-    parser.add_argument("--trials", type=int, default=50, help="that the study has in the end (default: 50)")
-    parser.add_argument("--objectives", nargs="+", help="columns of metrics.csv that tune.json names; two: a front")
+    parser.add_argument("--trials", type=int, default=50, help="of the whole study (default: 50)")
+    parser.add_argument(
+        "--objectives", nargs="+", help="columns of metrics.csv that tune.json names; two: a Pareto front"
+    )
     parser.add_argument("--output", type=Path, help="folder of the study (default: runs/<bundle>_study)")
     parser.add_argument("--storage", type=Path, help="study.db for SQLite (default), study.log for a journal")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of trials (default: 0)")

@@ -29,7 +29,7 @@ def test_both_steps_train_as_many_parameters(vqvae):
     assert counts[0] == counts[1]
 
 
-def test_our_step_teaches_the_codebook(vqvae):
+def test_our_step_updates_the_codebook(vqvae):
     step, (network,), _ = vqvae.bundle_step(32, 4, 0, {"channels": [8, 16], "residual_layers": 1}, amp=False)
     before = network.codebook.codes.clone()
     step(torch.rand(4, 1, 32, 32))

@@ -39,7 +39,7 @@ def test_the_datalist_is_read_back_with_its_classes_and_split(make, scans, tmp_p
     assert sorted(dict(lines)["test"].split(": ")[1].split(", ")) == ["AD (2)", "NC (2)"]
 
 
-def test_what_is_there_is_replaced_only_if_told_so(make, scans, tmp_path, capsys):
+def test_existing_files_are_replaced_only_on_request(make, scans, tmp_path, capsys):
     make(scans, tmp_path / "out.json")
     before = (tmp_path / "out.json").read_bytes()
     with pytest.raises(SystemExit) as stop:
@@ -78,8 +78,8 @@ def slices(tmp_path):
     for number in range(24):
         folder = tmp_path / "AD_NC" / ("test" if number > 19 else "train") / ("AD", "NC")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        for place in (70, 80):
-            Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / f"{218000 + number}_{place}.jpeg")
+        for slice_number in (70, 80):
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / f"{218000 + number}_{slice_number}.jpeg")
     return tmp_path / "AD_NC"
 
 
@@ -90,7 +90,7 @@ def test_validation_is_taken_from_training_and_the_given_test_stays(make, slices
     assert [len(counted[split]) for split in ("training", "validation", "test")] == [18, 2, 4]
     assert [label for label, _ in counted["validation"]] == ["AD", "NC"]
     assert {subject for _, subject in counted["test"]} == {str(218000 + number) for number in range(20, 24)}
-    assert "the given split has no validation: 2 of the training patients were taken for it" in capsys.readouterr().out
+    assert "the given split has no validation: 2 of the training patients were moved to it" in capsys.readouterr().out
 
 
 def test_the_tool_says_how_it_read_a_name(make, slices, tmp_path, capsys):

@@ -1,1 +1,1 @@
-"""What `tools/benchmark.py` measures, one file a subject."""
+"""What `tools/benchmark.py` measures, one file per subject."""

@@ -36,7 +36,7 @@ from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.transforms import MRI_PERCENTILES
 
 MORE_VOLUMES = 10
-PREPARATIONS = 3  # of which the fastest counts: other work on the machine only ever slows one down
+PREPARATIONS = 3  # of which the fastest counts, since other work on the machine only slows
 WARM_UP_BATCHES = 3
 PEER_SLICES = 1000  # in the peer's memory: it deep-copies one at a time, so that more of them change nothing
 
@@ -188,5 +188,5 @@ def prepare_and_read(paths: list[str], preprocessing: Preprocessing, batch_size:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had; Linux only, where `getrusage` would tell that of its parent."""
+    """The most memory that this process has had; Linux only, where `getrusage` would give that of its parent."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{os.getpid()}/status").read_text())[1]) / 1024

@@ -1,4 +1,4 @@
-"""CPU seconds from a run's command line to the line that tells its mistake: MONAI's share and ours."""
+"""CPU seconds from a run's command line to the line that reports its mistake: MONAI's share and ours."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def report(name: str, network: nn.Module, coarse: Tensor, scale: int, precision:
 
 
 def training_step(network: RRDBNet) -> Callable[[], None]:
-    """One of the first stage, in mixed precision, once the patches are there."""
+    """One of the first stage, in mixed precision, once the patches are cut."""
     images, side = TRAINED
     coarse, truth = torch.rand(images, 1, side, side), torch.rand(images, 1, network.scale * side, network.scale * side)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
