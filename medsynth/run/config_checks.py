@@ -196,7 +196,7 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 def _show_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """Log an OSError only: a full disk in TensorBoard's thread is reported by the next caller."""
+    """Only log an OSError: a full disk in TensorBoard's thread is reported by the next caller."""
     if isinstance(failed.exc_value, OSError):
         keep_traceback(repr(failed.exc_value), failed.exc_value)
     else:

@@ -244,7 +244,7 @@ def _names(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _judged(pair: Mapping[str, Any], path: Path | None) -> Verdict | str | None:
-    """The verdict; the reason why a file cannot be read; None where it has too few slices to be judged."""
+    """The verdict; the reason why a file cannot be read; None where it has too few voxels to be judged."""
     try:
         source, target = (_as_image(_read(pair, key)) for key in PAIR)
     except MedsynthError as error:
