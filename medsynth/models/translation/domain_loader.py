@@ -28,7 +28,7 @@ class DomainLoader(SliceLoader):
     kinds come in random order, an endless stream in which number i depends on (seed, i) only.
 
     A batch is a dictionary: `source`, `target` (N, C, H, W); `source_position`, `target_position`, `source_index`,
-    `target_index` (N,); `paired`, a bool; `same_height`, a bool, whether all of its slices are of about one.
+    `target_index` (N,); `paired`, a bool; `same_position`, a bool, whether all of its slices are of about one.
 
     Args:
         dataset: of both domains.
@@ -138,7 +138,7 @@ class DomainLoader(SliceLoader):
                 f"{name}_{fact}": facts[fact].to(self.device, non_blocking=True) for fact in ("position", "index")
             }
         heights = self._heights[np.concatenate([sources, targets])]
-        return batch | {"paired": paired, "same_height": bool(np.ptp(heights) < MOST_APART)}
+        return batch | {"paired": paired, "same_position": bool(np.ptp(heights) < MOST_APART)}
 
 
 def _different_first(items: np.ndarray, kinds: np.ndarray) -> np.ndarray:

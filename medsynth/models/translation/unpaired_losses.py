@@ -14,7 +14,7 @@ WINDOW = 3  # pixels a side, of the patches that are compared
 FLAT = 1e-3  # mean squared difference below which a place counts as flat; of intensities in [-1, 1]
 
 
-def place_distance(fake: Tensor, real: Tensor, mask: Tensor, variety: float) -> Tensor:
+def pixel_distribution_distance(fake: Tensor, real: Tensor, mask: Tensor, variety: float) -> Tensor:
     """How differently two sets of images are distributed at each place: energy distances of their values, averaged.
 
     Heads lie alike in all images, so that at each place translations must be as bright as real images of other

@@ -92,7 +92,7 @@ class CodeQuality(Metric):
         }
 
 
-class Surprise(Metric):
+class NegativeLogLikelihood(Metric):
     """Mean of a validator's predictions, which are how surprising each image's codes are, in nats a code."""
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ class CodeTransformer(CodePrior):
         tokens = torch.cat([self.first_tokens(labels, positions)[:, None], indices.flatten(1)[:, :-1]], dim=1)
         return self.transformer(tokens)[..., : self.stage_one.num_codes].float()
 
-    def surprise(self, indices: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+    def negative_log_likelihood(self, indices: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
         """Code maps (N, h, w) -> (N,): negative log-likelihood, in nats a code."""
         logits = self.logits(indices, labels, positions)
         return F.cross_entropy(logits.transpose(1, 2), indices.flatten(1), reduction="none").mean(dim=1)
@@ -82,7 +82,7 @@ class CodeTransformer(CodePrior):
     @torch.no_grad()
     def forward(self, images: Tensor, label: Tensor, position: Tensor) -> Tensor:
         """Images (N, 1, H, W) -> (N,): how surprising their code maps are, in nats a code."""
-        return self.surprise(self.stage_one.encode_indices(images), label, position)
+        return self.negative_log_likelihood(self.stage_one.encode_indices(images), label, position)
 
     def draw(self, count: int, label: int | None, position: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """Code maps (count, h, w), their labels and positions, by torch's own random state."""
