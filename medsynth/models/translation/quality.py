@@ -104,7 +104,7 @@ def measured(fake: Tensor, real: Tensor, head: Tensor) -> Tensor:
 
     Args:
         fake, real: (N, 1, H, W) in [-1, 1].
-        head: (N, 1, H, W), 1 inside and 0 outside.
+        head: (N, 1, H, W), 1 inside the head and 0 outside.
 
     Returns: (N, 3).
     """

@@ -36,18 +36,18 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class TranslationWeights:
-    """What each term counts in the loss of the generators; each is the mean of both directions.
+    """The weight of each term in the loss of the generators; each term is the mean of both directions.
 
     Args:
         l1: of pairs, mean absolute difference of translation and truth inside the head, in [-1, 1].
-        ssim: of pairs, 1 - SSIM of the two inside the head.
-        feature: of pairs, distance of the two in the discriminator's features.
-        adversarial: how real the discriminator finds the translation.
-        cycle: mean absolute difference of an image and what comes back from the other domain.
+        ssim: of pairs, 1 - SSIM of translation and truth inside the head.
+        feature: of pairs, distance of translation and truth in the discriminator's features.
+        adversarial: adversarial loss of the translation.
+        cycle: mean absolute difference of an image and its translation there and back.
         identity: mean absolute change of an image by the generator that leads to its own domain.
         pixel_distribution: energy distance between the values of translations and of other patients' images, at each
             pixel.
-        structure: how differently edges lie in an image and in its translation.
+        structure: difference of the self-similarity (MIND) of an image and of its translation.
         kl: Kullback-Leibler divergence of the latent map in nats per pixel.
     """
 

@@ -1,4 +1,4 @@
-"""The parts of a report on super-resolution: methods side by side, images, ring correlations, subjects."""
+"""The sections of a report on super-resolution: methods side by side, images, ring correlations, subjects."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def superres_sections(
     Args:
         rows: method -> one a subject, in the order of the cases.
         measures: their summary.
-        network: the method that is judged.
+        network: the method under evaluation.
         scale: of the fine grid to the coarse one.
     """
     order = np.argsort([row["psnr_head"] for row in rows[network]], kind="stable")
