@@ -1,4 +1,4 @@
-"""Distances between two sets of images that no network is needed for: patches, spectra, gradients, intensities."""
+"""Distances between two sets of images without a network: patches, spectra, gradients, intensities."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The verdict on super-resolution: is it nearer to the truth than interpolation, and is its detail true?"""
+"""Verdicts on super-resolution: closeness to the truth, and true detail."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Effect(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Synthetic over real: 1 is as in reality, 0 no difference, below 0 the wrong way round."""
+        """Synthetic over real: 1 is as in reality, 0 no difference, below 0 reversed."""
         return float(self.synthetic.effect / self.real.effect)
 
 
@@ -109,7 +109,7 @@ def _of_draws(first: Array, second: Array) -> Callable[[Array], Difference]:
 
 @np.errstate(invalid="ignore", divide="ignore")  # a draw without one of the classes is NaN
 def _difference(first: Array, second: Array) -> Difference:
-    """From two classes' (..., STRATA, 3): within the strata, weighted by how many values tell it."""
+    """The effect from two classes' (..., STRATA, 3): within strata, weighted by their numbers of values."""
     number, sums, squares = np.moveaxis(np.stack([first, second], axis=-2), -1, 0)  # (..., STRATA, 2) each
     shared = (number > 0).all(-1, keepdims=True)
     number = np.where(shared, number, 1)

@@ -1,4 +1,4 @@
-"""What intensities alone can predict of another modality: the least that a translation has to beat."""
+"""Lookup of intensities: a baseline that predicts another modality from each voxel's intensity alone."""
 
 from __future__ import annotations
 
