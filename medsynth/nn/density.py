@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
 MOST_POINTS = 20_000  # more make the fit slower, not better
+EM_ITERATIONS = 50  # at most
+ADDED_VARIANCE = 1e-4  # of each coordinate of a Gaussian, as it is scaled for the fit
 SMALLEST_UNIFORM = 1e-6  # 4.75 standard deviations from the mean of a normal distribution
 POINTS_PER_COORDINATE = 0.7  # of a Gaussian; with fewer, samples come close to copies, with more, less like the data
 
@@ -61,7 +63,9 @@ class GaussianMixtureDensity(nn.Module):
             some = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:MOST_POINTS]
             points, labels = points[some], labels[some]
         used = max(1, min(components, int(len(points) / (POINTS_PER_COORDINATE * coordinates))))
-        mixture = GaussianMixture(used, reg_covar=1e-4, max_iter=50, random_state=seed).fit(points.numpy())
+        mixture = GaussianMixture(used, reg_covar=ADDED_VARIANCE, max_iter=EM_ITERATIONS, random_state=seed).fit(
+            points.numpy()
+        )
 
         responsibilities = torch.from_numpy(mixture.predict_proba(points.numpy())).float()
         rows = labels % classes  # -1, unknown, becomes the last row

@@ -17,6 +17,9 @@ from medsynth.errors import MedsynthError, check_whole
 from medsynth.training.replay import Compute, Named, RecordingMemory, Replayed
 
 
+LONGEST_GRADIENT = 1.0  # norm to which longer gradients of the networks that generate images are scaled down
+
+
 def use_bfloat16(device: torch.device, amp: bool) -> bool:
     """Whether mixed precision is asked for and gains anything: on GPUs, and on CPUs that multiply bfloat16 matrices."""
     of_cpu = getattr(torch.cpu, "get_capabilities", dict)  # older PyTorch has no public way to ask: float32 there

@@ -21,6 +21,9 @@ from medsynth.evaluation.metrics.texture import gradient_ratio, psd, swd
 from medsynth.training import random_state
 
 
+PATCHES_PER_IMAGE, PROJECTIONS = 32, 128  # per scale: fewer than in an evaluation, for speed
+
+
 def lower_is_better(current: float, best: float) -> bool:
     """For MONAI's `metric_cmp_fn`."""
     return current < best
@@ -130,7 +133,7 @@ class SampleQuality(Metric):
         return frechet_percent(real, fake, train)
 
     def _distances(self, real: np.ndarray, fake: np.ndarray) -> dict[int, float]:
-        return swd(real, fake, self.seed, patches_per_image=32, projections=128)
+        return swd(real, fake, self.seed, patches_per_image=PATCHES_PER_IMAGE, projections=PROJECTIONS)
 
 
 def _places(total: int, count: int) -> np.ndarray:

@@ -178,7 +178,7 @@ def held_out_entries(data: Datalist) -> list[dict[str, Any]]:
 
 
 def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, data: Datalist) -> Preprocessing:
-    """What the command line asks for, else what the sidecars say, else what the files look like."""
+    """The settings of the command line, else those of the sidecars, else a guess from the files."""
     said = {name: getattr(preparation, name) for name in ("modality", "window", "spacing_mm", "image_size")}
     given = {name: value for name, value in said.items() if value is not None}
     recipes = [file.sidecar["Preprocessing"] for file in files if file.sidecar]

@@ -18,6 +18,7 @@ from medsynth.nn.equalized import EqualizedConv2d, EqualizedLinear, pixel_norm
 from medsynth.nn.progressive import PIXELS, SMALLEST, Growing, widths_up_to
 
 NOISE = ("random", "fixed", "none")
+MAPPING_RATE = 0.01  # learning rate of the mapping network, relative to the others'
 STYLE_MEAN_MOMENTUM = 0.005
 
 
@@ -32,7 +33,7 @@ class Mapping(nn.Module):
         self.condition = condition
         widths = [latent_features + condition.features] + [style_features] * layers
         pairs = zip(widths, widths[1:], strict=False)
-        self.layers = nn.ModuleList(EqualizedLinear(a, b, learning_rate=0.01) for a, b in pairs)
+        self.layers = nn.ModuleList(EqualizedLinear(a, b, learning_rate=MAPPING_RATE) for a, b in pairs)
 
     def forward(self, latent: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """(N, latent_features), class indices (N,), positions (N,) -> (N, style_features)."""
@@ -102,9 +103,9 @@ class SynthesisBlock(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Features -> image of twice as many pixels a side, in about [-1, 1].
+    """Features -> image of twice as many pixels per side, in about [-1, 1].
 
-    The pixels of a place start alike, or the first images would be checkered.
+    The pixels of one position start equal, so that the first images show no checkerboard.
 
     Reference: Aitken et al., arXiv:1707.02937.
     """

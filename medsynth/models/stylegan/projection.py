@@ -16,6 +16,7 @@ SPACES = ("w", "w+")
 SAMPLES = 256  # of which the mean and the spread of W are taken
 LEAK = 0.05  # weight of what exceeds [-1, 1]
 RISE, FALL = 0.05, 0.25  # shares of the steps in which the learning rate rises and falls
+HEAD_START = 0.01  # share of the steps, so that the first rate is not 0
 SCALES = 4  # at which image and target are compared, each half as fine as the one before
 
 
@@ -100,6 +101,6 @@ def _error(drawn: Tensor, images: Tensor) -> Tensor:
 
 
 def _rate(share: float) -> float:
-    """Part of the learning rate: it rises at the beginning and falls along a cosine at the end."""
+    """Share of the learning rate: it rises at the beginning and falls along a cosine at the end."""
     fall = min(1.0, (1 - share) / FALL)
-    return min(1.0, (share + 0.01) / RISE) * (0.5 - 0.5 * math.cos(math.pi * fall))
+    return min(1.0, (share + HEAD_START) / RISE) * (0.5 - 0.5 * math.cos(math.pi * fall))

@@ -26,7 +26,7 @@ from medsynth.models.translation.network import Translator
 from medsynth.models.translation.unpaired_losses import pixel_distribution_distance, structure_distance
 from medsynth.nn.patch_discriminator import Discriminators
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
-from medsynth.training.base_trainer import check_weights, losses
+from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses
 
 OBJECTIVES = {
     "least_squares": (generator_least_squares, discriminator_least_squares),
@@ -151,7 +151,7 @@ class TranslationTrainer(AdversarialTrainer):
             fake_source, back = self.translated("target", "source", batch)
         terms = {name: (forth[name] + back[name]) / 2 for name in forth}
         total = sum(getattr(self.weights, name) * term for name, term in terms.items())
-        self.update(self.network_optimizer, total, longest=1.0)
+        self.update(self.network_optimizer, total, longest=LONGEST_GRADIENT)
 
         if terms.keys() & {"adversarial", "feature"}:
             with self.autocast():

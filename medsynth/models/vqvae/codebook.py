@@ -11,6 +11,8 @@ from medsynth.distributed import all_reduce, same_everywhere
 
 SMOOTHING = 1e-5  # added to each code's count, so that none is divided by 0
 MOST_TO_START_FROM = 32_768  # latent vectors for the k-means of the first codes
+KMEANS_ITERATIONS = 30  # at most
+COPY_NOISE = 1e-3  # standard deviation of the noise on copies, in units of the latents
 
 
 class Codebook(nn.Module):
@@ -74,8 +76,8 @@ class Codebook(nn.Module):
         some = torch.linspace(0, len(rows) - 1, min(len(rows), MOST_TO_START_FROM), device=rows.device).long()
         rows = rows[some]
         while len(rows) < self.num_codes:
-            rows = torch.cat([rows, rows + 1e-3 * torch.randn_like(rows)])
-        means = KMeans(self.num_codes, n_init=1, max_iter=30, random_state=seed).fit(rows.cpu().numpy())
+            rows = torch.cat([rows, rows + COPY_NOISE * torch.randn_like(rows)])
+        means = KMeans(self.num_codes, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed).fit(rows.cpu().numpy())
         self.codes.copy_(self.prepared(torch.from_numpy(means.cluster_centers_)))
         self.counts.copy_(torch.from_numpy(means.labels_).bincount(minlength=self.num_codes))
         self.counts *= self.num_codes / len(rows)  # less than a step's, so that these centres are soon replaced

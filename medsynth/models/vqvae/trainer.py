@@ -17,7 +17,7 @@ from medsynth.losses.similarity import feature_distance, sliced_patch_distance, 
 from medsynth.models.vqvae.network import SliceVqVae
 from medsynth.nn.patch_discriminator import MultiScalePatchDiscriminator
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
-from medsynth.training.base_trainer import check_weights, losses
+from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses
 from medsynth.training.schedule import TwoStages
 
 IMAGES_TO_START_FROM = 512  # of whose latents the first codes are taken
@@ -140,7 +140,7 @@ class VqVaeTrainer(AdversarialTrainer):
         total = sum(getattr(weights, name) * term for name, term in terms.items() if name != "adversarial")
         if second:
             total = total + self.adaptive_weight(terms) * terms["adversarial"]
-        self.update(self.network_optimizer, total, longest=1.0)
+        self.update(self.network_optimizer, total, longest=LONGEST_GRADIENT)
         if has_codes:
             network.codebook.learn(latents, indices, self.codebook.decay, self.codebook.restart_below)
         if not second:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+TERMINAL_SECONDS, FILE_SECONDS = 0.1, 10.0  # between two updates of the progress bar
+
+
 def scalar_metrics(validator: Engine) -> dict[str, float]:
     """The metrics of the last validation that are single numbers."""
     return {name: float(value) for name, value in validator.state.metrics.items() if is_scalar(value)}
@@ -113,7 +116,7 @@ class Logbook:
             desc=f"epoch {state.epoch}/{state.max_epochs}",
             leave=False,
             position=0,
-            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+            mininterval=TERMINAL_SECONDS if sys.stderr.isatty() else FILE_SECONDS,
         )
 
     def _add(self, engine: Engine) -> None:

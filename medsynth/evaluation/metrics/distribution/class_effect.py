@@ -87,9 +87,9 @@ def differences(
 
     Returns: for classes that have 10 images or more, functions of how often each unit is drawn, (draws, units) counts.
     """
-    places = np.where(np.isfinite(images.positions), images.positions, POSITIONS[0])
-    usable = np.isfinite(dark) & (places >= POSITIONS[0]) & (places < POSITIONS[1])
-    strata = ((places - POSITIONS[0]) / STRATUM).clip(0, STRATA - 1).astype(int)
+    positions = np.where(np.isfinite(images.positions), images.positions, POSITIONS[0])
+    usable = np.isfinite(dark) & (positions >= POSITIONS[0]) & (positions < POSITIONS[1])
+    strata = ((positions - POSITIONS[0]) / STRATUM).clip(0, STRATA - 1).astype(int)
     members = {name: usable & (images.labels == name) for name in images.classes}
     moments = {name: _moments(dark[own], strata[own], units[own], units.max() + 1) for name, own in members.items()}
     large = [name for name, own in members.items() if own.sum() >= LEAST]

@@ -90,9 +90,9 @@ def authentic(fake: ArrayLike, train: ArrayLike, train_subjects: ArrayLike) -> N
     fake, train = feature_rows(fake, "fake features"), feature_rows(train, "training features")
     subjects = subject_of_each(train_subjects, len(train), "train_subjects")
     found = nearest(fake, train)
-    models, place = np.unique(found.index, return_inverse=True)
+    models, indices = np.unique(found.index, return_inverse=True)
     radius = nearest(train[models], train, subjects[models], subjects).distance
-    return found.distance > radius[place]
+    return found.distance > radius[indices]
 
 
 def membership_auc(fake: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> float:

@@ -1,4 +1,4 @@
-"""How far classes lie apart in a space of features or latents: the number beside a t-SNE picture."""
+"""Separation of classes in a space of features or latents."""
 
 from __future__ import annotations
 

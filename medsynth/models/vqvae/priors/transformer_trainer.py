@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medsynth.models.vqvae.priors.code_map_sets import CodeMaps
 from medsynth.models.vqvae.priors.transformer import CodeTransformer
-from medsynth.training.base_trainer import BaseTrainer, losses
+from medsynth.training.base_trainer import LONGEST_GRADIENT, BaseTrainer, losses
 from medsynth.training.schedule import Schedule
 
 
@@ -52,7 +52,7 @@ class CodeTransformerTrainer(BaseTrainer):
         self.network.train()
         with self.autocast():
             loss = self.network.negative_log_likelihood(indices, batch["label"], batch["position"]).mean()
-        self.update(self.network_optimizer, loss, longest=1.0)
+        self.update(self.network_optimizer, loss, longest=LONGEST_GRADIENT)
         return losses(negative_log_likelihood=loss)
 
     def begin(self) -> None:
