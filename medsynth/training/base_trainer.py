@@ -16,7 +16,6 @@ from medsynth.distributed import average_gradients, same_everywhere
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.training.replay import Compute, Named, RecordingMemory, Replayed
 
-
 LONGEST_GRADIENT = 1.0  # norm to which longer gradients of the networks that generate images are scaled down
 
 

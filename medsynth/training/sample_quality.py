@@ -1,4 +1,4 @@
-"""How close generated images come to held-out real ones, measured while training goes on."""
+"""How close generated images come to held-out real ones, measured during training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from medsynth.evaluation.metrics.distribution.distances import frechet_percent
 from medsynth.evaluation.metrics.distribution.radiomics import radiomics
 from medsynth.evaluation.metrics.texture import gradient_ratio, psd, swd
 from medsynth.training import random_state
-
 
 PATCHES_PER_IMAGE, PROJECTIONS = 32, 128  # per scale: fewer than in an evaluation, for speed
 

@@ -101,12 +101,12 @@ def _images(cases: Sequence[tuple[Case, Row]], methods: Sequence[str]) -> Sectio
     ]
     limit = float(np.percentile(np.concatenate(errors), LARGEST_ERROR_PERCENTILE)) or 1.0
     made = []
-    for number, (case, row) in enumerate(shown):
+    for index, (case, row) in enumerate(shown):
         cut = _middle(case.head)
         images = {name: case.images[name][cut] for name in (*methods, "truth")}
         made.append(
             Figure(
-                f"images_{number}",
+                f"images_{index}",
                 case.subject,
                 f"{case.subject}: PSNR of the network inside the head {row['psnr_head']:.2f} dB.",
                 f"The middle slice of {case.slices}; the network reaches {row['psnr_head']:.2f} dB inside the head. "

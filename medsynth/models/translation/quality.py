@@ -1,4 +1,4 @@
-"""How good translations of held-out subjects are, measured while training goes on."""
+"""How good translations of held-out subjects are, measured during training."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 TERMINAL_SECONDS, FILE_SECONDS = 0.1, 10.0  # between two updates of the progress bar
 
 
