@@ -222,13 +222,13 @@ def _images(cases: Sequence[Case]) -> Section:
     limit = float(np.percentile(errors, LARGEST_ERROR_PERCENTILE)) or 1.0
     made = [
         Figure(
-            f"images_{number}",
+            f"images_{index}",
             case.subject,
             f"{case.subject}: PSNR {case.row['psnr']:.2f} dB.",
             f"The middle slice of {case.slices}; {case.row['psnr']:.2f} dB over all. Below: less the truth.",
             figures.methods_beside_truth(case.images, limit),
         )
-        for number, case in enumerate(shown)
+        for index, case in enumerate(shown)
     ]
     return Section("images", "Images and errors", ["The worst subject, the median and the best."], [Gallery(made)])
 
