@@ -277,6 +277,6 @@ def _refuse_twice(source: Source) -> None:
     content = read_sidecar(source.path)
     if content.get("Synthetic") is True and content.get("Model") == STEM:
         raise MedsynthError(
-            f"is a result of super-resolution already (x{content.get('Scale')}): the network would take invented "
+            f"was made by super-resolution already (x{content.get('Scale')}): the network would take invented "
             "detail for measured; give the scan that it was made from"
         )
