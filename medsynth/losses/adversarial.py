@@ -1,4 +1,4 @@
-"""What generator and critic want of each other."""
+"""Adversarial losses of generators and of discriminators."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def discriminator_logistic(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_logistic(fake: Tensor) -> Tensor:
-    """Make fake images pass for real ones; non-saturating: its gradient is largest where they don't."""
+    """Raise the logits of fake images; non-saturating: the gradient is largest where they are low."""
     return F.softplus(-fake).mean()
 
 
-GAMES = {
+ADVERSARIAL_LOSSES = {
     "logistic": (generator_logistic, discriminator_logistic),
     "wasserstein": (generator_wasserstein, critic_wasserstein),
 }
-"""What the generator and what the critic minimize, by the name of their game."""
+"""The losses of generator and discriminator, by name."""
 
 
-def check_game(key: str, name: str) -> str:
-    """The name of a game; another one is refused with the key of the configuration."""
-    if name not in GAMES:
-        raise MedsynthError(f"{key} is {name!r}: choose one of {', '.join(GAMES)}")
+def check_adversarial_loss(key: str, name: str) -> str:
+    """Return the name of an adversarial loss; refuse another one with the key of the configuration."""
+    if name not in ADVERSARIAL_LOSSES:
+        raise MedsynthError(f"{key} is {name!r}: choose one of {', '.join(ADVERSARIAL_LOSSES)}")
     return name
 
 

@@ -14,7 +14,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor, free_nats: float = 0.0) ->
 
     Args:
         mean, log_variance: (N, features).
-        free_nats: what each feature may hold without a price.
+        free_nats: divergence per feature that costs nothing.
 
     Reference: Kingma & Welling, arXiv:1312.6114, appendix B; free bits: Kingma et al., arXiv:1606.04934, eq. 15.
     """
@@ -28,24 +28,24 @@ def interpolate_images(real: Tensor, fake: Tensor) -> Tensor:
     return torch.lerp(real, fake, share).detach().requires_grad_()
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], images: Tensor, target: float) -> Tensor:
-    """Mean squared excess of the critic's gradient norm over `target`; one-sided: a flatter critic is no fault.
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], images: Tensor, target: float) -> Tensor:
+    """Mean squared excess of the discriminator's gradient norm over `target`; one-sided: smaller norms cost nothing.
 
     Args:
-        critic: (N, C, H, W) -> scores (N,).
+        discriminator: (N, C, H, W) -> scores (N,).
         images: where the gradient is taken; must require gradients.
         target: the Lipschitz constant, score per unit of image norm; 0 penalizes every slope.
 
     Reference: Gulrajani et al., arXiv:1704.00028, eq. 3; one-sided as in Petzka et al., arXiv:1709.08894, eq. 8;
     with target 0 as in Thanh-Tung et al., arXiv:1902.03984, eq. 9, and, at real images, R1 of arXiv:1801.04406, eq. 9.
     """
-    (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
+    (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     norm = (gradient.square().sum(dim=(1, 2, 3)) + 1e-12).sqrt()
     return F.relu(norm - target).square().mean()
 
 
 def path_lengths(images: Tensor, styles: Tensor) -> Tensor:
-    """How much each image changes, in a random direction, with its styles; a smooth generator has equal lengths.
+    """How much each image changes with its styles, in a random direction; equal for a smooth generator.
 
     Args:
         images: (N, C, H, W), made from `styles`.

@@ -1,4 +1,4 @@
-"""How far two images are apart, or two sets of images."""
+"""Distances between two images, or between two sets of images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PATCH = 7
 SMALLEST_SCALE = 16  # pixels; patches of a coarser one would show whole heads
 COARSEST = 8  # pixels, of what the energy score compares
 LEAST_POWER = 1e-8
-PLACES = 16  # a side, at most, that patches are taken at: more sharpen the estimate less than they cost
+MOST_PATCHES = 16  # per side: more sharpen the estimate less than they cost
 
 
 def foreground(*images: Tensor) -> Tensor:
-    """Where a head is: what any of the images shows brighter than air, and the gaps in it.
+    """The mask of the head: what is brighter than air in any of the images, with its gaps closed.
 
     Args:
-        images: (N, 1, H, W) each, in [-1, 1], of the same places.
+        images: (N, 1, H, W) each, in [-1, 1], of the same slices.
 
     Returns: (N, 1, H, W), 1 or 0; at most `CELL` pixels wider than the head.
     """
@@ -37,7 +37,7 @@ def foreground(*images: Tensor) -> Tensor:
 
 
 def masked_l1(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference inside a mask; outside it counts a little, so that air stays air.
+    """Mean absolute difference inside a mask; pixels outside count a little, so that air stays dark.
 
     Args:
         image, target: (N, C, H, W).
@@ -47,7 +47,7 @@ def masked_l1(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean_in_head(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of values (N, C, H, W) inside a mask (N or 1, 1, H, W) of 1 and 0; outside they count a little."""
+    """The mean of values (N, C, H, W) inside a mask (N or 1, 1, H, W) of 1 and 0; those outside count a little."""
     weight = mask + OUTSIDE_WEIGHT
     return (values * weight).mean() / weight.mean()
 
@@ -93,7 +93,7 @@ def _window_means(maps: Tensor) -> Tensor:
 
 
 def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """Mean absolute difference of a critic's features, each layer relative to the target's mean magnitude.
+    """Mean absolute difference of a discriminator's features, each layer relative to the target's mean magnitude.
 
     Reference: Larsen et al., arXiv:1512.09300, eq. 6, with all layers and an L1 distance.
     """
@@ -105,10 +105,10 @@ def feature_distance(features: Sequence[Tensor], target: Sequence[Tensor]) -> Te
 
 
 def energy_score(one: Tensor, other: Tensor, real: Tensor) -> Tensor:
-    """How well random images of one condition foretell the real image; lowest in the mean for those distributed alike.
+    """Energy score of two random images of one condition; its mean is lowest if they are distributed as the real one.
 
-    What is near the real image is rewarded, and so is what is far from its like: a sample as varied as reality wins.
-    Distances are root mean squares of differences, of whole images and of their coarse forms.
+    It falls as they come nearer to the real image and as they move apart, so samples become as varied as real images.
+    Distances are root mean squares of differences, of whole images and of coarser versions.
 
     Args:
         one, other, real: (N, C, H, W) in [-1, 1]; each row of `one` and `other` is drawn for the row of `real`.
@@ -130,16 +130,16 @@ def _distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 def sliced_patch_distance(fake: Tensor, real: Tensor, projections: int = 16, patch: int = PATCH) -> Tensor:
-    """Sliced Wasserstein distance between the patches of two sets of images, in standard deviations; 0: alike.
+    """Sliced Wasserstein distance between the patches of two sets of images, in standard deviations; 0: equal.
 
     At each scale of a Laplacian pyramid, patches are projected onto random directions, and the sorted values of
-    both sets are compared. A critic's gradient turns as the critic learns; this one always points to the same texture.
-    The finest detail, what a 3 x 3 mean takes away, counts as a scale of its own: it is faint beside the rest.
+    both sets are compared. Unlike a discriminator, this target does not change during training. The finest detail, what
+    a 3 x 3 mean removes, is a scale of its own, because it is weak compared with the rest.
 
     Args:
-        fake, real: (N, C, H, H), equally many; which is with which does not matter.
-        projections: random directions a scale.
-        patch: pixels a side of a patch.
+        fake, real: (N, C, H, H), equally many, in any order.
+        projections: random directions per scale.
+        patch: pixels per side of a patch.
 
     Reference: Rabin et al., Wasserstein barycenter and its application to texture mixing, SSVM 2011; the pyramid of
     Karras et al., arXiv:1710.10196, section 5; as a loss, Elnekave & Weiss, arXiv:2203.11862.
@@ -163,28 +163,28 @@ def _sliced_distance(fake: Tensor, real: Tensor, projections: int, patch: int) -
     """Of one scale, relative to the standard deviation of the real images' projections."""
     directions = torch.randn(projections, real.shape[1], patch, patch, device=real.device)
     directions = directions / directions.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
-    stride = max(1, real.shape[-1] // PLACES)
+    stride = max(1, real.shape[-1] // MOST_PATCHES)
     of_fake, of_real = (
         F.conv2d(images, directions, stride=stride).transpose(0, 1).flatten(1).sort(dim=1).values
-        for images in _from_a_random_place(fake, real, patch, stride)
+        for images in _cropped_at_random(fake, real, patch, stride)
     )
     return ((of_fake - of_real).abs().mean(dim=1) / (of_real.std(dim=1) + 1e-6)).mean()
 
 
-def _from_a_random_place(fake: Tensor, real: Tensor, patch: int, stride: int) -> list[Tensor]:
-    """The part of both sets that a number of patches, the same each time, fills; the same part of both."""
+def _cropped_at_random(fake: Tensor, real: Tensor, patch: int, stride: int) -> list[Tensor]:
+    """The same random crop of both sets, which holds a whole and constant number of patches."""
     length = real.shape[-1] - stride + 1
     length -= (length - patch) % stride
     first = torch.randint(real.shape[-1] - length + 1, (), device=real.device)
-    places = torch.arange(length, device=real.device) + first
-    return [images.index_select(2, places).index_select(3, places) for images in (fake, real)]
+    pixels = torch.arange(length, device=real.device) + first
+    return [images.index_select(2, pixels).index_select(3, pixels) for images in (fake, real)]
 
 
 def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean squared difference of the logarithms of two sets' radial power spectra; 0: alike.
+    """Mean squared difference of the logarithms of two sets' radial power spectra; 0: equal.
 
-    What is enlarged step by step gets a spectrum of its own, which a critic with strides hardly sees: too little power
-    at some frequencies, too much (grain, a raster) at others.
+    Repeated upsampling leaves too little power at some frequencies and too much (grain, a checkerboard) at others. A
+    discriminator with strided convolutions hardly sees this.
 
     Args:
         fake, real: (N, C, H, H) and (M, C, H, H), in [-1, 1].
@@ -196,11 +196,11 @@ def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def radial_power(images: Tensor) -> Tensor:
-    """(N, C, H, H) -> (H // 2,): mean power on rings from 1 cycle a side to Nyquist, never quite 0."""
+    """(N, C, H, H) -> (H // 2,): mean power on rings from 1 cycle per side to Nyquist, at least `LEAST_POWER`."""
     size = images.shape[-1]
     cycles = torch.fft.fftfreq(size, 1 / size, device=images.device)
     radius = torch.hypot(cycles[:, None], cycles).round().long().flatten()
     power = torch.fft.fft2(images, norm="ortho").abs().square().flatten(0, 1).mean(dim=0).flatten()
     both = torch.stack([power, torch.ones_like(power)], dim=1)
-    rings, places = power.new_zeros(size, 2).index_add(0, radius, both)[1 : size // 2 + 1].unbind(dim=1)
-    return rings / places + LEAST_POWER
+    rings, counts = power.new_zeros(size, 2).index_add(0, radius, both)[1 : size // 2 + 1].unbind(dim=1)
+    return rings / counts + LEAST_POWER

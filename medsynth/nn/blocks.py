@@ -28,7 +28,7 @@ def image_levels(image_size: int, smallest: int = 4) -> int:
 
 
 def binomial_blur(features: Tensor) -> Tensor:
-    """Weights of 1/4, 1/2, 1/4 along rows and columns: takes away the raster that an enlarged (N, C, H, W) shows.
+    """Weights of 1/4, 1/2, 1/4 along rows and columns: removes the checkerboard of an upsampled (N, C, H, W).
 
     Reference: Zhang, arXiv:1904.11486; in a generator, Karras et al., StyleGAN, arXiv:1812.04948, section 2.
     """
@@ -81,7 +81,7 @@ class StyledNorm(nn.Module):
 
 
 class MinibatchDeviation(nn.Module):
-    """Adds one channel: how much neighbours in the batch differ, so that a critic sees a lack of variety.
+    """Adds one channel, the standard deviation within groups of the batch, so that a discriminator sees mode collapse.
 
     Args:
         group: images compared with each other; fewer where the batch does not divide by it.

@@ -1,4 +1,4 @@
-"""Whitened principal components of images, both ways: a linear latent space that is there before any training."""
+"""Whitened principal components of images and their inverse: a linear latent space that needs no training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def principal_components(rows: Tensor, features: int) -> tuple[Tensor, Tensor]:
 
 
 class PrincipalComponents(nn.Module):
-    """Images to vectors of uncorrelated coordinates of variance 1, and back to what those say of the images.
+    """Images to vectors of uncorrelated coordinates of variance 1, and back to images.
 
     Args:
-        side: pixels a side that images of one channel are averaged to.
-        features: components kept; what fewer images cannot say stays 0.
+        side: pixels per side that images of one channel are averaged to.
+        features: number of components; those beyond the rank of the images stay 0.
 
     Attributes:
         scale: (features,), the standard deviation of the images along each component.
@@ -50,7 +50,7 @@ class PrincipalComponents(nn.Module):
         self.scale[: len(scale)] = scale
 
     def scores(self, images: Tensor) -> Tensor:
-        """(N, 1, H, W) -> (N, features), white; 0 where a component is not used."""
+        """(N, 1, H, W) -> (N, features), whitened; 0 where a component is not used."""
         scores = (self._rows(images) - self.mean) @ self.axes
         return torch.where(self.scale > 0, scores / self.scale.clamp_min(1e-12), scores.new_zeros(()))
 
@@ -59,7 +59,7 @@ class PrincipalComponents(nn.Module):
         return (self.mean + (scores.float() * self.scale) @ self.axes.T).unflatten(1, (1, self.side, self.side))
 
     def missed(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Part of the components' variance by which images (N, 1, H, W) differ from scores (N, features); 0 is best."""
+        """Squared error of images (N, 1, H, W) with respect to scores (N, features), as a share of the variance."""
         return ((self.scores(images) - scores) * self.scale).square().sum(dim=1).mean() / self.scale.square().sum()
 
     def _rows(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every generator here may be told of the image it makes: its class and where in the head it lies."""
+"""The conditions of a generated image: its class and its slice position."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 UNKNOWN_CLASS = -1
 UNKNOWN_POSITION = -1.0  # in buffers, which hold no NaN: checks of weights take that for divergence
-QUANTILES = 65  # that tell how the positions of a class are spread
+QUANTILES = 65  # of the positions of a class
 
 
 class Conditioning(nn.Module):
-    """An optional class index and an optional slice position become one vector.
+    """Embeds an optional class index and an optional slice position in one vector.
 
     Args:
-        num_classes: classes to tell apart; 0 ignores labels.
-        use_position: whether the slice position counts.
+        num_classes: number of classes; 0 ignores labels.
+        use_position: whether the slice position is an input.
         features: length of the vector.
 
     Reference: Fourier features after Tancik et al., arXiv:2006.10739.
@@ -53,7 +53,7 @@ class Conditioning(nn.Module):
 
 
 class TrainingConditions(nn.Module):
-    """Which classes and slice positions the training images have, so that new images can be as frequent.
+    """The frequencies of classes and slice positions in the training set, from which those of new images are drawn.
 
     Before `fit`, class and position are unknown; positions stay so where the training images have none.
 
@@ -75,7 +75,7 @@ class TrainingConditions(nn.Module):
 
     @torch.no_grad()
     def fit(self, labels: Tensor, positions: Tensor) -> None:
-        """Keep how frequent the labels (M,) are, -1 where unknown, and the quantiles of each one's positions (M,)."""
+        """Store the frequencies of labels (M,), -1 where unknown, and the quantiles of each class's positions (M,)."""
         rows, known = labels % len(self.class_shares), ~positions.isnan()  # -1, unknown, becomes the last row
         for row in range(len(self.class_shares)):
             members = rows == row
@@ -103,13 +103,13 @@ class TrainingConditions(nn.Module):
         """
         device = self.class_shares.device
         rows = self.class_shares.cpu().multinomial(count, replacement=True, generator=generator)
-        places = torch.rand(count, generator=generator) * (QUANTILES - 1)
+        ranks = torch.rand(count, generator=generator) * (QUANTILES - 1)
         if label is not None:
             rows.fill_(label)
-        below = places.long().clamp(max=QUANTILES - 2)
+        below = ranks.long().clamp(max=QUANTILES - 2)
         quantiles = self.positions.cpu()[rows]
         low, high = (quantiles.gather(1, (below + step)[:, None]).squeeze(1) for step in (0, 1))
-        spread = torch.where(low >= 0, low.lerp(high, places - below), torch.nan)
+        spread = torch.where(low >= 0, low.lerp(high, ranks - below), torch.nan)
         positions = spread if position is None else torch.full((count,), float(position))
         labels = torch.where(rows == len(self.class_shares) - 1, UNKNOWN_CLASS, rows)
         return labels.to(device), positions.to(device)

@@ -1,4 +1,4 @@
-"""The distribution that latent vectors really have, kept with the network that made them."""
+"""The distribution of the training set's latent vectors, stored with the network that made them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
 MOST_POINTS = 20_000  # more make the fit slower, not better
+EM_ITERATIONS = 50  # at most
+ADDED_VARIANCE = 1e-4  # of each coordinate of a Gaussian, as it is scaled for the fit
 SMALLEST_UNIFORM = 1e-6  # 4.75 standard deviations from the mean of a normal distribution
 POINTS_PER_COORDINATE = 0.7  # of a Gaussian; with fewer, samples come close to copies, with more, less like the data
 
@@ -15,9 +17,9 @@ POINTS_PER_COORDINATE = 0.7  # of a Gaussian; with fewer, samples come close to 
 class GaussianMixtureDensity(nn.Module):
     """A Gaussian mixture over slice position and latent vector together; before `fit`, the normal prior.
 
-    A VAE's encoder never fills its normal prior exactly, so vectors drawn from the prior land where the decoder was
-    hardly trained. Vectors drawn from a density fitted to the aggregate posterior don't. The position is one more
-    coordinate of the mixture and each class has component weights of its own, so that both can be asked for.
+    The aggregate posterior of a VAE's encoder differs from its normal prior, so some vectors drawn from the prior lie
+    where the decoder was hardly trained. A density fitted to the posterior avoids this. The position is one more
+    coordinate of the mixture and each class has component weights of its own, so that both can be chosen.
 
     Args:
         components: number of Gaussians.
@@ -46,7 +48,7 @@ class GaussianMixtureDensity(nn.Module):
 
         Args:
             latents: (M, features), M at least 2.
-            scale: (features,) how much each counts in the image; decides what the k-means start takes for near.
+            scale: (features,), the weight of each in the distances of the k-means start.
             labels: (M,) class indices, -1 where unknown.
             positions: (M,) in [0, 1]; a set without positions has NaN.
             seed: of the k-means start.
@@ -61,7 +63,9 @@ class GaussianMixtureDensity(nn.Module):
             some = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:MOST_POINTS]
             points, labels = points[some], labels[some]
         used = max(1, min(components, int(len(points) / (POINTS_PER_COORDINATE * coordinates))))
-        mixture = GaussianMixture(used, reg_covar=1e-4, max_iter=50, random_state=seed).fit(points.numpy())
+        mixture = GaussianMixture(used, reg_covar=ADDED_VARIANCE, max_iter=EM_ITERATIONS, random_state=seed).fit(
+            points.numpy()
+        )
 
         responsibilities = torch.from_numpy(mixture.predict_proba(points.numpy())).float()
         rows = labels % classes  # -1, unknown, becomes the last row
@@ -96,8 +100,8 @@ class GaussianMixtureDensity(nn.Module):
             generator: random state; None: PyTorch's own, of the device that the density is on.
             temperature: how far vectors lie from the centres of their Gaussians; 1: as the training set's, less: less.
                 Positions stay as spread as they are.
-            even: whether the vectors fill the density more evenly than chance does, by a scrambled Sobol sequence: each
-                is distributed as ever, and together they are nearer to the density.
+            even: draw from a scrambled Sobol sequence: each vector has the same distribution, and together they cover
+                the density more evenly.
 
         Returns: latent vectors (count, features), labels (count,) with -1 for unknown, positions (count,) or NaN.
 
@@ -146,6 +150,6 @@ def _even(count: int, coordinates: int, generator: torch.Generator | None) -> Te
 
 
 def _chosen(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The index of a weight in each row of (N, K), as likely as the weight is large, by numbers (N,) from 0 to 1."""
+    """An index per row of weights (N, K), with probabilities proportional to them, by numbers (N,) from 0 to 1."""
     up_to = weights.cumsum(dim=1)
     return (uniform[:, None] >= up_to / up_to[:, -1:]).sum(dim=1).clamp_max(weights.shape[1] - 1)

@@ -44,7 +44,7 @@ class EqualizedConv2d(nn.Module):
 
     Args:
         channels_in, channels_out: of the features.
-        kernel: places a side; odd with stride 1, even with stride 2.
+        kernel: size per side; odd with stride 1, even with stride 2.
         stride: 1 or 2.
         gain: standard deviation of the output for a normal input.
     """

@@ -1,4 +1,4 @@
-"""Discriminators that judge patches of an image, at several scales at once."""
+"""Discriminators of image patches at several scales."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class MultiScalePatchDiscriminator(nn.Module):
                     spectral_norm(module)
 
     def forward(self, image: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        """Judge images, finest scale first.
+        """Score images, finest scale first.
 
         Args:
             image: (N, in_channels, H, W) in [-1, 1].
 
-        Returns: for each scale, scores (N, 1, h, w), one a patch, higher for more real, and the features before them.
+        Returns: for each scale, scores (N, 1, h, w), one per patch, higher for more real, and all features.
         """
         found = []
         for discriminator in self.scales:
@@ -76,7 +76,7 @@ class MultiScalePatchDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """One of each domain of a translation.
+    """One discriminator per domain of a translation.
 
     Args:
         channels, num_layers, num_scales, norm: of each, see `MultiScalePatchDiscriminator`.

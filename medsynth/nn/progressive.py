@@ -1,4 +1,4 @@
-"""Networks that grow: they work at 8 x 8 pixels first, then at 16 x 16, and so on up to whole images.
+"""Progressively growing networks: they work at 8 x 8 pixels first, then at 16 x 16, and so on up to the full size.
 
 Reference: Karras et al., PGGAN, arXiv:1710.10196.
 """
@@ -11,8 +11,8 @@ from torch import nn
 from medsynth.errors import MedsynthError
 from medsynth.nn.blocks import image_levels
 
-SMALLEST = 8  # pixels a side of the first images
-PIXELS = 4  # of an image, in each place of the features' grid: it has half as many places a side
+SMALLEST = 8  # pixels per side of the first images
+PIXELS = 4  # of an image per position of the features' grid, which has half as many positions per side
 ARCHITECTURES = ("progressive", "skip")
 
 
@@ -32,7 +32,7 @@ def widths_up_to(image_size: int, channels: int) -> list[int]:
 
 
 class Growing(nn.Module):
-    """What grows: a resolution, and how far that has faded in. Buffers, so that they travel with the weights."""
+    """The resolution, and how far it has faded in; both are buffers, so that they are saved with the weights."""
 
     def __init__(self, image_size: int, architecture: str) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Growing(nn.Module):
         self.register_buffer("alpha", torch.tensor(1.0))
 
     def grow_to(self, resolution: int, alpha: float) -> None:
-        """Work at `resolution` pixels a side; a share `alpha` comes from its own layers, the rest from those before."""
+        """Work at `resolution` pixels per side, of which a share `alpha` has faded in."""
         self.resolution.fill_(resolution)
         self.alpha.fill_(alpha)
 

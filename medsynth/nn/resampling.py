@@ -1,4 +1,4 @@
-"""Between a coarse and a fine grid of one field of view, along rows and columns.
+"""Resampling between a coarse and a fine grid of one field of view, along rows and columns.
 
 Both grids share their outer edges, not their first pixel: coarse pixel j covers the fine pixels s j to s j + s - 1, and
 its centre lies at s j + (s - 1) / 2 in fine pixels. All functions take (..., rows, columns) and compute in float32.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def truncate(images: Tensor, scale: int) -> Tensor:
-    """Coarser by k-space truncation: keep the lowest 1 / `scale` of the frequencies, as a scan of that matrix would.
+    """Downsample by k-space truncation: keep the lowest 1 / `scale` of the frequencies, as a scan of that matrix would.
 
     Rows and columns must be multiples of `scale`. Of an even number, the outermost frequency is measured on one side
     only, as in a scanner; the real part is kept.
@@ -32,7 +32,7 @@ def truncate(images: Tensor, scale: int) -> Tensor:
 
 
 def zero_fill(images: Tensor, scale: int, outermost: float = 0.5) -> Tensor:
-    """Finer by sinc interpolation: k-space filled up with zeros. The image counts as periodic.
+    """Upsample by zero filling of k-space (sinc interpolation). The image is taken to be periodic.
 
     Args:
         outermost: weight of the highest frequency of an even number of pixels: it stands for two of the fine image.
@@ -49,19 +49,19 @@ def zero_fill(images: Tensor, scale: int, outermost: float = 0.5) -> Tensor:
 
 
 def average(images: Tensor, scale: int) -> Tensor:
-    """Coarser by the mean over each coarse pixel's area."""
+    """Downsample by the mean over each coarse pixel's area."""
     return F.avg_pool2d(images.float().reshape(-1, 1, *images.shape[-2:]), scale).reshape(
         *images.shape[:-2], images.shape[-2] // scale, images.shape[-1] // scale
     )
 
 
 def repeat(images: Tensor, scale: int) -> Tensor:
-    """Finer by nearest neighbours: the one whose `average` is the coarse image and that adds the least to it."""
+    """Upsample by nearest neighbours: the smallest image in the mean square whose `average` is the coarse image."""
     return images.float().repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
 
 
 def spline(images: Tensor, scale: int) -> Tensor:
-    """Finer by cubic B-splines through the coarse pixels; mirrored at the edges.
+    """Upsample by cubic B-splines through the coarse pixels; mirrored at the edges.
 
     Reference: Unser, IEEE Signal Process. Mag. 16 (1999) 22.
     """

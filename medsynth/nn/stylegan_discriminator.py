@@ -32,7 +32,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class FromImage(nn.Module):
-    """Image -> features on a grid of half as many places a side."""
+    """Image -> features on a grid of half as many positions per side."""
 
     def __init__(self, channels: int, image_channels: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class StyleGanDiscriminator(Growing):
     Args:
         image_size, channels, num_classes, use_position, architecture: as the generator's; with `skip` its blocks are
             residual.
-        group: images of a batch whose differences it sees.
+        group: images per group of the minibatch standard deviation.
         image_channels: channels of an image.
 
     Reference: Miyato & Koyama, projection discriminator, arXiv:1802.05637, for class and position.
@@ -94,8 +94,8 @@ class StyleGanDiscriminator(Growing):
         """Scores (N,) of images whose `features` are given; higher looks more real."""
         hidden = F.leaky_relu(self.conv(self.deviation(features[-1])), 0.2)
         hidden = F.leaky_relu(self.linear(hidden.flatten(1)), 0.2)
-        told = pixel_norm(self.project(self.condition(label, position, hidden)))
-        return (self.score(hidden).squeeze(1) + (told * hidden).sum(dim=1) / hidden.shape[1] ** 0.5).float()
+        projected = pixel_norm(self.project(self.condition(label, position, hidden)))
+        return (self.score(hidden).squeeze(1) + (projected * hidden).sum(dim=1) / hidden.shape[1] ** 0.5).float()
 
     def forward(self, image: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """(N, C, resolution, resolution) -> scores (N,)."""

@@ -1,4 +1,4 @@
-"""What a training step against an adversary needs: frozen networks, and the state of both."""
+"""Base of the adversarial trainers: frozen networks, and the discriminator in a run's state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medsynth.training.base_trainer import BaseTrainer
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Parameters take no gradients inside: what passes through reaches the inputs alone."""
+    """Parameters get no gradients inside; the inputs do."""
     trained = [p for network in networks for p in network.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -24,13 +24,13 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 class AdversarialTrainer(BaseTrainer):
-    """A trainer of two networks that play against each other.
+    """A trainer of a generator and a discriminator.
 
     Subclasses set `discriminator` and `discriminator_optimizer` as well.
     """
 
     def stateful(self) -> dict[str, object]:
-        """And the discriminator's."""
+        """All of `BaseTrainer`, and the discriminator's."""
         return super().stateful() | {
             "discriminator": self.discriminator,
             "discriminator_optimizer": self.discriminator_optimizer,

@@ -1,4 +1,4 @@
-"""What every training step needs: mixed precision, guarded updates, a moving average, state to go on from."""
+"""Base of all trainers: mixed precision, optimizer updates, moving average, state to resume from."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from medsynth.distributed import average_gradients, same_everywhere
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.training.replay import Compute, Named, RecordingMemory, Replayed
 
+LONGEST_GRADIENT = 1.0  # norm to which longer gradients of the networks that generate images are scaled down
+
 
 def use_bfloat16(device: torch.device, amp: bool) -> bool:
     """Whether mixed precision is asked for and gains anything: on GPUs, and on CPUs that multiply bfloat16 matrices."""
@@ -24,7 +26,7 @@ def use_bfloat16(device: torch.device, amp: bool) -> bool:
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All that it updates."""
+    """The parameters that an optimizer updates."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
@@ -72,10 +74,10 @@ def replayed(optimizer: str) -> Callable[[Compute], Compute]:
 
 
 class BaseTrainer(Trainer):
-    """A MONAI trainer of one network, whose moving average is what users get.
+    """A MONAI trainer of one network, whose moving average is written to `model.pt`.
 
-    Subclasses set `network`, `network_optimizer` and `ema`, override `_iteration` and `sample`, and add to `stateful`
-    what else they keep.
+    Subclasses set `network`, `network_optimizer` and `ema`, override `_iteration` and `sample`, and add their further
+    state to `stateful`.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers: as MONAI's `Trainer` takes them.
@@ -124,8 +126,8 @@ class BaseTrainer(Trainer):
         """One step of `optimizer` down the gradients that its parameters have, averaged over all processes.
 
         Args:
-            longest: norm that a longer gradient is scaled down to. A critic goes without: what looks like an explosion
-                is its penalty pulling it back.
+            longest: largest norm of the gradient, to which longer ones are scaled down. Discriminators with a gradient
+                penalty go without: a long gradient of theirs is that of the penalty.
         """
         parameters = parameters_of(optimizer)
         average_gradients(parameters)
@@ -135,14 +137,14 @@ class BaseTrainer(Trainer):
         optimizer.zero_grad(set_to_none=True)  # they would take memory beside the other network's
 
     def average(self, ema: EMAHandler) -> None:
-        """Keep `ema` up to date, from wherever a resumed run goes on: ignite counts its warm-up from each start."""
+        """Update `ema`; its warm-up goes on in a resumed run, while ignite would count from each start."""
 
-        def place() -> None:
+        def resume_warm_up() -> None:
             if (warm_up := getattr(ema, "momentum_scheduler", None)) is not None:
                 warm_up.event_index = self.state.iteration
 
         ema.attach(self)
-        self.add_event_handler(Events.EPOCH_STARTED, place)
+        self.add_event_handler(Events.EPOCH_STARTED, resume_warm_up)
 
     def _begin_if_new(self) -> None:
         if self.state.iteration == 0:  # a run that was stopped in its first epoch starts that epoch again, later in it
@@ -152,10 +154,10 @@ class BaseTrainer(Trainer):
             self.begin()
 
     def begin(self) -> None:
-        """What a run does once before its first step, from the same weights everywhere; a resumed run does not."""
+        """Called once before the first step of a run, with equal weights in all processes; not in a resumed run."""
 
     def stateful(self) -> dict[str, object]:
-        """Everything that going on with the run needs: name -> object with `state_dict` and `load_state_dict`."""
+        """Everything that resuming the run needs: name -> object with `state_dict` and `load_state_dict`."""
         return {
             "network": self.network,
             "ema": self.ema.ema_model,

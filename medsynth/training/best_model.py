@@ -1,4 +1,4 @@
-"""model.pt: what a run is for."""
+"""model.pt: the result of a run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 class BestModel:
     """Writes `engine.generator` with its recipe to model.pt: the best by the validator's key metric, or the last.
 
-    It acts when the validator itself completes, so its place among the handlers does not matter. A run that was never
-    validated gets the model of its end.
+    It acts when the validator itself completes, so its position among the handlers does not matter. A run without
+    validation gets the last model.
 
     Args:
         network_id: id of the network's definition in the configuration.
-        discriminator_id: of the definition of `engine.discriminator`, to keep it too; None: it has done its work.
+        discriminator_id: of the definition of `engine.discriminator`, to save it too; None: it is not saved.
         preprocessing: how the images were prepared, plain values.
         classes: names of the class indices.
         validator: an evaluator with a key metric.
@@ -83,7 +83,7 @@ class BestModel:
         metrics = {} if self.validator is None else scalar_metrics(self.validator)
         progress = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
         extra = self.extra | progress
-        judge = None if self.discriminator is None else (self.discriminator, engine.discriminator)
-        if judge is not None:  # some weights of the loss leave it as it began
+        saved = None if self.discriminator is None else (self.discriminator, engine.discriminator)
+        if saved is not None:  # with some weights of the loss it is never updated
             extra["discriminator_learned"] = bool(engine.discriminator_optimizer.state)
-        save_model(self.run.model, engine.generator, self.definition, self.preprocessing, self.classes, extra, judge)
+        save_model(self.run.model, engine.generator, self.definition, self.preprocessing, self.classes, extra, saved)

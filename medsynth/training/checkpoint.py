@@ -1,4 +1,4 @@
-"""All that going on with a run takes, saved so that no kill can lose it."""
+"""Checkpoints of a run, saved so that it can be killed at any time and resumed."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ _FORMAT = 1
 
 
 class Checkpoint:
-    """Restores a run when it starts and saves it as it goes: a stopped run goes on as if it had not stopped.
+    """Restores a run when it starts and saves it regularly: a stopped run goes on as if it had not stopped.
 
-    It restores on STARTED and saves on GET_BATCH_STARTED, between two iterations, when all that the other handlers do
-    after an iteration or an epoch is done; so the order in which handlers are listed does not matter, as long as the
-    others do nothing on STARTED (they begin on their first EPOCH_STARTED). It saves once an epoch, every `minutes`,
-    when Ctrl-C or SIGTERM asks to stop, and at the end. After an error the last file stays as it is: the failed
-    iteration may have changed half of the weights.
+    It restores on STARTED and saves on GET_BATCH_STARTED, between two iterations, when the other handlers have finished
+    an iteration or an epoch; so the order of the handlers does not matter, as long as the others do nothing on STARTED
+    (they begin on their first EPOCH_STARTED). It saves once per epoch, every `minutes`, on Ctrl-C or SIGTERM, and at
+    the end. After an error the last file stays as it is: the failed iteration may have changed half of the weights.
 
-    Ctrl-C and SIGTERM fire INTERRUPT when all is saved, for last pictures.
+    Ctrl-C and SIGTERM fire INTERRUPT after saving, for last pictures.
 
     Args:
-        validator: the evaluator whose best metric is kept.
+        validator: the evaluator whose best metric is saved.
         minutes: longest time between two saves.
     """
 
@@ -120,8 +119,8 @@ class Checkpoint:
         state = engine.state
         if content["epoch_length"] != state.epoch_length:
             raise MedsynthError(
-                f"{self.run.folder} was begun with {content['epoch_length']} iterations an epoch, and the settings or "
-                f"the data now make {state.epoch_length}: use those of before, or another output_dir"
+                f"{self.run.folder} was begun with {content['epoch_length']} iterations per epoch, and the settings or "
+                f"the data now make {state.epoch_length}: use the earlier ones, or another output_dir"
             )
         self._load(engine.stateful(), content["stateful"])
         state.iteration = content["iteration"]
@@ -144,7 +143,7 @@ class Checkpoint:
         if content.get("best_metric_name") == state.key_metric_name:
             state.best_metric, state.best_metric_epoch = content["best_metric"], content["best_metric_epoch"]
         else:
-            logger.info("The best model is chosen anew from here on: %s chooses it now", state.key_metric_name)
+            logger.info("The best model is chosen anew from here on, by %s", state.key_metric_name)
 
     def _read(self) -> dict[str, Any]:
         """The newest checkpoint that can be read; a damaged one is set aside, so that it cannot replace a good one."""
@@ -166,8 +165,8 @@ class Checkpoint:
                 item.load_state_dict(saved[name])
             except (KeyError, RuntimeError, ValueError, TypeError) as error:
                 raise MedsynthError(
-                    f"{self.run.checkpoint} is of other settings or another architecture ('{name}' does not fit): use "
-                    f"the settings it was made with ({self.run.folder / 'config.json'}), or another output_dir"
+                    f"{self.run.checkpoint} was made with other settings or another architecture ('{name}' does not "
+                    f"fit): use the settings in {self.run.folder / 'config.json'}, or another output_dir"
                 ) from error
 
 
@@ -178,7 +177,7 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_finite(stateful: dict[str, Any], iteration: int) -> None:
-    """Weights of NaN must not replace good ones."""
+    """Refuse to save weights that are not finite."""
     for name, item in stateful.items():
         if isinstance(item, nn.Module) and not all(bool(torch.isfinite(t).all()) for t in item.state_dict().values()):
             raise MedsynthError(

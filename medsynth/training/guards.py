@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 class FiniteLosses:
     """Stops a run whose losses are no longer finite or have exploded: names the iteration, the loss and the patients.
 
-    Looks at the losses of several iterations at once, and at an epoch's end, because each look waits for the device. A
-    checkpoint in between is safe: `Checkpoint` looks at the weights.
+    Checks the losses of several iterations at once, and at an epoch's end, because each check waits for the device. A
+    checkpoint in between is safe: `Checkpoint` checks the weights.
 
     Args:
-        interval: iterations between two looks.
-        largest: of any loss, in magnitude; images are in [-1, 1], and no term of theirs comes near it.
+        interval: iterations between two checks.
+        largest: magnitude of any loss; images are in [-1, 1], and their losses stay far below it.
     """
 
     def __init__(self, run: Run, interval: int = 10, largest: float = 1e6) -> None:
@@ -56,22 +56,22 @@ class FiniteLosses:
         dataset = getattr(engine.data_loader, "dataset", None)
         subjects = sorted({dataset.subjects[i] for chosen in indices for i in chosen.tolist()}) if indices else []
         of_whom = f" on a batch of {', '.join(subjects)}" if subjects else ""
-        kept = (
+        last = (
             f"{self.run.checkpoint}, of iteration {self.run.saved_iteration}, is the last good checkpoint"
             if self.run.has_checkpoint()
             else "there is no checkpoint yet"
         )
-        return f"iteration {iteration}: {bad}{of_whom}; {kept}: lower the learning rate and give the same command again"
+        return f"iteration {iteration}: {bad}{of_whom}; {last}: lower the learning rate and give the same command again"
 
 
 class TimeLimit:
-    """Stops training in good order after `max_minutes` of this process; the same command goes on from there.
+    """Stops training after `max_minutes` of this process, with everything saved; the same command resumes it.
 
     Args:
         max_minutes: counted from the start of the run, data preparation included; None for no limit.
 
     Raises:
-        MedsynthError: for what is no number from 0.
+        MedsynthError: `max_minutes` is not a number from 0.
     """
 
     def __init__(self, run: Run, max_minutes: float | None = None) -> None:
@@ -81,7 +81,7 @@ class TimeLimit:
         self.max_minutes = max_minutes
 
     def attach(self, engine: Engine) -> None:
-        """Watch the clock between `engine`'s iterations, when an epoch's end is done with."""
+        """Check the time between `engine`'s iterations, after the handlers of an epoch's end."""
         if self.max_minutes is not None:
             engine.add_event_handler(Events.GET_BATCH_STARTED, self._check)
 

@@ -1,4 +1,4 @@
-"""provenance.json: where a run comes from."""
+"""provenance.json: versions, command, data and progress of a run."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put all generators back to what `capture` saw."""
+    """Restore the states that `capture` returned."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -34,7 +34,7 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def untouched() -> Iterator[None]:
-    """Whatever is drawn inside leaves training's random numbers as they were."""
+    """Restore all random states at the end, so that training's random numbers don't depend on what is drawn inside."""
     state = capture()
     try:
         yield

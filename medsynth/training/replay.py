@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs: a GPU gets all the work of a step at once, instead of piece by piece from Python."""
+"""Training steps as CUDA graphs: all kernels of a step are launched at once instead of one by one from Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError
 
-PLAIN_CALLS = 3  # in which libraries choose their algorithms and take their memory, which no recording allows
+PLAIN_CALLS = 3  # in which libraries choose their algorithms and allocate memory, which a recording must not do
 Named = dict[str, "Tensor | Named"]
 """Tensors by name, or groups of them."""
 Compute = Callable[..., Named]
@@ -18,7 +18,7 @@ Compute = Callable[..., Named]
 
 
 class RecordingMemory:
-    """Where the recordings of one trainer take their memory: one at a time runs, and none needs another's rest."""
+    """The memory pool that the recordings of one trainer share; only one runs at a time."""
 
     @cached_property
     def pool(self) -> object:
@@ -27,19 +27,19 @@ class RecordingMemory:
 
 
 class Replayed:
-    """Calls `compute`; if it may be recorded, the first few times plainly, and then as a CUDA graph.
+    """Calls `compute`; if it may be recorded, the first few times as it is, and then as a CUDA graph.
 
-    A small network's step is thousands of small kernels, and takes as long as Python needs to name them. Recorded once,
-    they run one after the other without it.
+    A small network's step is thousands of small kernels, and takes as long as Python needs to launch them. A recording
+    runs them without Python.
 
-    What is recorded must look at no value (`item`, `tolist`, branches on tensors), make no tensor of lists, draw random
-    numbers on the GPU alone, and get tensors of the same shapes each time; other values stay those of the recording.
-    What it returns is copied; gradients are good until the next call.
+    What is recorded must read no value (`item`, `tolist`, branches on tensors), make no tensor from lists, draw random
+    numbers on the GPU only, and get tensors of the same shapes each time; other values stay those of the recording.
+    Results are copied; gradients are valid until the next call.
 
     Args:
-        compute: the work.
-        parameters: those that it leaves gradients in; earlier ones are let go of.
-        memory: of recordings, which take a GPU; None: all calls are plain.
+        compute: the function.
+        parameters: those that it computes gradients of; earlier gradients are dropped.
+        memory: of recordings, which need a GPU; None: nothing is recorded.
     """
 
     def __init__(self, compute: Compute, parameters: Iterable[nn.Parameter], memory: RecordingMemory | None) -> None:
@@ -55,11 +55,11 @@ class Replayed:
         """
         if self.memory is None or self._plain_calls < PLAIN_CALLS:
             self._plain_calls += 1
-            self._let_go()
+            self._drop_gradients()
             return self.compute(**inputs)
         if self._replay is None:
             self._inputs = copied(inputs)
-            self._let_go()
+            self._drop_gradients()
             self._replay, self._results = recorded(self.compute, self._inputs, self.memory)
             self._gradients = [parameter.grad for parameter in self.parameters]
         fill(self._inputs, inputs)
@@ -68,13 +68,13 @@ class Replayed:
             parameter.grad = gradient
         return copied(self._results)
 
-    def _let_go(self) -> None:
+    def _drop_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
 
 def copied(tensors: Named) -> Named:
-    """Copies, by the same names."""
+    """Copies of tensors under the same names."""
     return {name: copied(value) if isinstance(value, dict) else value.clone() for name, value in tensors.items()}
 
 
@@ -88,12 +88,12 @@ def fill(tensors: Named, values: Named) -> None:
 
 
 def recorded(compute: Compute, inputs: Named, memory: RecordingMemory) -> tuple[Callable[[], None], Named]:
-    """A CUDA graph of `compute`, which has not run yet.
+    """Record `compute` as a CUDA graph, without running it.
 
-    Returns: what runs it, with whatever `inputs` hold by then, and the tensors that its results will be in.
+    Returns: a function that runs it on the present content of `inputs`, and the tensors that hold its results.
 
     Raises:
-        MedsynthError: it does what no CUDA graph can hold.
+        MedsynthError: `compute` cannot be recorded.
     """
     graph = torch.cuda.CUDAGraph()
     try:

@@ -1,4 +1,4 @@
-"""What every training run does beside its steps."""
+"""The handlers that all training runs share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunHandlers:
-    """Validates at the end, saves, logs, draws, writes `model.pt`, and stops a run that must not go on.
+    """Validates at the end, saves, logs, draws, writes `model.pt`, and stops at bad losses or the time limit.
 
     Args:
         validator: the evaluator.
@@ -31,7 +31,7 @@ class RunHandlers:
         log_iterations: between two rows of `losses.csv`.
         samples: draws the pictures.
         preprocessing, classes, extra, discriminator_id: as `BestModel` takes them.
-        schedules: of learning rates and the like.
+        schedules: of learning rates, and other handlers.
     """
 
     def __init__(
@@ -63,6 +63,6 @@ class RunHandlers:
         )
 
     def attach(self, engine: Engine) -> None:
-        """Attach them all to the trainer, the page after those whose files it shows."""
+        """Attach all handlers to the trainer, the page after those whose files it shows."""
         for handler in self.handlers:
             handler.attach(engine)

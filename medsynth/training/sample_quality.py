@@ -1,4 +1,4 @@
-"""How close generated images come to held-out real ones, measured while training goes on."""
+"""How close generated images come to held-out real ones, measured during training."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from medsynth.evaluation.metrics.distribution.distances import frechet_percent
 from medsynth.evaluation.metrics.distribution.radiomics import radiomics
 from medsynth.evaluation.metrics.texture import gradient_ratio, psd, swd
 from medsynth.training import random_state
+
+PATCHES_PER_IMAGE, PROJECTIONS = 32, 128  # per scale: fewer than in an evaluation, for speed
 
 
 def lower_is_better(current: float, best: float) -> bool:
@@ -52,7 +54,7 @@ class ReconstructionQuality(Metric):
 
 
 class NothingToInfer(Inferer):
-    """For validating a generator that has no input: `SampleQuality` draws the images itself."""
+    """For validating a generator without input: `SampleQuality` draws the images itself."""
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """The real images, untouched."""
@@ -63,19 +65,19 @@ class SampleQuality(Metric):
     """How far samples are from a validation's real images, as a multiple of how far real training images are.
 
     The measure is the sliced Wasserstein distance, each scale of a pyramid divided by its floor, then averaged: 1 is as
-    good as real images of other patients, lower is better. The floor keeps the coarse scales of a few validation
-    subjects, far from any set's, from deciding which model is best. Beside it, in the validator's metrics: the distance
+    good as real images of other patients, lower is better. The floor keeps the coarse scales, where a few validation
+    subjects differ from any other set, from deciding which model is best. The validator's metrics also get the distance
     at each scale, the power spectrum's difference in dB and the ratio of mean gradients (sharpness; 1 is best).
 
-    With `key` `fd_radiomics`, the Fréchet distance of 22 radiomics (first order, co-occurrence) in percent of the
-    training images' variance is the measure instead: patches hardly tell grain from anatomy, co-occurrence does.
+    With `key` `fd_radiomics`, the measure is the Fréchet distance of 22 radiomics (first order, co-occurrence) in
+    percent of the training images' variance: co-occurrence separates grain from anatomy better than patches do.
 
     Args:
-        network: with `sample(count, seed)`, the network that users get.
+        network: with `sample(count, seed)`, the moving average.
         train: the training slices, which the floor is measured with.
-        count: images drawn, and real ones kept, at most.
+        count: largest number of images drawn, and of real ones.
         seed: of the samples and the projections.
-        key: the measure that stands for all, `swd_over_floor` or `fd_radiomics`.
+        key: the measure that chooses the best model, `swd_over_floor` or `fd_radiomics`.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class SampleQuality(Metric):
         return frechet_percent(real, fake, train)
 
     def _distances(self, real: np.ndarray, fake: np.ndarray) -> dict[int, float]:
-        return swd(real, fake, self.seed, patches_per_image=32, projections=128)
+        return swd(real, fake, self.seed, patches_per_image=PATCHES_PER_IMAGE, projections=PROJECTIONS)
 
 
 def _places(total: int, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures of what the generator makes, as training goes."""
+"""Grids of generated images during training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class SampleGrid:
-    """Draws the same latents again and again: `samples/epoch_0000.png` untrained, then every few epochs and at the end.
+    """Draws images of the same latents: `samples/epoch_0000.png` before training, then every few epochs and at the end.
 
-    Untrained is a run that has begun, with all that the engine does before its first step.
+    The first picture is drawn after the engine's `begin`.
 
     Args:
-        interval_epochs: between two pictures.
-        count: of images in one; a square number fills it.
+        interval_epochs: epochs between two pictures.
+        count: images per picture; a square number fills it.
     """
 
     def __init__(self, run: Run, interval_epochs: int = 5, count: int = 81) -> None:
@@ -42,7 +42,7 @@ class SampleGrid:
         engine.add_event_handler(Events.COMPLETED | Events.INTERRUPT, self._complete)
 
     def pictures(self, engine: Engine) -> tuple[Tensor, int]:
-        """Images (M, C, H, W) in [-1, 1] on the CPU, and how many of them make a row."""
+        """Images (M, C, H, W) in [-1, 1] on the CPU, and the number of images per row."""
         return engine.sample(self.count, self.run.seed), round(self.count**0.5)
 
     def _begin(self, engine: Engine) -> None:

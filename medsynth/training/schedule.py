@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from medsynth.run.run import Run
 
 
+FIRST_RATE = 0.01  # share of the full rate, at the start of a warm-up
+ROUNDING = 1e-9  # share of a run: no rounding error may add a step to the first stage
+
+
 class Schedule:
     """Sets learning rates before each iteration, from the share of the run that is over.
 
     The share follows iterations or the clock, whichever is further; so a run with `max_minutes` ends with the rate that
     it should end with. After such an end, the same command spreads the rest of the schedule over its own time.
 
-    Subclasses say which part of the full rate is left, in `factor`.
+    Subclasses give the share of the full rate in `factor`.
 
     Args:
-        optimizers: whose rates are set.
-        max_minutes: of this process, as `TimeLimit` has it; None: iterations alone count, and a resumed run has the
-            rates of one in a piece.
+        optimizers: their rates are set.
+        max_minutes: of this process, as for `TimeLimit`; None: iterations alone count, and a resumed run has the rates
+            of an uninterrupted one.
     """
 
     def __init__(self, run: Run, optimizers: Sequence[Optimizer], max_minutes: float | None = None) -> None:
@@ -55,11 +59,11 @@ class Schedule:
         return min(1.0, distributed.all_reduce(by_clock, "MAX"))
 
     def factor(self, share: float) -> float:
-        """Part of the full rate, when `share` of the run is over."""
+        """Share of the full rate, when `share` of the run is over."""
         raise NotImplementedError
 
     def rate(self, engine: Engine) -> float:
-        """Part of the full rate for the iteration that starts."""
+        """Share of the full rate for the iteration that starts."""
         return self.factor(self.share(engine))
 
     # `LambdaLR` counts steps of its own and warns of a rate that is set before a step; it takes 6 us, this 2 us
@@ -82,14 +86,14 @@ class LinearDecay(Schedule):
 
 
 class RootDecay(Schedule):
-    """The inverse square root of iterations; and where time is limited, in a straight line to 0 in its second half.
+    """The inverse square root of iterations; with a time limit, times a straight line to 0 in its second half.
 
-    Iterations count from the run's first, whatever its epochs, so that a run that is prolonged has the rates of one in
-    a piece.
+    Iterations count from the run's first, whatever its epochs, so that a prolonged run has the rates of an
+    uninterrupted one.
 
     Args:
         optimizers, max_minutes: as `Schedule`.
-        iterations: after as many the rate is the full one over the root of 2.
+        iterations: after which the rate is the full one over the square root of 2.
     """
 
     def __init__(
@@ -100,7 +104,7 @@ class RootDecay(Schedule):
         self.iterations = iterations
 
     def rate(self, engine: Engine) -> float:
-        """1 at first; 0 only where time is over."""
+        """1 at first; 0 only at the end of the time limit."""
         root = (1 + (engine.state.iteration - 1) / self.iterations) ** -0.5
         return root * min(1.0, 2 * (1 - self.clock_share(engine)))
 
@@ -111,9 +115,9 @@ class TwoStages(Schedule):
     Args:
         optimizers, max_minutes: as `Schedule`.
         warm_up: share of the run in which the rate rises from 0.
-        second_epochs: the last ones, which are of the second stage.
+        second_epochs: number of last epochs, which form the second stage.
         max_epochs: of the run.
-        second_rate: part of the full rate that the second stage starts at.
+        second_rate: share of the full rate that the second stage starts at.
 
     Reference: Loshchilov & Hutter, SGDR, arXiv:1608.03983, eq. 5.
     """
@@ -133,7 +137,7 @@ class TwoStages(Schedule):
             raise MedsynthError(
                 f"adversarial_epochs is {second_epochs!r}, of {max_epochs} max_epochs: give 0, or fewer than all"
             )
-        self.first_share = (max_epochs - second_epochs) / max_epochs - 1e-9  # lest rounding adds a step
+        self.first_share = (max_epochs - second_epochs) / max_epochs - ROUNDING
         self.has_second = second_epochs > 0
         self.warm_up, self.second_rate = warm_up, second_rate
 
@@ -146,7 +150,7 @@ class TwoStages(Schedule):
         if self.has_second and share >= self.first_share:
             return self.second_rate * _half_cosine((share - self.first_share) / (1 - self.first_share))
         done = share / self.first_share
-        return min(1.0, done / self.warm_up + 0.01) * _half_cosine(done)
+        return min(1.0, done / self.warm_up + FIRST_RATE) * _half_cosine(done)
 
 
 def _half_cosine(done: float) -> float:

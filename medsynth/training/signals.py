@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: asked once, stop in good order; asked again, stop at once."""
+"""Ctrl-C and SIGTERM: the first stops a run after the current step, a second one at once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import FrameType, TracebackType
 
 from tqdm import tqdm
 
-_ECHO_SECONDS = 1.0  # torchrun and batch systems pass on a signal that the process has had from the terminal already
+_ECHO_SECONDS = 1.0  # torchrun and batch systems pass on a signal that the process already got from the terminal
 
 
 class StopRequests(contextlib.AbstractContextManager["StopRequests"]):
     """Remembers a request to stop.
 
     Attributes:
-        received: the first signal that came, or None.
+        received: the first signal, or None.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""When to validate, beyond every few epochs."""
+"""Validation at the end of a run and between two stages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reconstruction(batch: dict[str, Tensor], device: torch.device, non_blocking:
 
 
 class FinalValidation:
-    """Validates when a run ends, unless that was just done, so that what it learned last counts too.
+    """Validates when a run ends, unless that was just done, so that the last steps count too.
 
     List it before the handlers that save.
 
@@ -53,14 +53,14 @@ class FinalValidation:
 
 
 class SecondStage:
-    """Keeps the model of the first stage, and says what the second costs by the measure of the first.
+    """Saves the model of the first stage, and logs what the second costs by the measure of the first.
 
-    The first stage's best is kept as `model_first_stage.pt`. From then on the latest model counts as the best one,
-    since the measure that chose among models is not what the second stage improves.
+    The first stage's best model is saved as `model_first_stage.pt`. From then on the latest model counts as the best
+    one, since the second stage does not improve the measure that chooses models.
 
     Args:
         validator: the evaluator, whose key metric is in dB.
-        schedule: tells when the second stage begins.
+        schedule: decides when the second stage begins.
     """
 
     def __init__(self, run: Run, validator: Evaluator, schedule: TwoStages) -> None:
@@ -86,10 +86,10 @@ class SecondStage:
         self.validator.run(engine.state.epoch)
         self._first_best = float(self.validator.state.best_metric)
         if self.run.is_main:
-            kept = self.run.folder / "model_first_stage.pt"
-            with disk_errors(kept):
-                shutil.copyfile(self.run.model, kept)
-            logger.info("Second stage; the model of the first (%.2f dB) is kept as %s", self._first_best, kept.name)
+            path = self.run.folder / "model_first_stage.pt"
+            with disk_errors(path):
+                shutil.copyfile(self.run.model, path)
+            logger.info("Second stage; the model of the first (%.2f dB) is saved as %s", self._first_best, path.name)
 
     def _forget_best(self) -> None:
         if self._first_best is not None:

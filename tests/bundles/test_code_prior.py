@@ -76,12 +76,12 @@ def test_training_makes_codes_better_known(trained):
     start, *_, end = rows(folder / "losses.csv")
     first, *_, last = rows(folder / "metrics.csv")
     if config == GAN:
-        assert end["sketch"] < start["sketch"]  # decoded images come closer to what their latent vectors stand for
+        assert end["coarse_reconstruction"] < start["coarse_reconstruction"]  # decoded images fit their latent vectors
         assert last["swd_over_floor"] < first["swd_over_floor"]
         assert last["psd_db"] < first["psd_db"]
     else:
         assert last["swd_over_floor"] < 1.1 * first["swd_over_floor"]
-        assert last["surprise"] < first["surprise"] < np.log(64)
+        assert last["negative_log_likelihood"] < first["negative_log_likelihood"] < np.log(64)
 
 
 def test_code_measures_stand_beside_their_floors_every_epoch(trained):

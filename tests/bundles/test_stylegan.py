@@ -80,7 +80,7 @@ def test_the_model_kept_is_the_one_with_the_best_samples(trained):
         ({"architecture": "styled"}, "architecture is 'styled': choose one of progressive, skip"),
         ({"batch_size": 2}, "a batch of 2: the discriminator compares groups of 4 images"),
         ({"batch_sizes": [16, 6]}, "a batch of 6: the discriminator compares groups of 4 images"),
-        ({"loss__game": "hinge"}, "loss#game is 'hinge': choose one of logistic, wasserstein"),
+        ({"loss__adversarial_loss": "hinge"}, "loss#adversarial_loss is 'hinge': choose one of logistic, wasserstein"),
         ({"batch_size": 100000}, "don't fill one batch"),
     ],
 )

@@ -74,7 +74,7 @@ def test_images_without_partner_train_the_cycle_and_both_discriminators(train, u
     folder = train(tmp_path / "run", datalist=str(unpaired), max_epochs=2, batch_size=2, cycle_interval=1)
     start, *_, end = rows(folder / "losses.csv")
     assert end["cycle"] < start["cycle"] + end["adversarial"]
-    terms = {"adversarial", "cycle", "identity", "place", "structure", "kl"}
+    terms = {"adversarial", "cycle", "identity", "pixel_distribution", "structure", "kl"}
     assert set(start) == {"iteration", "epoch", "seconds", "images", "total", "discriminator"} | terms
     assert set(rows(folder / "metrics.csv")[0]) >= {"error", "swd_source", "swd_target"}
 
@@ -87,7 +87,17 @@ def test_a_mixed_list_trains_all_terms(train, pairs, unpaired, tmp_path):
     last = rows(
         train(tmp_path / "run", datalist=str(mixed), max_epochs=1, batch_size=2, cycle_interval=1) / "losses.csv"
     )[-1]
-    assert {"l1", "ssim", "adversarial", "cycle", "identity", "place", "structure", "kl", "discriminator"} <= set(last)
+    assert {
+        "l1",
+        "ssim",
+        "adversarial",
+        "cycle",
+        "identity",
+        "pixel_distribution",
+        "structure",
+        "kl",
+        "discriminator",
+    } <= set(last)
 
 
 def without(key: str, source: Path) -> Path:

@@ -181,7 +181,7 @@ def test_a_code_map_without_sidecar_comes_out_from_0_to_1(infer, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({}, "the checkpoint is of stage one, which knows no distribution of code maps: train a prior"),
+        ({}, "the checkpoint is of stage one, which cannot draw code maps: train a prior"),
         ({"mode": "encode"}, "mode is encode and there is no input"),
         ({"mode": "compress"}, "mode is 'compress': choose one of generate, reconstruct, encode, decode"),
         ({"mode": "reconstruct", "input": "nowhere.nii.gz"}, "nowhere.nii.gz does not exist"),

@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 from torch.nn.functional import unfold
 
 from medsynth.losses.similarity import (
-    _from_a_random_place,
+    _cropped_at_random,
     energy_score,
     feature_distance,
     foreground,
@@ -217,7 +217,7 @@ def test_patches_of_large_images_are_taken_at_other_places_each_time():
     seen = set()
     for seed in range(100):
         torch.manual_seed(seed)
-        columns, rows = _from_a_random_place(columns_of, rows_of, patch=7, stride=4)
+        columns, rows = _cropped_at_random(columns_of, rows_of, patch=7, stride=4)
         assert columns.shape == rows.shape == (2, 1, 59, 59)  # 14 patches a side
         assert torch.equal(columns[0, 0, 0].diff(), torch.ones(58))
         seen.add((int(rows[0, 0, 0, 0]), int(columns[0, 0, 0, 0])))

@@ -204,7 +204,7 @@ def test_a_checkpoint_with_code_in_it_is_not_run(toy_run, tmp_path):
     ("change", "told"),
     [
         ({"hidden": 10}, "another architecture ('network' does not fit)"),
-        ({"batch_size": 4, "train__loader__length": 5}, "begun with 7 iterations an epoch"),
+        ({"batch_size": 4, "train__loader__length": 5}, "begun with 7 iterations per epoch"),
         ({"resume": False}, "holds a run already"),
     ],
 )

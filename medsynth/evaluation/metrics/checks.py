@@ -1,4 +1,4 @@
-"""What every measure needs to be true of its arrays, said in one line when it is not."""
+"""Checks of the arrays that measures take, with one-line errors."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,7 +7,7 @@ RANGE_TOLERANCE = 1e-4  # float32 rounding of a map to [0, 1]
 
 
 class CannotMeasure(ValueError):
-    """These images allow no such number; the text says why, for a reader of the report."""
+    """A measure cannot be computed on these images; the text gives the reason, for the report."""
 
 
 def unit_images(images: ArrayLike, name: str) -> NDArray[np.float32]:
@@ -45,5 +45,5 @@ def subject_of_each(subjects: ArrayLike, rows: int, name: str) -> NDArray:
     if array.shape != (rows,):
         raise CannotMeasure(f"{name}: shape {array.shape}, needs one subject for each of the {rows} rows")
     if len(np.unique(array)) < 2:
-        raise CannotMeasure(f"{name}: one subject only ({array[0]}), needs two or more to tell subjects apart")
+        raise CannotMeasure(f"{name}: one subject only ({array[0]}), needs two or more")
     return array

@@ -1,4 +1,4 @@
-"""How much a number depends on the subjects that happened to be measured: bootstrap intervals."""
+"""Bootstrap intervals over subjects."""
 
 from __future__ import annotations
 

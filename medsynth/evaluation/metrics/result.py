@@ -1,4 +1,4 @@
-"""One measured number with all that it takes to read it."""
+"""One measured number with unit, direction, interval, floor and baseline."""
 
 from __future__ import annotations
 

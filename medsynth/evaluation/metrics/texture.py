@@ -1,4 +1,4 @@
-"""Distances between two sets of images that no network is needed for: patches, spectra, gradients, intensities."""
+"""Distances between two sets of images without a network: patches, spectra, gradients, intensities."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -183,8 +183,8 @@ def _laplacian_pyramid(images: Images) -> list[Images]:
 def _random_patches(level: Images, per_image: int, rng: np.random.Generator) -> Images:
     """(N, H, W) -> (N x per_image, 49)."""
     windows = np.lib.stride_tricks.sliding_window_view(level, (PATCH, PATCH), axis=(1, 2))
-    places = rng.integers(windows.shape[1], size=(2, len(level) * per_image))
-    return windows[np.repeat(np.arange(len(level)), per_image), places[0], places[1]].reshape(-1, PATCH * PATCH)
+    corners = rng.integers(windows.shape[1], size=(2, len(level) * per_image))
+    return windows[np.repeat(np.arange(len(level)), per_image), corners[0], corners[1]].reshape(-1, PATCH * PATCH)
 
 
 def _sliced_wasserstein(real: Images, fake: Images, directions: Images) -> float:

@@ -28,7 +28,7 @@ class Evaluated:
     Args:
         facts: of the evaluation's provenance.json.
         grid: a picture of its images; None if there is none.
-        cost: minutes, images/s and parameters, as far as the run folder tells.
+        cost: minutes, images/s and parameters, if the run folder has them.
     """
 
     name: str
@@ -44,11 +44,11 @@ def read_run(folder: Path) -> Evaluated:
     Raises:
         MedsynthError: it was not evaluated.
     """
-    place = folder if (folder / "metrics.json").is_file() else folder / "evaluation"
-    run = place.parent if (place.parent / "losses.csv").is_file() else folder
+    evaluation = folder if (folder / "metrics.json").is_file() else folder / "evaluation"
+    run = evaluation.parent if (evaluation.parent / "losses.csv").is_file() else folder
     try:
-        table = json.loads((place / "metrics.json").read_text())
-        facts = json.loads((place / "provenance.json").read_text())
+        table = json.loads((evaluation / "metrics.json").read_text())
+        facts = json.loads((evaluation / "provenance.json").read_text())
         measures = {name: _measure(name, values) for name, values in table.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise MedsynthError(
@@ -57,7 +57,7 @@ def read_run(folder: Path) -> Evaluated:
         ) from error
     if "real_sha256" not in facts:
         raise MedsynthError(f"{folder} is an evaluation of pairs: sets of generated images can be compared here")
-    grid = place / "figures" / "grid_synthetic.png"
+    grid = evaluation / "figures" / "grid_synthetic.png"
     return Evaluated(folder.name, measures, facts, grid.read_bytes() if grid.is_file() else None, _cost(run))
 
 
@@ -151,7 +151,7 @@ def _page(runs: Sequence[Evaluated], ranks: dict[str, list[int | None]]) -> Page
         Section("grids", "Images", [], [Gallery(grids)]),
     ]
     facts = {name: str(runs[0].facts[name]) for name in ("real", "real_sha256", "seed", "preprocessing")}
-    summary = f"{len(runs)} runs on the same real images, judged with the same seed."
+    summary = f"{len(runs)} runs on the same real images, evaluated with the same seed."
     return Page("Runs side by side", summary, [], sections, facts)
 
 

@@ -1,4 +1,4 @@
-"""The image sets of an evaluation: real slices prepared exactly like those that the synthetic images imitate."""
+"""The image sets of an evaluation: real slices are prepared as for the training of the generator."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Preparation:
         modality, window, spacing_mm, image_size: as in a train.json.
         labels: of the real images that are taken; None: of all.
         max_bad_fraction: part of the images of a set that may be unusable.
-        cache_dir: where prepared slices are kept; None: as in training.
+        cache_dir: folder of prepared slices; None: as in training.
         num_workers: processes that prepare volumes.
     """
 
@@ -178,7 +178,7 @@ def held_out_entries(data: Datalist) -> list[dict[str, Any]]:
 
 
 def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, data: Datalist) -> Preprocessing:
-    """What the command line asks for, else what the sidecars say, else what the files look like."""
+    """The settings of the command line, else those of the sidecars, else a guess from the files."""
     said = {name: getattr(preparation, name) for name in ("modality", "window", "spacing_mm", "image_size")}
     given = {name: value for name, value in said.items() if value is not None}
     recipes = [file.sidecar["Preprocessing"] for file in files if file.sidecar]
@@ -208,10 +208,10 @@ def _slices(
     files: Sequence[SyntheticFile], preprocessing: Preprocessing, preparation: Preparation
 ) -> tuple[ImageSet, list[str], list[str]]:
     images, good, bad = synthetic.read_slices(files, preprocessing.window, preparation.max_bad_fraction)
-    kept = [files[i] for i in good]
-    names = [file.path.name for file in kept]
-    subjects = [file.subject or name for file, name in zip(kept, names, strict=True)]
-    labels, positions = [file.label for file in kept], [file.position for file in kept]
+    readable = [files[i] for i in good]
+    names = [file.path.name for file in readable]
+    subjects = [file.subject or name for file, name in zip(readable, names, strict=True)]
+    labels, positions = [file.label for file in readable], [file.position for file in readable]
     return ImageSet(images, subjects, labels, positions, "synthetic images"), names, bad
 
 

@@ -97,11 +97,11 @@ def pairs(
     canvas = Canvas(figsize=(2.6 * columns, 1.72 * rows), layout="constrained")
     axes = np.atleast_2d(canvas.subplots(rows, columns, squeeze=False))
     gap = np.ones((first.shape[1], GAP))
-    for i, place in enumerate(axes.ravel()):
-        place.axis("off")
+    for i, panel in enumerate(axes.ravel()):
+        panel.axis("off")
         if i < len(first):
-            place.imshow(np.hstack([first[i], gap, second[i]]), cmap="gray", vmin=0, vmax=1)
-            place.set_title(notes[i], fontsize=7.5, fontweight="normal", pad=2)
+            panel.imshow(np.hstack([first[i], gap, second[i]]), cmap="gray", vmin=0, vmax=1)
+            panel.set_title(notes[i], fontsize=7.5, fontweight="normal", pad=2)
     canvas.suptitle(f"each pair: {titles[0]} left, {titles[1]} right", fontsize=9, x=0.01, ha="left", color=GREY)
     return _png(canvas)
 
@@ -139,8 +139,8 @@ def intensities(sets: dict[str, NDArray], colours: Sequence[str]) -> bytes:
 @styled
 def scatter(points: NDArray, panels: dict[str, Sequence[Group]]) -> bytes:
     """A map (N, 2), once for each way to group its points."""
-    canvas, places = _canvas(len(panels), (4.8 * max(2, len(panels)), 4.4))
-    for axes, (title, groups) in zip(places, panels.items(), strict=True):
+    canvas, panel_axes = _canvas(len(panels), (4.8 * max(2, len(panels)), 4.4))
+    for axes, (title, groups) in zip(panel_axes, panels.items(), strict=True):
         for group in groups:
             x, y = points[group.members].T
             hollow = {"facecolors": "none"} if group.marker in "os" else {}
@@ -201,9 +201,9 @@ def error_maps(rows: Sequence[dict[str, NDArray]], names: Sequence[str], limit: 
     """A row a subject: images in [0, 1] and, last, the signed error in units, blue below and red above the target."""
     columns = list(rows[0])
     canvas = Canvas(figsize=(2.3 * len(columns), 2.3 * len(rows) + 0.3), layout="constrained")
-    places = canvas.subplots(len(rows), len(columns), squeeze=False)
+    grid = canvas.subplots(len(rows), len(columns), squeeze=False)
     for line, (row, name) in enumerate(zip(rows, names, strict=True)):
-        for axes, column in zip(places[line], columns, strict=True):
+        for axes, column in zip(grid[line], columns, strict=True):
             signed = column == "error"
             span = (
                 {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if signed else {"cmap": "gray", "vmin": 0, "vmax": 1}
@@ -213,8 +213,8 @@ def error_maps(rows: Sequence[dict[str, NDArray]], names: Sequence[str], limit: 
             axes.grid(False)
             if line == 0:
                 axes.set_title(column)
-        places[line][0].set_ylabel(name, fontsize=8)
-    canvas.colorbar(shown, ax=places[:, -1], label=unit, shrink=0.8)
+        grid[line][0].set_ylabel(name, fontsize=8)
+    canvas.colorbar(shown, ax=grid[:, -1], label=unit, shrink=0.8)
     return _png(canvas)
 
 

@@ -23,7 +23,7 @@ def tsne(features: NDArray, seed: int) -> NDArray[np.float64]:
 
 
 def umap(features: NDArray, seed: int) -> NDArray[np.float64] | None:
-    """(N, D) -> (N, 2) by UMAP, None where umap-learn is not installed."""
+    """(N, D) -> (N, 2) by UMAP, None if umap-learn is not installed."""
     if importlib.util.find_spec("umap") is None:
         return None
     from umap import UMAP  # takes seconds to import, and few have it

@@ -77,7 +77,7 @@ class PairedEvaluation:
         self.modality, self.data_range, self.seed, self.more = modality, data_range, seed, more or {}
 
     def run(self) -> list[Verdict]:
-        """Read, measure, write, and say the verdicts in the log."""
+        """Read, measure, write, and log the verdicts."""
         pairs, training = find_pairs(self.target, self.prediction)
         if self.data_range is not None:  # then values are what they are
             pairs, training = ([replace(pair, recipe=None) for pair in some] for some in (pairs, training))

@@ -1,4 +1,4 @@
-"""The parts of a report on predictions: measures, agreement, error maps, volumes, subjects."""
+"""The sections of a report on predictions: measures, agreement, error maps, volumes, subjects."""
 
 from __future__ import annotations
 
@@ -150,14 +150,14 @@ def _slices(case: Case, low: float, high: float) -> dict[str, np.ndarray]:
     return shown | {"error": _upright(error[..., worst], case.affine)}
 
 
-def _upright(plane: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def _upright(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Rows from front to back and columns from the patient's right, where the plane is axial; pictures as they are."""
     if np.allclose(affine, np.eye(4)):
-        return plane
+        return image
     codes = nib.aff2axcodes(affine)[:2]
     if set(codes) & {"S", "I"}:
-        return np.rot90(plane)
-    rows_first = plane if codes[0] in "AP" else plane.T
+        return np.rot90(image)
+    rows_first = image if codes[0] in "AP" else image.T
     across, along = (codes[1], codes[0]) if codes[0] in "AP" else (codes[0], codes[1])
     return rows_first[:: -1 if along == "A" else 1, :: -1 if across == "R" else 1]
 

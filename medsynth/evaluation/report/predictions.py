@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the sidecar of a prediction says of its making.
+    """How a prediction was made, from its sidecar.
 
     Args:
         source, target: how images of either domain were prepared.
@@ -150,9 +150,7 @@ def _targets(path: str | Datalist) -> tuple[list[dict[str, Any]], list[dict[str,
         entry for entry in data.splits["validation"] + data.splits["test"] if {"target", "image"} & entry.keys()
     ]
     if not held_out:
-        raise MedsynthError(
-            f"datalist {data.name} holds no validation or test targets: predictions of others prove nothing"
-        )
+        raise MedsynthError(f"datalist {data.name} holds no validation or test targets: an evaluation needs some")
     return held_out, data.splits["training"]
 
 

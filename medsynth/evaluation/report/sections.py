@@ -1,4 +1,4 @@
-"""The parts of a report on sets of images: measures, pictures, maps, subjects."""
+"""The sections of a report on sets of images: measures, pictures, maps, subjects."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ LEAST_POINTS = 10  # of a map
 
 def measure_section(measures: Sequence[Measure], facts: dict[str, Any]) -> Section:
     """The table of all measures, and a picture of it."""
-    places = [standing(measure) for measure in measures]
-    rows = [_measure_row(place) for place in places]
+    standings = [standing(measure) for measure in measures]
+    rows = [_measure_row(one) for one in standings]
     columns = [
         Column("Measure", numeric=False),
         Column("Value"),
@@ -48,30 +48,29 @@ def measure_section(measures: Sequence[Measure], facts: dict[str, Any]) -> Secti
         "images of training and held-out subjects, as many as are compared here: no generator can be expected below it."
     )
     blocks: list[Any] = []
-    known = [place for place in places if place.times is not None and not _is_part(place.measure.name)]
+    known = [one for one in standings if one.times is not None and not _is_part(one.measure.name)]
     if known:
         picture = figures.against_floor(
             [p.measure.name for p in known], [p.times for p in known], [p.baseline_times for p in known]
         )
         alt = "; ".join(f"{p.measure.name} {p.times:.1f} times the floor" for p in known)
         text = (
-            f"One line a measure. Dots within the shaded band (up to {AS_REAL:g} times the floor) are where real "
+            f"One line per measure. Dots within the shaded band (up to {AS_REAL:g} times the floor) are where real "
             "images of other subjects would be; a dot to the right of its diamond loses to a PCA-GMM."
         )
         blocks.append(Gallery([Figure("against_floor", "How far from real", alt, text, picture)]))
     return Section("measures", "Measures", [], [*blocks, Table(caption, columns, rows)])
 
 
-def _measure_row(place: Standing) -> list[Cell]:
-    measure = place.measure
+def _measure_row(row: Standing) -> list[Cell]:
+    measure = row.measure
     best = {"lower": "low", "higher": "high", "near": f"near {number(measure.target)}"}[measure.direction]
     interval = f"{number(measure.interval[0])} to {number(measure.interval[1])}" if measure.interval else DASH
     note = " ".join(part for part in (_about(measure.name), measure.note) if part)
     value = Cell(number(measure.value), measure.value, strong=True)
     name = f"{measure.name} ({measure.unit})" if measure.unit else measure.name
-    times = (
-        Cell(DASH) if place.times is None else Cell(_times(place.times), place.times, strong=place.times > NEAR_REAL)
-    )
+    ratio = row.times
+    times = Cell(DASH) if ratio is None else Cell(_times(ratio), ratio, strong=ratio > NEAR_REAL)
     return [
         Cell(name, measure.name, detail=note),
         value,
@@ -89,7 +88,7 @@ def _is_part(name: str) -> bool:
 
 
 def _about(name: str) -> str:
-    """One line of the catalog; a part, such as `swd_64`, is told by its scale."""
+    """One line of the catalog; for a part, such as `swd_64`, its scale."""
     return f"the same at {name.rpartition('_')[2]} pixels a side" if _is_part(name) else entry(name).about
 
 
@@ -111,7 +110,7 @@ def image_sections(
 
 
 def _worst(sets: Sets, result: UnpairedResult) -> Section | None:
-    """The synthetic images that are least like any real one."""
+    """The synthetic images farthest from any real one."""
     features = _features(result)
     if features is None:
         return None
@@ -131,12 +130,12 @@ def _worst(sets: Sets, result: UnpairedResult) -> Section | None:
         "distance, over the median distance of a real training image to its nearest held-out one (1: as real images)."
     )
     return Section(
-        "worst", "Worst cases first", [], [Gallery([Figure("worst", "Least like real images", alt, text, png)])]
+        "worst", "Worst cases first", [], [Gallery([Figure("worst", "Least similar to real images", alt, text, png)])]
     )
 
 
 def _nearest(sets: Sets, result: UnpairedResult) -> Section | None:
-    """The synthetic images most like a training image."""
+    """The synthetic images nearest to a training image."""
     if not result.nearest_pairs:
         return None
     pairs = result.nearest_pairs[:SHOWN_PAIRS]
@@ -152,7 +151,7 @@ def _nearest(sets: Sets, result: UnpairedResult) -> Section | None:
     alt = f"{len(pairs)} synthetic images beside their nearest training images; the first at {lowest:.2f} of usual."
     text = (
         "Nearest first, with the training subject. The number is the distance, over that from this training image to "
-        "the most similar image of another subject: well below 1 is nearer than two people are. Is it the same person?"
+        "the most similar image of another subject: well below 1, the two may show the same person."
     )
     figure = Figure("nearest_pairs", "Nearest to a training image", alt, text, png)
     return Section("nearest", "Nearest pairs (privacy)", [NO_PROOF], [Gallery([figure])])
@@ -175,7 +174,7 @@ def _grids(sets: Sets, seed: int) -> Section:
             name = f"grid_{kind}" + (f"_{_file_name(label)}" if label else "")
             png = figures.grid(images.images[chosen], columns=min(9, len(chosen)))
             shown.append(Figure(name, what.capitalize(), f"Grid of {len(chosen)} {what}.", note + ".", png, width=520))
-    text = "Real images on the left are of subjects that the generator never saw. Nothing here is picked by hand."
+    text = "Real images on the left are of subjects that the generator never saw. No image was selected by hand."
     return Section("grids", "Real and synthetic images", [text], [Gallery(shown)])
 
 
@@ -186,7 +185,7 @@ def effect_section(effects: Sequence[Effect]) -> Section | None:
     columns = [Column("Classes", numeric=False)]
     for kind in ("Real", "Synthetic"):
         columns += [Column(f"{kind}, first"), Column(f"{kind}, second"), Column(f"{kind}, effect")]
-    columns.append(Column("Ratio", help="synthetic over real effect: 1 is as in reality, below 0 the wrong way round"))
+    columns.append(Column("Ratio", help="synthetic over real effect: 1 is as in reality, below 0 reversed"))
     rows = []
     for effect in effects:
         cells = [Cell(" less ".join(effect.classes), effect.classes[0])]
@@ -208,12 +207,12 @@ def _file_name(label: str) -> str:
 def _maps(
     sets: Sets, result: UnpairedResult, latents: Callable[[ImageSet], np.ndarray | None] | None, seed: int
 ) -> Section | None:
-    """Where images lie in their features, and in the latent space of the model."""
-    places = {name: random_indices(len(result.indices[name]), MOST_POINTS, seed) for name in ("held_out", "synthetic")}
-    some = {name: getattr(sets, name).take(result.indices[name][rows]) for name, rows in places.items()}
+    """Maps of the images' features, and of the latent space of the model."""
+    chosen = {name: random_indices(len(result.indices[name]), MOST_POINTS, seed) for name in ("held_out", "synthetic")}
+    some = {name: getattr(sets, name).take(result.indices[name][rows]) for name, rows in chosen.items()}
     spaces: dict[str, dict[str, np.ndarray]] = {}
     if (features := _features(result)) is not None:
-        spaces["image features"] = {name: features[name][rows] for name, rows in places.items()}
+        spaces["image features"] = {name: features[name][rows] for name, rows in chosen.items()}
     if latents is not None:
         vectors = {name: latents(images) for name, images in some.items()}
         spaces[f"latents {latents.name}"] = {name: found for name, found in vectors.items() if found is not None}
@@ -234,10 +233,10 @@ def _maps(
         Column("Chance"),
         Column("Images"),
     ]
-    caption = "Computed in all dimensions, not in the map. A k-NN accuracy at chance means: not to be told apart."
+    caption = "Computed in all dimensions, not in the map. A k-NN accuracy at chance means: not separated."
     text = (
-        "Maps fold many dimensions into two: distances between clouds and their sizes mean little. Read the numbers "
-        "below before believing a picture."
+        "Maps reduce many dimensions to two: distances between clouds and their sizes mean little. Rely on the numbers "
+        "below."
     )
     return Section("maps", "Maps of features", [text], [Gallery(shown), Table(caption, columns, rows)])
 
@@ -293,7 +292,7 @@ def _separations(space: str, features: np.ndarray, some: dict[str, ImageSet]) ->
 
 
 def _features(result: UnpairedResult) -> dict[str, np.ndarray] | None:
-    """The best there are to tell images apart by."""
+    """The best available features."""
     return result.features.get("self") or result.features.get("pca")
 
 
@@ -319,7 +318,7 @@ def _spectra(sets: Sets) -> Section:
     colours = (REAL, HELD_OUT, SYNTHETIC)
     text = (
         "Where the synthetic line (red-orange) leaves the two real ones, images are blurred (below, at the right) or "
-        "noisy (above). How far the two real lines lie apart is chance."
+        "noisy (above). The two real lines differ by chance."
     )
     pictures = [
         Figure("spectra", "Power spectra", "Mean power at each spatial frequency, real and synthetic.", text,

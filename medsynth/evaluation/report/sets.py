@@ -65,7 +65,7 @@ class UnpairedEvaluation:
         self.utility, self.inception, self.generator, self.latents = utility, inception, generator, latents
 
     def run(self) -> list[Verdict]:
-        """Read, measure, write, and say the verdicts in the log."""
+        """Read, measure, write, and log the verdicts."""
         synthetic = self.synthetic
         if synthetic is None and self.generator is not None:
             self.generator.run()
@@ -112,7 +112,7 @@ class UnpairedEvaluation:
 
 
 def latent_classes(latents: Latents, images: ImageSet) -> Measure:
-    """How well classes are told apart in a latent space, `knn_classes_w`, say: by the nearest of the other images."""
+    """How well classes are separated in a latent space, such as `knn_classes_w`: by nearest neighbours."""
     name, vectors = f"knn_classes_{latents.name}", latents(images)
     measure = partial(Measure, name, unit="", direction="near", n=len(images))
     if vectors is None:

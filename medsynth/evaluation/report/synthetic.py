@@ -196,7 +196,7 @@ def is_nifti(path: Path) -> bool:
 
 
 def _sidecar(image: Path) -> dict[str, Any]:
-    """What stands beside an image, {} if nothing can be read there."""
+    """The sidecar of an image, {} if none can be read."""
     stem = image.name.removesuffix(".gz").rsplit(".", 1)[0]
     try:
         content = json.loads(image.with_name(f"{stem}.json").read_text())

@@ -1,4 +1,4 @@
-"""Numbers to words: is it good, is it diverse, is it useful, is it safe? Always against the floor and the PCA-GMM."""
+"""Verdicts on fidelity, diversity, utility and privacy, against the floor and the PCA-GMM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST_GAP = {
     "ms_ssim_pairs": 0.006, "c2st_auc": 0.1, "c2st_f1": 0.1, "duplicates": 0.01, "psd_top_third": 0.2,
     "closer_to_train": 0.1, "authenticity": 0.15, "membership_auc": 0.05, "class_effect": 0.2,
 }  # fmt: skip
-"""How far from ideal counts as nothing: floors of large sets may be smaller than what anybody would notice."""
+"""The smallest distance from ideal that counts: floors of large sets may be smaller than what is visible."""
 
 BASELINE = "a PCA-GMM (a model fitted in seconds)"
 SIGNS = {"good": "✓", "mixed": "~", "poor": "✕", "unknown": "?"}
@@ -32,7 +32,7 @@ NO_PROOF = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader takes away.
+    """A grade in words.
 
     Args:
         topic: fidelity, diversity, utility or privacy.
@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def sign(self) -> str:
-        """A shape for the grade, for those who cannot tell its colour."""
+        """A sign of the grade, for readers who cannot see its colour."""
         return SIGNS[self.grade]
 
 
@@ -67,7 +67,7 @@ class Standing:
 
     @property
     def loses(self) -> bool:
-        """Whether it is worse than the PCA-GMM by more than real images scatter."""
+        """Whether it is worse than the PCA-GMM and beyond the range of real images."""
         return (
             self.baseline_times is not None
             and self.times is not None
@@ -85,7 +85,7 @@ class Standing:
 
 
 def figures(value: float) -> str:
-    """Three figures that count."""
+    """A number with three significant digits."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
@@ -98,7 +98,7 @@ def gap(measure: Measure, value: float) -> float | None:
 
 
 def standing(measure: Measure) -> Standing:
-    """Where a measure stands; a distance is in units of the floor's."""
+    """A measure's distance from ideal, in units of the floor's."""
     if measure.value is None or measure.floor is None or (own := gap(measure, measure.value)) is None:
         return Standing(measure, None, None)
     unit = max(gap(measure, measure.floor), LEAST_GAP.get(measure.name, 1e-9))
@@ -121,19 +121,19 @@ def verdicts(measures: Sequence[Measure]) -> list[Verdict]:
 def _likeness(
     topic: str, by_name: dict[str, Measure], names: Sequence[str], describe: Callable[[dict[str, Measure]], list[str]]
 ) -> Verdict:
-    """Like real images, somewhat, or not: from all measures of a topic together."""
-    places = [standing(by_name[name]) for name in names if name in by_name]
-    known = [place for place in places if place.times is not None]
-    missing = [f"{p.measure.name}: {p.measure.note or 'not computed'}" for p in places if p.times is None]
+    """How similar images are to real ones, from all measures of a topic together."""
+    standings = [standing(by_name[name]) for name in names if name in by_name]
+    known = [one for one in standings if one.times is not None]
+    missing = [f"{s.measure.name}: {s.measure.note or 'not computed'}" for s in standings if s.times is None]
     if len(known) < 2:
         return Verdict(topic, "unknown", "Cannot be judged from these images.", missing or ["Nothing was computed."])
-    losing = [place for place in known if place.loses]
-    compared = [place for place in known if place.baseline_times is not None]
-    far = sorted((p for p in known if p.times > NEAR_REAL), key=lambda place: -place.times)
-    near = [place for place in known if AS_REAL < place.times <= NEAR_REAL]
+    losing = [one for one in known if one.loses]
+    compared = [one for one in known if one.baseline_times is not None]
+    far = sorted((one for one in known if one.times > NEAR_REAL), key=lambda one: -one.times)
+    near = [one for one in known if AS_REAL < one.times <= NEAR_REAL]
     reasons = []
     if losing:
-        names = ", ".join(place.measure.name for place in losing)
+        names = ", ".join(one.measure.name for one in losing)
         reasons.append(f"Worse than {BASELINE} in {len(losing)} of {len(compared)} measures: {names}.")
     elif compared:
         reasons.append(f"Not worse than {BASELINE} in any of {len(compared)} measures.")
@@ -142,37 +142,37 @@ def _likeness(
         f"subjects are (up to {AS_REAL:g} times it), {len(near)} near it, {len(far)} far (over {NEAR_REAL:g} times)."
     )
     if far:
-        reasons.append("Farthest: " + "; ".join(place.words() for place in far[:4]) + ".")
+        reasons.append("Farthest: " + "; ".join(one.words() for one in far[:4]) + ".")
     reasons += describe(by_name)
     if missing:
         reasons.append("Not computed: " + "; ".join(missing) + ".")
-    caught = ", ".join(place.measure.name for place in (far or losing or near))
+    caught = ", ".join(one.measure.name for one in (far or losing or near))
     if len(losing) > len(compared) / 2:
         grade, headline = "poor", f"Worse than a PCA-GMM in {len(losing)} of {len(compared)} measures."
     elif len(far) > len(known) / 2:
         grade, headline = "poor", f"Far from real images in {len(far)} of {len(known)} measures."
     elif far or losing or len(near) > len(known) / 3:
-        grade, headline = "mixed", f"{_HALF[topic]} Not like real images in {caught}."
+        grade, headline = "mixed", f"{_HALF[topic]} Unlike real images in {caught}."
     else:
         grade, headline = "good", _PRAISE[topic]
     return Verdict(topic, grade, headline, reasons)
 
 
 _PRAISE = {
-    "Fidelity": "Close to real images of other subjects, as far as these measures see.",
-    "Diversity": "As varied as real images, as far as these measures see.",
+    "Fidelity": "Close to real images of other subjects, by these measures.",
+    "Diversity": "As varied as real images, by these measures.",
 }
-_HALF = {"Fidelity": "Real in part.", "Diversity": "Varied in part."}
+_HALF = {"Fidelity": "Partly realistic.", "Diversity": "Partly varied."}
 
 
 def _off(by_name: dict[str, Measure], name: str) -> Measure | None:
     """The measure, if it is known and beyond the floor's range."""
-    place = standing(by_name[name]) if name in by_name else None
-    return place.measure if place and place.times is not None and place.times > AS_REAL else None
+    one = standing(by_name[name]) if name in by_name else None
+    return one.measure if one and one.times is not None and one.times > AS_REAL else None
 
 
 def _character(by_name: dict[str, Measure]) -> list[str]:
-    """What is wrong with the images, where the measures can tell."""
+    """Faults of the images that the measures show."""
     found = []
     if (ratio := _off(by_name, "gradient_ratio")) and abs(ratio.value - 1) > 0.03:
         detail = f"gradients are {figures(ratio.value)} of real ones"
@@ -180,11 +180,11 @@ def _character(by_name: dict[str, Measure]) -> list[str]:
             detail += f", power of the finest third {fine.value:+.1f} dB"
         found.append(("Blurred: " if ratio.value < 1 else "Noisy, or of artificial texture: ") + detail + ".")
     if (auc := by_name.get("c2st_auc")) and auc.value is not None and auc.value > 0.9:
-        found.append(f"A classifier tells them from real images it has not seen with an AUC of {auc.value:.2f}.")
+        found.append(f"A classifier separates them from unseen real images with an AUC of {auc.value:.2f}.")
     if (shift := standing(by_name["intensity_w1"]) if "intensity_w1" in by_name else None) and (
         shift.times is not None and shift.times > NEAR_REAL
     ):
-        found.append("Their brightness or contrast is not that of real images.")
+        found.append("Their brightness or contrast differs from that of real images.")
     return found
 
 
@@ -236,7 +236,7 @@ def privacy(by_name: dict[str, Measure], readable: bool) -> Verdict:
     for name, rises, meaning in (
         ("closer_to_train", True, "nearer to a training image than to a held-out one"),
         ("authenticity", False, "farther from their nearest training image than that one is from other subjects"),
-        ("membership_auc", True, "chance that distance to the synthetic images tells training from held-out images"),
+        ("membership_auc", True, "chance that distance to synthetic images separates training from held-out images"),
     ):
         measure = by_name.get(name)
         if measure is None or measure.value is None:
@@ -259,6 +259,6 @@ def privacy(by_name: dict[str, Measure], readable: bool) -> Verdict:
         reasons = [f"Caught by {names}. {advice}", *values]
         return Verdict("Privacy", "poor" if copied else "mixed", headline, [*reasons, NO_PROOF])
     if not readable:
-        headline = "Says little yet: images so unlike real ones hide what they repeat."
+        headline = "Not conclusive: copies are hard to find in images so unlike real ones."
         return Verdict("Privacy", "unknown", headline, [*values, NO_PROOF])
-    return Verdict("Privacy", "good", "No sign of copying in these tests, which prove nothing.", [*values, NO_PROOF])
+    return Verdict("Privacy", "good", "No sign of copying in these tests, which are no proof.", [*values, NO_PROOF])

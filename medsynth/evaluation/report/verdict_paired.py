@@ -1,4 +1,4 @@
-"""The verdict on predictions: is it right, is it unbiased, does it hold together from slice to slice?"""
+"""Verdicts on predictions: accuracy, bias, and consistency from slice to slice."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _bias(by_name: dict[str, Measure]) -> Verdict:
 
 def _consistency(by_name: dict[str, Measure]) -> Verdict:
     if "slice_step_ratio" not in by_name:
-        return Verdict("Consistency", "unknown", "Single slices: nothing to judge.", [])
+        return Verdict("Consistency", "unknown", "Not applicable to single slices.", [])
     ratio = by_name["slice_step_ratio"]
     reasons = [f"Change from slice to slice is {figures(ratio.value)} of the target's."]
     if "slice_flicker" in by_name:

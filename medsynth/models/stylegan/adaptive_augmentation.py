@@ -1,4 +1,4 @@
-"""Augmentation of all that a discriminator sees, by just as much as it overfits."""
+"""Adaptive discriminator augmentation: the more the discriminator overfits, the more its images are augmented."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ HIGHEST = 0.8  # probability; above it the generator would learn the changes too
 
 
 class AdaptiveAugmentation(nn.Module):
-    """Changes images at random, each in each way with one probability, which follows the discriminator's overfitting.
+    """Applies each augmentation with one probability, which follows the discriminator's overfitting.
 
-    A discriminator that knows its training images by heart is sure of them: the mean sign of its scores of real images
-    goes to 1. The probability rises while that is above a target, and falls below it. What it sees, real or fake, is
-    changed alike, and gradients pass through, so that a generator does not learn the changes.
+    When a discriminator memorizes its training images, the mean sign of its scores of real images goes to 1. The
+    probability rises while that is above a target, and falls below it. Real and fake images are augmented in the same
+    way, and gradients pass through, so that the generator does not learn the augmentations.
 
-    The changes are those that heads survive: mirroring left to right, moves by whole pixels, small turns and zooms,
-    brightness, contrast, noise, and a square blacked out.
+    They are mirroring left to right, shifts by whole pixels, small rotations and zooms, brightness, contrast, noise,
+    and cutout of a square.
 
     Args:
-        target: mean sign that counts as healthy; 0 or None: no augmentation.
+        target: mean sign above which augmentation increases; 0 or None: no augmentation.
         kimg: thousands of images in which the probability can go from 0 to 1.
-        interval: steps between two changes of it.
+        interval: steps between two changes of the probability.
 
     Reference: Karras et al., arXiv:2006.06676, sections 2 and 3.
     """
@@ -46,7 +46,7 @@ class AdaptiveAugmentation(nn.Module):
 
     @torch.no_grad()
     def follow(self, real_scores: Tensor) -> None:
-        """Look at the scores (N,) of real images of a step, and change the probability every few steps."""
+        """Take in the scores (N,) of real images of a step, and change the probability every few steps."""
         if self.target is None:
             return
         signs = real_scores.detach().sign().float()
@@ -65,11 +65,11 @@ class AdaptiveAugmentation(nn.Module):
         return self._cut_out(self._recolour(self._move(images)))
 
     def _chosen(self, like: Tensor, share: float = 1.0) -> Tensor:
-        """(N,) 1 for the images that a change is for, else 0."""
+        """(N,): 1 for the images that are changed, else 0."""
         return (torch.rand(len(like), device=like.device) < share * self.probability).to(like.dtype)
 
     def _move(self, images: Tensor) -> Tensor:
-        """Mirror, shift by whole pixels, turn and zoom."""
+        """Mirror, shift by whole pixels, rotate and zoom."""
         count, side, device = len(images), images.shape[-1], images.device
         mirror = 1 - 2 * self._chosen(images, 0.5)
         angle = torch.deg2rad(TURN * _uniform(count, device)) * self._chosen(images)
@@ -95,9 +95,9 @@ class AdaptiveAugmentation(nn.Module):
     def _cut_out(self, images: Tensor) -> Tensor:
         """Black out a square."""
         count, side, device = len(images), images.shape[-1], images.device
-        place = torch.arange(side, device=device)
+        pixel = torch.arange(side, device=device)
         centre = torch.rand(2, count, 1, device=device) * side
-        row, column = (place - centre).abs() < CUTOUT * side / 2
+        row, column = (pixel - centre).abs() < CUTOUT * side / 2
         square = row[:, None, :, None] & column[:, None, None, :] & (self._chosen(images)[:, None, None, None] > 0)
         return torch.where(square, AIR, images)
 

@@ -1,4 +1,4 @@
-"""When a network grows, and how many images a step takes at each resolution."""
+"""The schedule of progressive growing: resolutions, fade-in and batch sizes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medsynth.nn.progressive import resolutions_up_to
 
 logger = logging.getLogger(__name__)
 
-MOST_OF_A_RUN = 0.5  # that growing may take; in a short run, all phases are shortened alike
+MOST_OF_A_RUN = 0.5  # that growing may take; in a short run, all phases are shortened by one factor
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a step works with: pixels a side, the share of its own layers in the image, images."""
+    """The pixels per side of a step, the share of the finest layers in the image, and the number of images."""
 
     resolution: int
     alpha: float
@@ -36,11 +36,11 @@ class GrowingSchedule:
         fade_kimg: thousands of images in which layers fade in, from the second resolution on; the last number counts
             for all finer ones.
         stable_kimg: thousands of images after that, from the first resolution on, likewise.
-        batch_sizes: images a step and process, from the first resolution on, likewise.
-        group: images that the discriminator compares with each other.
+        batch_sizes: images per step and process, from the first resolution on, likewise.
+        group: images per group of the minibatch standard deviation.
 
     Raises:
-        MedsynthError: a number that cannot be, or a batch that does not hold whole groups.
+        MedsynthError: an impossible number, or a batch that does not hold whole groups.
 
     Reference: Karras et al., PGGAN, arXiv:1710.10196, section 2 and appendix A.
     """
@@ -68,11 +68,11 @@ class GrowingSchedule:
         self.images, self.steps, self.pace = 0, 0, 1.0
 
     def fit(self, images: int) -> None:
-        """Shorten the phases if they would take too much of a run of so many images."""
+        """Shorten the phases if they would take too large a part of a run of so many images."""
         whole = sum(self.fades) + sum(self.stables)
         if whole > MOST_OF_A_RUN * images:
             self.pace = whole / (MOST_OF_A_RUN * images)
-            logger.info("A short run: it grows %.3g times as fast as fade_kimg and stable_kimg say", self.pace)
+            logger.info("A short run: it grows %.3g times as fast as with fade_kimg and stable_kimg", self.pace)
 
     def now(self) -> Phase:
         """The phase of the next step."""
@@ -86,7 +86,7 @@ class GrowingSchedule:
         raise AssertionError("the last resolution has no end")
 
     def step(self, images: int) -> None:
-        """Count a step on so many images, of all processes together."""
+        """Count a step on so many images of all processes."""
         self.images += images
         self.steps += 1
 

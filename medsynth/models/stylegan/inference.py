@@ -1,4 +1,4 @@
-"""What a user gets from a trained StyleGAN: new images, ways between them, mixed styles, and its latent space."""
+"""Inference with a trained StyleGAN: new images, interpolations, mixed styles, projection and latent vectors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from medsynth.inference.generate import (
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder
 from medsynth.inference.paths import STEPS, great_circle
 from medsynth.inference.reconstruct import reconstruct
-from medsynth.models.stylegan.latents import LATENTS, as_npz, latents_of_images
+from medsynth.models.stylegan.latents_file import LATENTS, as_npz, latents_of_images
 from medsynth.models.stylegan.network import StyleGan
 from medsynth.models.stylegan.projection import Projection
 from medsynth.run.recipe import LoadedModel
@@ -105,7 +105,7 @@ class StyleGanInference:
         log.info("the latent vectors of %d images are in %s", self.request.num_images, self.output.folder / LATENTS)
 
     def interpolate(self) -> None:
-        """Strips from one sample to another of its class, and an animation of them side by side, there and back."""
+        """Strips from one sample to another of its class, and an animation of them side by side, forth and back."""
         count = -(-self.request.num_images // STEPS)
         strips = [self._strip(number) for number in range(count)]
         drawn = (image for strip in strips for image in strip.images(STEPS))
@@ -122,7 +122,7 @@ class StyleGanInference:
         write_images(drawn, len(images), self.request, self.model, self.output, GRID_COLUMNS, facts)
 
     def project(self) -> None:
-        """The images nearest to the inputs that the network can draw, and where these are in its space."""
+        """The images nearest to the inputs that the network can draw, and their latent vectors."""
         reconstruct(self.inputs, self.model, self.projection, self.output, self.batch_size)
         files = np.repeat([row["file"] for row in self.output.rows], [row["slices"] for row in self.output.rows])
         self.output.write_extra("projected.npz", as_npz({"w": self.projection.found.numpy(), "image": files}))
@@ -133,7 +133,7 @@ class StyleGanInference:
         output.write_extra(LATENTS, as_npz(columns))
 
     def _grids_of_classes(self, condition: dict[str, Any]) -> None:
-        """81 images of each class, from the same latent vectors: what differs at a place is the class."""
+        """81 images of each class, from the same latent vectors: images at one position differ in the class only."""
         request = Request(GRID_COLUMNS**2, None, self.request.position, self.request.seed)
         for index, name in enumerate(self.model.classes):
             images = [image for image, *_ in sampled(self.network.sample, request, condition | {"label": index})]
@@ -167,13 +167,13 @@ class StyleGanInference:
 
 @dataclass(frozen=True)
 class Strip:
-    """A way through W.
+    """A path through W.
 
     Args:
         start, end: (1, features).
-        centre: (1, features), of the circle that it is a part of; None: it is straight.
+        centre: (1, features), of the circle that the path is part of; None: a straight path.
         label: of all its images.
-        first, last: positions of the two ends. What lies between has one only where they are the same.
+        first, last: positions of the two ends; images between have a position only if both are the same.
     """
 
     network: StyleGan
@@ -193,7 +193,7 @@ class Strip:
         return self.centre + torch.cat([great_circle(start, end, share) for share in shares])
 
     def images(self, steps: int) -> Iterator[Drawn]:
-        """With the same noise in all of them."""
+        """The images of `steps` styles, with the same noise."""
         between = self.first if self.first == self.last else math.nan
         positions = [self.first, *[between] * (steps - 2), self.last]
         images = drawn_with_fixed_noise(self.network, self.network.spread(self.styles(steps)))
@@ -207,7 +207,7 @@ def drawn_with_fixed_noise(network: StyleGan, styles: Tensor) -> Tensor:
 
 
 def mixing_table(network: StyleGan, styles: Tensor, mean: Tensor) -> tuple[Tensor, list[str]]:
-    """Images row by row, and what each is: first the mean and the sources A, then rows of a source B and its mixtures.
+    """Images row by row, with their names: first the mean and the sources A, then rows of a source B and its mixtures.
 
     Args:
         styles: (16, features), 8 sources A and as many B.
@@ -228,8 +228,8 @@ def mixing_table(network: StyleGan, styles: Tensor, mean: Tensor) -> tuple[Tenso
 def mixed(first: Tensor, second: Tensor, group: str) -> Tensor:
     """Styles (N, layers, features) of `first`, those of one of STYLE_GROUPS from `second`.
 
-    The resolutions, of two layers each, are shared out evenly; the lower ones get one more where they are no multiple
-    of three. At 64 pixels and above, that is nearly the paper's: coarse up to 8 pixels a side, middle up to 32.
+    The resolutions, of two layers each, are divided evenly; the lower groups get one more where their number is no
+    multiple of three. At 64 pixels and above, this is close to the paper: coarse up to 8 pixels, middle up to 32.
     """
     resolutions = torch.arange(first.shape[1] // 2).tensor_split(len(STYLE_GROUPS))[list(STYLE_GROUPS).index(group)]
     layers = torch.cat([2 * resolutions, 2 * resolutions + 1])
@@ -239,10 +239,10 @@ def mixed(first: Tensor, second: Tensor, group: str) -> Tensor:
 
 
 def animation(strips: Sequence[Sequence[Tensor]]) -> bytes:
-    """A GIF of strips side by side, each (1, H, W) in [-1, 1], there and back without end."""
-    there = [torch.stack(images) for images in zip(*strips, strict=True)]
+    """A looping GIF of strips side by side, each (1, H, W) in [-1, 1], forth and back."""
+    forth = [torch.stack(images) for images in zip(*strips, strict=True)]
     frames = []
-    for images in [*there, *there[-2:0:-1]]:
+    for images in [*forth, *forth[-2:0:-1]]:
         grid = make_grid((images + 1) / 2, nrow=square(len(images)))[0]
         picture = Image.fromarray((grid.clamp(0, 1) * 255).round().byte().numpy())
         times = max(1, FRAME_PIXELS // images.shape[-1])

@@ -1,7 +1,7 @@
-"""StyleGAN: a latent vector becomes a style, and the style directs a synthesis network that grows with the training.
+"""StyleGAN: a latent vector becomes a style, and the style controls a synthesis network that grows during training.
 
-Synthesis and discriminator work on grids with four pixels a place (`pixel_shuffle`): a resolution of 64 has features of
-32 x 32, which costs a quarter of full-resolution convolutions.
+Synthesis and discriminator work on grids with four pixels per position (`pixel_shuffle`): a resolution of 64 has
+features of 32 x 32, which costs a quarter of full-resolution convolutions.
 
 Reference: Karras et al., StyleGAN, arXiv:1812.04948; growing: PGGAN, arXiv:1710.10196; skip and residual connections
 instead of growing: StyleGAN2, arXiv:1912.04958, section 4.1.
@@ -18,6 +18,7 @@ from medsynth.nn.equalized import EqualizedConv2d, EqualizedLinear, pixel_norm
 from medsynth.nn.progressive import PIXELS, SMALLEST, Growing, widths_up_to
 
 NOISE = ("random", "fixed", "none")
+MAPPING_RATE = 0.01  # learning rate of the mapping network, relative to the others'
 STYLE_MEAN_MOMENTUM = 0.005
 
 
@@ -32,19 +33,19 @@ class Mapping(nn.Module):
         self.condition = condition
         widths = [latent_features + condition.features] + [style_features] * layers
         pairs = zip(widths, widths[1:], strict=False)
-        self.layers = nn.ModuleList(EqualizedLinear(a, b, learning_rate=0.01) for a, b in pairs)
+        self.layers = nn.ModuleList(EqualizedLinear(a, b, learning_rate=MAPPING_RATE) for a, b in pairs)
 
     def forward(self, latent: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """(N, latent_features), class indices (N,), positions (N,) -> (N, style_features)."""
-        told = self.condition(label, position, latent)
-        features = torch.cat([pixel_norm(latent), pixel_norm(told)], dim=1)
+        condition = self.condition(label, position, latent)
+        features = torch.cat([pixel_norm(latent), pixel_norm(condition)], dim=1)
         for layer in self.layers:
             features = F.leaky_relu(layer(features), 0.2)
         return features
 
 
 class AdaptiveInstanceNorm(nn.Module):
-    """Each image's feature maps get the mean and the standard deviation that the style asks for.
+    """Sets the mean and the standard deviation of each image's feature maps as the style says.
 
     Reference: Huang & Belongie, arXiv:1703.06868, eq. 8, with a learned affine map of the style (arXiv:1812.04948).
     """
@@ -102,9 +103,9 @@ class SynthesisBlock(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Features -> image of twice as many pixels a side, in about [-1, 1].
+    """Features -> image of twice as many pixels per side, in about [-1, 1].
 
-    The pixels of a place start alike, or the first images would be checkered.
+    The pixels of one position start equal, so that the first images show no checkerboard.
 
     Reference: Aitken et al., arXiv:1707.02937.
     """

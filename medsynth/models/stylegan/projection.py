@@ -1,4 +1,4 @@
-"""Seek the styles with which a StyleGAN draws a given image."""
+"""Projection: the styles with which a StyleGAN draws a given image."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from medsynth.errors import MedsynthError, check_whole
 from medsynth.models.stylegan.network import StyleGan
 
 SPACES = ("w", "w+")
-SAMPLES = 256  # that tell where W is and how far it extends
-LEAK = 0.05  # part of what is beyond [-1, 1] that counts
-RISE, FALL = 0.05, 0.25  # parts of the steps in which the learning rate rises and falls
+SAMPLES = 256  # of which the mean and the spread of W are taken
+LEAK = 0.05  # weight of what exceeds [-1, 1]
+RISE, FALL = 0.05, 0.25  # shares of the steps in which the learning rate rises and falls
+HEAD_START = 0.01  # share of the steps, so that the first rate is not 0
 SCALES = 4  # at which image and target are compared, each half as fine as the one before
 
 
 class Projection:
-    """Finds styles by gradient descent from the mean style of the image's class and position, and draws what they give.
+    """Finds styles by gradient descent from the mean style of the image's class and position, and draws their images.
 
-    The error is the mean square of pixels at several scales: the coarse ones lead the way, and no pretrained network
-    is needed. Noise is left out, since it is not of the image.
+    The error is the mean squared difference of pixels at several scales, so no pretrained network is needed. Noise is
+    left out.
 
     Attributes:
         found: styles of all images so far, (N, features) in W or (N, layers, features) in W+.
 
     Args:
         steps: of Adam.
-        space: `w`, one style for all layers; or `w+`, one a layer, which is closer to the image and farther from what
+        space: `w`, one style for all layers; or `w+`, one per layer, which is closer to the image and farther from what
             the network was trained to draw.
         learning_rate: in standard deviations of W.
 
@@ -51,10 +52,10 @@ class Projection:
     @torch.inference_mode(False)
     @torch.enable_grad()
     def __call__(self, images: Tensor, network: StyleGan, labels: Tensor, positions: Tensor) -> Tensor:
-        """Images (N, 1, H, W) in [-1, 1] -> the nearest ones that the network draws, likewise.
+        """Images (N, 1, H, W) in [-1, 1] -> the nearest ones that the network draws, in the same form.
 
         Args:
-            labels, positions: (N,), -1 and NaN where unknown; where to start from.
+            labels, positions: (N,), -1 and NaN where unknown, of the styles at the start.
         """
         start, extent = _start(network, labels, positions)
         if self.space == "w+":
@@ -62,7 +63,7 @@ class Projection:
         moved = torch.zeros_like(start, requires_grad=True)
         optimizer = torch.optim.Adam([moved], betas=(0.9, 0.999))
         for step in trange(self.steps, desc="projecting", leave=False):
-            optimizer.param_groups[0]["lr"] = self.learning_rate * _warmth(step / self.steps)
+            optimizer.param_groups[0]["lr"] = self.learning_rate * _rate(step / self.steps)
             (moved.grad,) = torch.autograd.grad(_error(self._draw(network, start + extent * moved), images), [moved])
             optimizer.step()
         styles = (start + extent * moved).detach()
@@ -90,7 +91,7 @@ def _start(network: StyleGan, labels: Tensor, positions: Tensor) -> tuple[Tensor
 def _error(drawn: Tensor, images: Tensor) -> Tensor:
     """Sum over images of their mean squared differences at `SCALES` scales.
 
-    What is drawn beyond [-1, 1] is as black or white as it can be, and counts little.
+    Values beyond [-1, 1] are as good as black or white, so the excess counts little.
     """
     difference, total = drawn.clamp(-1, 1).lerp(drawn, LEAK) - images, 0.0
     for _ in range(SCALES):
@@ -99,7 +100,7 @@ def _error(drawn: Tensor, images: Tensor) -> Tensor:
     return total
 
 
-def _warmth(share: float) -> float:
-    """Part of the learning rate: it rises at the beginning and falls along a cosine at the end."""
+def _rate(share: float) -> float:
+    """Share of the learning rate: it rises at the beginning and falls along a cosine at the end."""
     fall = min(1.0, (1 - share) / FALL)
-    return min(1.0, (share + 0.01) / RISE) * (0.5 - 0.5 * math.cos(math.pi * fall))
+    return min(1.0, (share + HEAD_START) / RISE) * (0.5 - 0.5 * math.cos(math.pi * fall))

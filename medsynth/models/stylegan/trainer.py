@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medsynth.distributed import mean_of_all
 from medsynth.errors import MedsynthError, check_whole
-from medsynth.losses.adversarial import GAMES, check_game
+from medsynth.losses.adversarial import ADVERSARIAL_LOSSES, check_adversarial_loss
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, path_lengths
 from medsynth.losses.similarity import SMALLEST_SCALE, energy_score, sliced_patch_distance
 from medsynth.models.stylegan.adaptive_augmentation import AdaptiveAugmentation
@@ -36,25 +36,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StyleGanLoss:
-    """What the networks want of each other, and what holds them back.
+    """The adversarial loss, and the weights of the other terms.
 
     Args:
-        game: `logistic`, non-saturating with R1, or `wasserstein`, WGAN-GP.
+        adversarial_loss: `logistic`, non-saturating with R1, or `wasserstein`, WGAN-GP.
         r1: the weight of R1, half the squared slope of the discriminator at real images, is this times the squared
             resolution over the images a step.
         r1_interval: steps from one R1 to the next, which counts for all of them.
         gradient_penalty: weight of the penalty of WGAN-GP, taken in every step.
         patch: weight of the sliced Wasserstein distance between the patches of generated and real images.
-        energy: weight of the energy score, which wants images of one class and height as varied as real ones; it
-            draws a second image for each.
+        energy: weight of the energy score, which makes images of one class and slice position as varied as real ones;
+            it draws a second image for each.
         path_length: weight of the path-length penalty of the generator; 0 leaves it out.
-        path_length_interval: steps from one to the next, which counts for all of them.
+        path_length_interval: steps from one such penalty to the next, which counts for all of them.
 
     Reference: R1: Mescheder et al., arXiv:1801.04406; its weight: Karras et al., arXiv:2006.06676, appendix; lazy
     regularization and path length: arXiv:1912.04958, section 3.
     """
 
-    game: str
+    adversarial_loss: str
     r1: float
     r1_interval: int
     gradient_penalty: float
@@ -64,13 +64,13 @@ class StyleGanLoss:
     path_length_interval: int
 
     def __post_init__(self) -> None:
-        check_game("loss#game", self.game)
+        check_adversarial_loss("loss#adversarial_loss", self.adversarial_loss)
         for name in ("r1_interval", "path_length_interval"):
             check_whole(f"loss#{name}", getattr(self, name), 1, "1 for every step, or more")
 
 
 class MovingMean(nn.Module):
-    """Of a scalar; 0 before the first."""
+    """The exponential moving mean of a scalar; 0 before the first value."""
 
     def __init__(self, momentum: float) -> None:
         super().__init__()
@@ -78,20 +78,20 @@ class MovingMean(nn.Module):
         self.register_buffer("value", torch.tensor(0.0))
 
     def follow(self, value: Tensor) -> Tensor:
-        """The mean with `value` taken in."""
+        """Update the mean with `value` and return it."""
         return self.value.lerp_(mean_of_all(value.detach()), self.momentum)
 
 
 class StyleGanTrainer(AdversarialTrainer):
-    """Per batch: update the generator, then the discriminator on the same fakes; as often as fits the resolution.
+    """Per step: update the generator, then the discriminator on the same fakes.
 
-    A batch of the loader is cut into steps of as many images as the growing schedule has for the resolution. Generated
+    A batch of the loader is split into steps, whose size the growing schedule sets for each resolution. Generated
     images get the classes and positions of the real ones.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
-        network, discriminator: the two.
-        network_optimizer, discriminator_optimizer: of the two.
+        network, discriminator: the two networks.
+        network_optimizer, discriminator_optimizer: their optimizers.
         ema: keeps the moving average of `network`, which validation and users see.
         growing: resolutions and steps.
         augmentation: of what the discriminator sees.
@@ -144,7 +144,7 @@ class StyleGanTrainer(AdversarialTrainer):
         return losses(**means, **{name: value.float().clone() for name, value in facts.items()})
 
     def grow_to(self, phase: Phase) -> None:
-        """Bring both networks to a phase, and tell of a new resolution."""
+        """Bring both networks to a phase, and log a new resolution."""
         if phase.resolution != int(self.network.resolution):
             logger.info("Training at %d x %d pixels", phase.resolution, phase.resolution)
         self.network.grow_to(phase.resolution, phase.alpha)
@@ -152,12 +152,12 @@ class StyleGanTrainer(AdversarialTrainer):
 
     def step(self, real: Tensor, label: Tensor, position: Tensor) -> dict[str, Tensor]:
         """One update of both networks; their losses."""
-        raise_scores, tell_apart = GAMES[self.loss.game]
+        generator_loss, discriminator_loss = ADVERSARIAL_LOSSES[self.loss.adversarial_loss]
         lazy = self.growing.steps
 
         with self.autocast(), frozen(self.discriminator):
             fake = self.network.synthesis.draw(self.styles(label, position)).clamp(-1, 1)  # as users get them
-            generator = raise_scores(self.discriminator(self.augmentation(fake), label, position))
+            generator = generator_loss(self.discriminator(self.augmentation(fake), label, position))
         found, total = {"generator": generator}, generator
         if self.loss.patch and real.shape[-1] >= SMALLEST_SCALE:
             found["patch"] = sliced_patch_distance(fake, real, PROJECTIONS)
@@ -175,17 +175,17 @@ class StyleGanTrainer(AdversarialTrainer):
         both = self.augmentation(torch.cat([real, fake.detach()]))
         with self.autocast():
             real_score, fake_score = self.discriminator(both, label.repeat(2), position.repeat(2)).chunk(2)
-        found["discriminator"] = total = tell_apart(real_score, fake_score)
+        found["discriminator"] = total = discriminator_loss(real_score, fake_score)
         self.augmentation.follow(real_score)
-        critic = partial(self.discriminator, label=label, position=position)
-        if self.loss.game == "wasserstein":
+        scores = partial(self.discriminator, label=label, position=position)
+        if self.loss.adversarial_loss == "wasserstein":
             few = slice(PENALTY_IMAGES)
-            critic = partial(self.discriminator, label=label[few], position=position[few])
+            scores = partial(self.discriminator, label=label[few], position=position[few])
             between = interpolate_images(*(images[few] for images in both.chunk(2)))
-            found["penalty"] = gradient_penalty(critic, between, target=1.0)
+            found["penalty"] = gradient_penalty(scores, between, target=1.0)
             total = total + self.loss.gradient_penalty * found["penalty"]
         elif lazy % self.loss.r1_interval == 0:
-            found["penalty"] = gradient_penalty(critic, both.chunk(2)[0].detach().requires_grad_(), target=0.0)
+            found["penalty"] = gradient_penalty(scores, both.chunk(2)[0].detach().requires_grad_(), target=0.0)
             weight = self.loss.r1 * real.shape[-1] ** 2 / len(real)
             total = total + weight / 2 * self.loss.r1_interval * found["penalty"]
         self.update(self.discriminator_optimizer, total)
@@ -204,7 +204,7 @@ class StyleGanTrainer(AdversarialTrainer):
         return torch.where(late[..., None], other[:, None], one[:, None])
 
     def path_length_penalty(self, label: Tensor, position: Tensor) -> Tensor:
-        """How unequal the path lengths are, in float32, at half as many images."""
+        """The mean squared deviation of path lengths from their moving mean, in float32, at half as many images."""
         half = -(-len(label) // 2)
         styles = self.styles(label[:half], position[:half])
         lengths = path_lengths(self.network.synthesis.draw(styles), styles)
@@ -221,7 +221,7 @@ class StyleGanTrainer(AdversarialTrainer):
         self.generator.load_state_dict(self.network.state_dict())
 
     def stateful(self) -> dict[str, object]:
-        """And the schedule, the probability of augmentation and the mean path length."""
+        """All of `AdversarialTrainer`, the schedule, the probability of augmentation and the mean path length."""
         return super().stateful() | {
             "growing": self.growing,
             "augmentation": self.augmentation,
@@ -234,7 +234,7 @@ class StyleGanTrainer(AdversarialTrainer):
 
 
 def at_resolution(images: Tensor, resolution: int, alpha: float) -> Tensor:
-    """Real images (N, 1, H, W) as a network sees them that fades in: (N, 1, resolution, resolution)."""
+    """Real images (N, 1, H, W) at a resolution that fades in: (N, 1, resolution, resolution)."""
     images = F.adaptive_avg_pool2d(images, resolution)
     if alpha < 1:
         coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="nearest")

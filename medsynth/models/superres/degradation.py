@@ -1,4 +1,4 @@
-"""How a scanner makes the coarse image of what a finer scan would show."""
+"""The degradation of fine images to coarse ones, as a scanner with fewer pixels would take them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def degrade(images: Tensor, scale: int, kind: str, noise: Range | None = None, b
         images: (..., rows, columns) in [-1, 1], -1 being no signal.
         scale: 2 or 4.
         kind: `kspace` (MRI): the outer frequencies are not measured; `area` (CT): the mean over each coarse pixel.
-        noise: (low, high), range of the standard deviation, as a share of the intensity range; one draw an image. Of
+        noise: (low, high), range of the standard deviation, as a share of the intensity range; one draw per image. With
             `kspace` it is Rician: in both parts of a complex signal, of which the magnitude is taken.
-        blur: (low, high), range of the standard deviation of a Gaussian in fine pixels; one draw an image.
+        blur: (low, high), range of the standard deviation of a Gaussian in fine pixels; one draw per image.
 
     Raises:
-        MedsynthError: an unknown scale or kind, a range that is none, or sides that are no multiples of the scale.
+        MedsynthError: an unknown scale or kind, an invalid range, or sides that are no multiples of the scale.
     """
     check(scale, kind, noise, blur)
     if any(side % scale for side in images.shape[-2:]):
@@ -71,12 +71,12 @@ class Degradation:
 
 
 def kind_of(degradation: str | None, modality: str) -> str:
-    """The kind that is meant: None stands for the modality's own, `kspace` for `mri` and `area` for the others."""
+    """The kind of degradation: None stands for `kspace` for `mri` and `area` for other modalities."""
     return OF_MODALITY.get(modality, "area") if degradation is None else degradation
 
 
 def check(scale: int, kind: str, noise: Range | None = None, blur: Range | None = None) -> None:
-    """Raise a MedsynthError at what `degrade` cannot do."""
+    """Refuse arguments that `degrade` does not support."""
     if scale not in SCALES:
         raise MedsynthError(f"scale is {scale!r}: choose 2 or 4")
     if kind not in KINDS:
@@ -90,12 +90,12 @@ def check(scale: int, kind: str, noise: Range | None = None, blur: Range | None 
 
 
 def _draws(bounds: Range, images: Tensor) -> Tensor:
-    """One number an image, evenly from a range: (..., 1, 1)."""
+    """One number per image, uniform in a range: (..., 1, 1)."""
     return torch.empty(*images.shape[:-2], 1, 1, device=images.device).uniform_(*bounds)
 
 
 def _blurred(images: Tensor, deviation: Tensor) -> Tensor:
-    """Convolved with a Gaussian of so many pixels each; mirrored at the edges."""
+    """Convolve each image with a Gaussian of `deviation` pixels; mirrored at the edges."""
     flat, deviation = images.reshape(1, -1, *images.shape[-2:]), deviation.reshape(-1, 1).clamp_min(1e-3)
     radius = min(math.ceil(4 * deviation.max().item()), min(images.shape[-2:]) - 1)
     offset = torch.arange(-radius, radius + 1, device=images.device)

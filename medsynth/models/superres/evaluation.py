@@ -1,4 +1,4 @@
-"""The report on super-resolution: held-out scans made coarse, made fine again, and compared with what they were."""
+"""The report on super-resolution: held-out scans are degraded, upscaled again and compared with the originals."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from medsynth.evaluation.report.verdict import Verdict
 from medsynth.inference.image_folder import spread
 from medsynth.models.superres.degradation import Degradation
 from medsynth.models.superres.inference import SliceUpscaler, load_upscaler
-from medsynth.models.superres.sections import Case, superres_sections
-from medsynth.models.superres.verdict import superres_verdicts
+from medsynth.models.superres.upscaling_sections import Case, superres_sections
+from medsynth.models.superres.upscaling_verdict import superres_verdicts
 from medsynth.run.recipe import LoadedModel, load_model
 
 NETWORK, COMPARED, FIRST_STAGE = "network", "compared network", "first stage"
@@ -83,7 +83,7 @@ def read_truth(source: Source, preprocessing: Preprocessing, scale: int, most_sl
 
 
 def _steps(preprocessing: Preprocessing) -> list[Transform]:
-    """Those of the pipeline that learning used, but for the last, which brings slices to one size."""
+    """The steps of the training pipeline without the last, which brings slices to one size."""
     if preprocessing.modality == "image":
         return [*read_picture(preprocessing), ScaleToUnit()]
     axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
@@ -98,16 +98,16 @@ def _steps(preprocessing: Preprocessing) -> list[Transform]:
 
 
 class SuperResolutionEvaluation:
-    """Degrades held-out scans as the model was trained for, and compares what it and interpolations make of them.
+    """Degrades held-out scans as in training, and compares the model's results with those of interpolations.
 
     Args:
         model: from `load_model`.
-        checkpoint: where it is.
-        real: datalist, of which validation and test count; None: the built-in phantom.
-        output: where to.
+        checkpoint: its file.
+        real: datalist, of which validation and test are used; None: the built-in phantom.
+        output: the report's folder.
         upscaler: of the model's network.
-        compare: model.pt of another one of the same kind; None: that of the first stage, where one was kept.
-        slices_per_subject: evenly spread.
+        compare: model.pt of another model of the same kind; None: that of the first stage, if there is one.
+        slices_per_subject: number of slices, evenly spread.
         seed: of the noise in the degradation and of the bootstrap.
     """
 
@@ -135,11 +135,11 @@ class SuperResolutionEvaluation:
         self.upscalers = {NETWORK: upscaler} | {name: _other(path, upscaler) for name, path in others.items()}
 
     def run(self) -> list[Verdict]:
-        """Read, degrade, measure, write, and say the verdicts in the log."""
+        """Read, degrade, measure, write, and log the verdicts."""
         data = default.load(self.real)
         entries = data.splits["validation"] + data.splits["test"]
         if not entries:
-            raise MedsynthError(f"datalist {self.real} holds no validation or test images: others prove nothing")
+            raise MedsynthError(f"datalist {self.real} has no validation or test images, which an evaluation needs")
         rows: dict[str, list[Row]] = {}
         cases: list[Case] = []
         reasons: list[str] = []
@@ -169,7 +169,7 @@ class SuperResolutionEvaluation:
         return Case(subject, len(coarse), images, truth.head[shown], rings, truth.spacing_mm)
 
     def _made(self, truth: Truth, seed: int) -> tuple[dict[str, np.ndarray], Tensor]:
-        """What each method makes of the coarse slices, (N, H, W) clipped to [0, 1]; and these."""
+        """The result of each method, (N, H, W) clipped to [0, 1], and the coarse slices."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             coarse = self.degradation(truth.slices)
@@ -213,7 +213,7 @@ class SuperResolutionEvaluation:
 
 
 def _other(path: str | Path, upscaler: SliceUpscaler) -> SliceUpscaler:
-    """That of another model.pt, which must make what the first one makes."""
+    """The upscaler of another model.pt, which must have the same scale, degradation and neighbours."""
     network = upscaler.network
     model = load_model(path, next(network.parameters()).device)
     other = load_upscaler(model, upscaler.tile_size, None, upscaler.ensemble, upscaler.batch_size, upscaler.amp)
@@ -231,5 +231,5 @@ def _in_words(degradation: Degradation) -> str:
 
 
 def _unit(images: Tensor) -> np.ndarray:
-    """[-1, 1] -> [0, 1], clipped: truncation overshoots, and no scanner shows less than nothing."""
+    """[-1, 1] -> [0, 1], clipped, because truncation overshoots."""
     return ((images + 1) / 2).clamp(0, 1).numpy()

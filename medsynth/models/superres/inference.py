@@ -1,4 +1,4 @@
-"""Volumes on a finer grid of the same field of view: a super-resolution network over every slice."""
+"""Super-resolution of volumes, slice by slice, on a finer grid of the same field of view."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Upright:
-    """A volume in stored units, upright in the plane whose slices a network takes, and the way back to its file.
+    """A volume in stored units, oriented by the network's plane, and the transform back to its file.
 
     Args:
         values: (slices, rows, columns).
@@ -98,20 +98,19 @@ def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
 class SliceUpscaler:
     """Calls a super-resolution network on slices of any size.
 
-    The network finds its detail tile by tile, each with as much around it as the network sees, which is thrown away
-    after: the result is that of the whole slice. What is global, the interpolation that the detail is added to, is made
-    of whole slices.
+    The network computes its detail tile by tile, each with a margin as wide as its receptive field, which is discarded
+    afterwards: the result is that of the whole slice. The interpolation that the detail is added to is computed on
+    whole slices.
 
-    Values beyond [-1, 1] are kept: there the network sees the end of the range, and its detail is added to the true
-    values.
+    Values beyond [-1, 1] are preserved: the network sees them clipped, and its detail is added to the true values.
 
     Args:
         network: of low-resolution slices.
-        tile_size: coarse pixels a side of a tile.
-        overlap: coarse pixels around a tile that the network sees too; None: as far as it can see.
+        tile_size: coarse pixels per side of a tile.
+        overlap: coarse pixels around a tile that the network sees too; None: its receptive field.
         ensemble: mean over the slice and its three mirror images; takes four times as long.
         batch_size: slices at a time; changes the memory it takes, not the result.
-        amp: find the detail in bfloat16 where the device gains by it: faster, and rounded to some three figures.
+        amp: compute the detail in bfloat16 where the device gains by it: faster, and rounded to about three digits.
     """
 
     network: RRDBNet
@@ -151,23 +150,23 @@ class SliceUpscaler:
             seen = slices[..., tall.seen, wide.seen].contiguous(memory_format=torch.channels_last)
             with torch.autocast(seen.device.type, torch.bfloat16, enabled=use_bfloat16(seen.device, self.amp)):
                 detail = self.network.detail(seen)
-            whole[..., tall.place(scale), wide.place(scale)] = detail[..., tall.kept(scale), wide.kept(scale)]
+            whole[..., tall.fine(scale), wide.fine(scale)] = detail[..., tall.inner(scale), wide.inner(scale)]
         return whole
 
 
 class Span(NamedTuple):
-    """Of a tile along one side, in coarse pixels: from `start` to `stop`, of which a network sees `seen`."""
+    """The extent of a tile along one side, in coarse pixels: `start` to `stop`; `seen` includes the margins."""
 
     start: int
     stop: int
     seen: slice
 
-    def place(self, scale: int) -> slice:
-        """Where it lies in the fine image."""
+    def fine(self, scale: int) -> slice:
+        """The tile within the fine image."""
         return slice(scale * self.start, scale * self.stop)
 
-    def kept(self, scale: int) -> slice:
-        """Where it lies in what the network makes of `seen`."""
+    def inner(self, scale: int) -> slice:
+        """The tile within the network's output for `seen`."""
         return slice(scale * (self.start - self.seen.start), scale * (self.stop - self.seen.start))
 
 
@@ -183,13 +182,13 @@ def load_upscaler(
 
 
 def reach(network: nn.Module) -> int:
-    """How many pixels away a network of stride 1 looks at most: what its convolutions do one after the other."""
+    """The radius of the receptive field of a network of stride 1, in pixels: the sum over its convolutions."""
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     return sum(max(k // 2 * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True)) for conv in convolutions)
 
 
 def _spans(side: int, tile: int, margin: int) -> list[Span]:
-    """Tiles of about equal size along a side, at most `tile` long, each with its margin."""
+    """Tiles of about equal length along a side, at most `tile` long, each with its margin."""
     edges = np.linspace(0, side, -(-side // tile) + 1).round().astype(int).tolist()
     return [Span(a, b, slice(max(0, a - margin), min(side, b + margin))) for a, b in itertools.pairwise(edges)]
 
@@ -222,7 +221,7 @@ class SuperResolution:
         self.output, self.inputs, self.upscaler, self.dicom = output, inputs, upscaler, dicom
 
     def run(self) -> None:
-        """Write them, numbered in the order of the inputs, or named like these where the format is PNG; see `Route`."""
+        """Write the results, numbered in the order of the inputs, or for PNG named as the inputs are; see `Route`."""
         name = f"x{self.upscaler.network.scale}"
         Route(name, self._read, self._make, own_names=True).run(self.inputs, self.output)
 
@@ -251,7 +250,7 @@ class SuperResolution:
 
 
 def _space(preprocessing: Preprocessing, upright: Upright) -> SliceSpace:
-    """What the values of an input's slices stand for."""
+    """The modality, spacing and intensity bounds of an input's slices."""
     rows, columns, slices = np.linalg.norm(upright.affine[:3, :3], axis=0).tolist()
     return SliceSpace(preprocessing.modality, (rows, columns), slices, upright.bounds, preprocessing.plane)
 
@@ -269,7 +268,7 @@ def _check_scale(scale: int | None, own: int) -> None:
         return
     advice = f"leave scale out, or train a model with --scale {scale}"
     if scale not in SCALES:
-        advice = "no model makes that, nor one applied twice: most of it would be made up; leave scale out"
+        advice = "no model makes that, and one applied twice would invent most of the detail; leave scale out"
     raise MedsynthError(f"scale is {scale!r}, and this model makes x{own}: {advice}")
 
 
@@ -278,6 +277,6 @@ def _refuse_twice(source: Source) -> None:
     content = read_sidecar(source.path)
     if content.get("Synthetic") is True and content.get("Model") == STEM:
         raise MedsynthError(
-            f"is made by super-resolution already (x{content.get('Scale')}): a second time, the network would take "
-            "what it made up for measured detail; give the scan that it was made from"
+            f"was made by super-resolution already (x{content.get('Scale')}): the network would take invented "
+            "detail for measured; give the scan that it was made from"
         )

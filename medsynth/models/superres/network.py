@@ -12,9 +12,9 @@ from medsynth.errors import MedsynthError, check_whole
 from medsynth.nn.resampling import average, repeat, spline, truncate, zero_fill
 
 BASES = {"kspace": zero_fill, "area": spline}
-"""What each kind of coarse image is made finer by without learning."""
+"""The interpolation of each kind of coarse image."""
 INVERSES = {"kspace": (truncate, partial(zero_fill, outermost=0.0)), "area": (average, repeat)}
-"""How each kind gets coarse, and the smallest change of a fine image that makes a given change of its coarse one."""
+"""The degradation of each kind, and the smallest change of a fine image that makes a given change of its coarse one."""
 TRUNKS = ("dense", "residual")
 UPSAMPLINGS = ("subpixel", "nearest")
 FIRST_WEIGHTS = 0.2  # of the usual size: large features make the first steps of the last layer wild
@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
 
 
 class NearestUpsampling(nn.Module):
-    """Fine pixels from coarse features: doubled by nearest neighbours, convolved, as often as need be.
+    """Fine pixels from coarse features: upsampled by nearest neighbours and convolved, once or twice.
 
     Reference: Wang et al., ESRGAN, arXiv:1809.00219; against checkerboards, Odena et al., Distill 2016.
     """
@@ -99,7 +99,7 @@ class NearestUpsampling(nn.Module):
 class SubpixelUpsampling(nn.Module):
     """Fine pixels from coarse features: one channel for each of the scale * scale fine pixels of a coarse one.
 
-    The channels start alike, as ICNR has it (here at zero, see `RRDBNet`), so that no checkerboard is there to unlearn.
+    The channels start equal, as with ICNR (here at zero, see `RRDBNet`), so that there is no checkerboard at the start.
 
     Reference: Shi et al., arXiv:1609.05158; Aitken et al., arXiv:1707.02937.
     """
@@ -115,25 +115,25 @@ class SubpixelUpsampling(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """A finer image: an interpolation, plus the detail that the network has learned, made to agree with what was seen.
+    """A finer image: an interpolation plus learned detail, made consistent with the coarse image.
 
     Its last layer starts at zero, so an untrained network gives the interpolation. `detail` is local, and an image can
     be cut into overlapping tiles for it; `assemble` takes whole images.
 
     Args:
         scale: 2 or 4.
-        degradation: what made the images coarse, `kspace` (truncation) or `area` (averaging), see
-            `degradation`. It decides what the detail is added to: zero filling or cubic splines.
+        degradation: how the images were made coarse, `kspace` (truncation) or `area` (averaging), see `degradation`.
+            The detail is added to zero filling or to cubic splines accordingly.
         channels: of the features.
-        trunk: `dense`, of residual-in-residual dense blocks as the original, or `residual`, of plain residual blocks,
-            which learn more within minutes.
+        trunk: `dense`, of residual-in-residual dense blocks as in the original, or `residual`, of plain residual
+            blocks, which learn faster.
         blocks: in the trunk. The original has 23, of 64 channels and growth 32.
         growth: channels that each convolution of a dense block adds.
-        residual_scale: weight of each residual; 0.2 in the original, of which few blocks learn slowly.
-        neighbours: slices on each side of the image that come along as channels.
-        upsampling: `subpixel`, all computed at the coarse resolution, or `nearest`, the original's.
-        consistent: replace by what was measured whatever the fine image implies of the coarse one. Where the coarse
-            image is without noise, this never makes the mean squared error larger.
+        residual_scale: weight of each residual; 0.2 in the original, with which few blocks learn slowly.
+        neighbours: slices on each side of the image that are further channels.
+        upsampling: `subpixel`, with all layers at the coarse resolution, or `nearest`, as in the original.
+        consistent: replace what the fine image implies about the coarse one by what was measured. If the coarse image
+            has no noise, this never raises the mean squared error.
 
     Reference: Wang et al., ESRGAN, arXiv:1809.00219.
     """
@@ -187,19 +187,19 @@ class RRDBNet(nn.Module):
         return BASES[self.degradation](self._middle(images), self.scale)
 
     def base(self, images: Tensor) -> Tensor:
-        """What an untrained network gives, the interpolation in agreement with what was measured: same shape."""
-        return self._agreeing(self.interpolation(images), images)
+        """The output of an untrained network, the consistent interpolation: same shape."""
+        return self._consistent(self.interpolation(images), images)
 
     def detail(self, images: Tensor) -> Tensor:
-        """What the network adds to it, from intensities cut to [-1, 1]: (N, 1, scale * h, scale * w)."""
+        """What the network adds to it, from intensities clipped to [-1, 1]: (N, 1, scale * h, scale * w)."""
         features = self.first(images.clamp(-1, 1) + 1)  # air is 0, and gives no features
         return self.upsample(features + self.fuse(self.trunk(features)))
 
     def assemble(self, images: Tensor, detail: Tensor) -> Tensor:
         """The fine images, from coarse ones and the detail: (N, 1, scale * h, scale * w)."""
-        return self._agreeing(self.interpolation(images) + detail.float(), images)
+        return self._consistent(self.interpolation(images) + detail.float(), images)
 
-    def _agreeing(self, fine: Tensor, images: Tensor) -> Tensor:
+    def _consistent(self, fine: Tensor, images: Tensor) -> Tensor:
         """The nearest image that gives the coarse ones."""
         if not self.consistent:
             return fine

@@ -1,4 +1,4 @@
-"""Parts of a batch of images, turned at random, on their device."""
+"""Random symmetries and patches of a batch of images, on their device."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def random_symmetry(images: Tensor, draws: Tensor) -> Tensor:
-    """Turn and mirror images by the eight symmetries of a square.
+    """Rotate and mirror images by the eight symmetries of a square.
 
     Args:
         images: (N, C, side, side).
-        draws: (N,) evenly from [0, 1), which choose.
+        draws: (N,), uniform in [0, 1), which choose the symmetries.
 
     Returns: the same shape.
     """
@@ -26,13 +26,13 @@ def random_symmetry(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def random_patches(views: Sequence[Tensor], side: int, likely: Tensor, draws: Tensor) -> list[Tensor]:
-    """Cut one square patch out of each image, at the same place of all views.
+    """Crop one square patch of each image, at the same location in all views.
 
     Args:
         views: (N, C, s * H, s * W) each, over one field of view, on grids finer than `likely` by whole factors s.
         side: of a patch, in pixels of `likely`.
         likely: (N, 1, H, W), where patches are centred in proportion to these weights, as far as the edges allow.
-        draws: (N,) evenly from [0, 1), which choose among them.
+        draws: (N,), uniform in [0, 1), which choose the centres.
 
     Returns: (N, C, s * side, s * side) of each view.
     """
@@ -44,6 +44,6 @@ def random_patches(views: Sequence[Tensor], side: int, likely: Tensor, draws: Te
     patches = []
     for view in views:
         s = view.shape[-1] // columns
-        places = zip(view, tops, lefts, strict=True)
-        patches.append(torch.stack([x[:, s * i : s * (i + side), s * j : s * (j + side)] for x, i, j in places]))
+        corners = zip(view, tops, lefts, strict=True)
+        patches.append(torch.stack([x[:, s * i : s * (i + side), s * j : s * (j + side)] for x, i, j in corners]))
     return patches

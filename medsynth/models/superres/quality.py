@@ -1,4 +1,4 @@
-"""How much closer to the truth a network comes than interpolation, measured while training goes on."""
+"""The gain of a super-resolution network over interpolation, measured during training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ RANGE = 2.0  # of intensities in [-1, 1]
 class UpscalingQuality(Metric):
     """The gain of a network's images over interpolation, in dB of PSNR inside the head: higher is better.
 
-    Beside it, in the validator's metrics: the PSNR itself, and the SSIM inside the head of both. Squared errors are
-    averaged over the voxels of all slices, SSIM over slices.
+    The validator's metrics also get the PSNR itself, and the SSIM of both inside the head. Squared errors are averaged
+    over the pixels of all slices, SSIM over slices.
 
     Args:
-        network: whose interpolation is the one to beat.
+        network: with the interpolation to compare with.
     """
 
     def __init__(self, network: RRDBNet) -> None:

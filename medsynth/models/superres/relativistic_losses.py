@@ -1,4 +1,4 @@
-"""The game in which images are to look more real than others, not real as such."""
+"""Relativistic adversarial losses: images should look more real than others, not real in themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def relativistic(raised: Sequence[Tensor], lowered: Sequence[Tensor]) -> Tensor:
-    """Bring the scores of some images above the average of others, and theirs below; one tensor a scale, mean of both.
+    """Raise the scores of some images above the mean of others, and lower theirs; one tensor per scale, mean of both.
 
     A discriminator raises the true images' scores and lowers the fake ones', a generator the reverse.
 

@@ -1,4 +1,4 @@
-"""Training of a super-resolution network: on the pixels first, then, if asked for, against a discriminator as well."""
+"""Training of a super-resolution network: on pixels first, then optionally against a discriminator as well."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
 from medsynth.training.base_trainer import check_weights, losses, use_bfloat16
 from medsynth.training.schedule import TwoStages
 
-SMALL_ERROR = 0.1  # of intensities in [-1, 1]; below it the loss is squared, which starts sooner than L1 alone
-USUAL_PATCH = 44  # coarse pixels a side: at the edges of smaller ones, a network of 20 layers sees too little
+SMALL_ERROR = 0.1  # of intensities in [-1, 1]; below it the loss is squared, which learns faster at first than L1
+USUAL_PATCH = 44  # coarse pixels per side: at the edges of smaller ones, a network of 20 layers sees too little
 ERRORS_SHOWN = 4.0  # times their size, in pictures
 
 
 @dataclass(frozen=True)
 class SuperResolutionWeights:
-    """What each term counts in the second stage, beside the difference of pixels, whose weight is 1.
+    """The weight of each term in the second stage; that of the difference of pixels is 1.
 
     Args:
-        adversarial: how much more real than the truth the discriminator finds the result.
-        feature: distance of the two in the discriminator's features.
+        adversarial: relativistic adversarial loss of the result against the truth.
+        feature: distance of result and truth in the discriminator's features.
     """
 
     adversarial: float
@@ -49,11 +49,11 @@ class SuperResolutionWeights:
 
 @dataclass(frozen=True)
 class CoarseToFine:
-    """For MONAI's `prepare_batch`: the coarse images and the fine ones that they were made of.
+    """For MONAI's `prepare_batch`: the coarse images and the fine ones that they were made from.
 
     Args:
         degradation: makes fine images coarse.
-        neighbours: slices on each side of the one that is to become fine.
+        neighbours: slices on each side of the one that is upscaled.
     """
 
     degradation: Degradation
@@ -71,8 +71,8 @@ class MixedPrecisionInferer(Inferer):
     """Calls a network in bfloat16 where the device gains by it, as training does.
 
     Args:
-        device: that the network is on.
-        amp: whether it is asked for.
+        device: of the network.
+        amp: whether to use bfloat16.
     """
 
     def __init__(self, device: torch.device | str, amp: bool) -> None:
@@ -80,28 +80,28 @@ class MixedPrecisionInferer(Inferer):
         self.bfloat16 = use_bfloat16(self.device, amp)
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Tensor) -> Tensor:
-        """What the network makes of the inputs."""
+        """The output of the network."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return network(inputs, *args)
 
 
 class SuperResolutionTrainer(AdversarialTrainer):
-    """Per batch: make whole slices coarse, cut patches, and bring the network's detail closer to what was lost.
+    """Per batch: degrade whole slices, crop patches, update the network and, in the second stage, the discriminator.
 
-    In the second stage the discriminator judges the patches as well: ESRGAN, with the discriminator's own features in
-    place of those of a network of photographs.
+    The second stage is that of ESRGAN, with the discriminator's features instead of those of a network trained on
+    photographs.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
         network: gets the moving average's weights as `ema` keeps them.
         discriminator: of fine patches; learns in the second stage only.
-        network_optimizer, discriminator_optimizer: of the two.
+        network_optimizer, discriminator_optimizer: their optimizers.
         ema: keeps the moving average of `network`, which validation and users see.
         degradation: makes fine slices coarse.
         weights: of the second stage.
-        schedule: of the learning rate; tells when the second stage begins.
-        patch_size: fine pixels a side, at most, that a step sees of a slice; None: `USUAL_PATCH` coarse ones.
-        examples: slices that pictures are made of.
+        schedule: of the learning rate; decides when the second stage begins.
+        patch_size: fine pixels per side, at most, of a patch; None: `USUAL_PATCH` coarse ones.
+        examples: slices for the pictures.
 
     Reference: Wang et al., ESRGAN, arXiv:1809.00219, sections 3.2 and 3.3.
     """
@@ -149,15 +149,16 @@ class SuperResolutionTrainer(AdversarialTrainer):
             return losses(**terms)
 
         with self.autocast():
-            critic = relativistic(_scores(self.discriminator(high)), _scores(self.discriminator(fine.detach())))
-        self.update(self.discriminator_optimizer, critic)
-        return losses(total=total, **terms, discriminator=critic)
+            real, fake = self.discriminator(high), self.discriminator(fine.detach())
+            discriminator = relativistic(_scores(real), _scores(fake))
+        self.update(self.discriminator_optimizer, discriminator)
+        return losses(total=total, **terms, discriminator=discriminator)
 
     @torch.no_grad()
     def patches(self, coarse: Tensor, fine: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coarse, interpolated and fine patches of the head, at the same places, which (N,) draws choose.
+        """Coarse, interpolated and fine patches of the head at the same locations, which (N,) draws choose.
 
-        The images are made coarse as a whole: k-space is not local.
+        The images were made coarse as a whole, since k-space is not local.
         """
         views = (coarse, self.network.base(coarse), fine)
         if self.patch == coarse.shape[-1]:
@@ -183,7 +184,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
 
 
 def _checked_patch(patch_size: int | None, side: int, scale: int) -> int:
-    """Fine pixels a side, no more than the slices have."""
+    """Fine pixels per side, no more than the slices have."""
     if patch_size is None:
         patch_size = USUAL_PATCH * scale
     if not is_whole(patch_size) or patch_size < 8 * scale or patch_size % scale:

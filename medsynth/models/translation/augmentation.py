@@ -1,4 +1,4 @@
-"""Random changes of a batch on its device, the same for all images of one place."""
+"""Random augmentation of a batch on its device, the same for all images of one slice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Augmentation:
     """Flips, small affine transforms and changes of contrast.
 
     Args:
-        flip: mirror left and right, each image by the toss of a coin.
-        rotation_degrees: largest turn in the plane.
+        flip: mirror left and right, each image with probability 1/2.
+        rotation_degrees: largest rotation in the plane.
         scaling: largest change of size, as a share of it.
-        shift: largest move along each axis, as a share of the side.
-        contrast: largest change of the exponent by which intensities are bent (on a logarithmic scale).
-        doubled: keep each image beside its changed copy: the batch doubles.
+        shift: largest shift along each axis, as a share of the side.
+        contrast: largest change of the logarithm of a gamma exponent.
+        doubled: keep each image next to its changed copy, which doubles the batch.
     """
 
     flip: bool = True
@@ -39,32 +39,32 @@ class Augmentation:
                 raise MedsynthError(f"augmentation#{name} is {value!r}: give 0 for none, or a small positive number")
 
     def __call__(self, views: Sequence[Tensor], calibrated: Sequence[bool], together: bool = False) -> list[Tensor]:
-        """Change all views of each place alike.
+        """Change all views of a slice in the same way.
 
         Args:
             views: (N, C, H, W) each, in [-1, 1], over one field of view, on whatever grids.
-            calibrated: of each view, whether its values have a unit (as Hounsfield units do) and keep their contrast.
-            together: change all N images alike as well.
+            calibrated: of each view, whether its values have a unit (such as Hounsfield units), so that contrast stays.
+            together: change all N images in the same way.
         """
         count, device = len(views[0]), views[0].device
         drawn = 1 if together else count
-        bend = torch.exp(self.contrast * uniform(drawn, device))[:, None, None, None]
-        place = self.affine(drawn, device).expand(count, -1, -1)
+        gamma = torch.exp(self.contrast * uniform(drawn, device))[:, None, None, None]
+        affine = self.affine(drawn, device).expand(count, -1, -1)
         changed = []
         for view, keeps_contrast in zip(views, calibrated, strict=True):
             if self.moves:
-                grid = F.affine_grid(place, list(view.shape), align_corners=False)
+                grid = F.affine_grid(affine, list(view.shape), align_corners=False)
                 view_changed = F.grid_sample(view, grid, padding_mode="border", align_corners=False)
             else:
-                view_changed = torch.where((place[:, 0, 0] < 0)[:, None, None, None], view.flip(-1), view)
+                view_changed = torch.where((affine[:, 0, 0] < 0)[:, None, None, None], view.flip(-1), view)
             if self.contrast and not keeps_contrast:
-                view_changed = 2 * ((view_changed + 1) / 2).clamp(0, 1) ** bend - 1
+                view_changed = 2 * ((view_changed + 1) / 2).clamp(0, 1) ** gamma - 1
             changed.append(torch.cat([view, view_changed]) if self.doubled else view_changed)
         return changed
 
     @property
     def moves(self) -> bool:
-        """Whether pixels land between others, so that images have to be resampled."""
+        """Whether images have to be resampled."""
         return max(self.rotation_degrees, self.scaling, self.shift) > 0
 
     def affine(self, count: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Batches of two domains: pairs, or a slice of each without relation."""
+"""Batches of two domains: pairs, or unpaired slices of both."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from medsynth.errors import MedsynthError
 from medsynth.models.translation.domains import check_windows
 from medsynth.models.translation.pair_slices import PairDataset
 
-NEAR = 0.02  # of a slice position: 3 mm
-MOST_APART = 6 * NEAR  # of the slices of one batch, still taken for one height
+NEAR = 0.02  # difference of slice positions: 3 mm
+MOST_APART = 6 * NEAR  # positions in one batch that still count as the same
 
 
 class DomainLoader(SliceLoader):
     """Serve sources and targets in equal numbers, whatever subjects have.
 
-    A batch holds either pairs, which show the same place, or sources and targets drawn apart: slices of subjects with
-    one image, and of those with both where no others are. All slices of such a batch are of about one height in the
-    head, where the other domain has that height, and of different subjects, where there are so many. A pass takes each
-    pair once; then each of the images without partner of the larger domain, and as many of the other. Batches of both
-    kinds come in random order, an endless stream in which number i depends on (seed, i) only.
+    A batch holds either pairs, which show the same slice, or unpaired sources and targets: slices of subjects with one
+    image, or of those with both if there are no others. All slices of an unpaired batch have about the same slice
+    position, if the other domain has it, and are of different subjects, if there are enough. A pass takes each pair
+    once, each unpaired slice of the larger domain once, and as many of the other domain. Batches of both kinds come in
+    random order, an endless stream in which number i depends on (seed, i) only.
 
     A batch is a dictionary: `source`, `target` (N, C, H, W); `source_position`, `target_position`, `source_index`,
-    `target_index` (N,); `paired`, a bool; `same_height`, a bool, whether all of its slices are of about one.
+    `target_index` (N,); `paired`, a bool; `same_position`, a bool, whether its slices have about the same position.
 
     Args:
         dataset: of both domains.
-        batch_size: slices of each domain a process and step.
-        paired: whether pairs are used as such; if not, all sources and targets are drawn apart.
+        batch_size: slices of each domain per process and step.
+        paired: whether pairs are used as such; if not, all sources and targets are drawn unpaired.
         seed: of the order.
         device: where the batches go.
 
     Raises:
-        MedsynthError: a domain without images, or of a window that does not fit them; too few slices for a batch.
+        MedsynthError: a domain without images, or with a window that does not fit them; too few slices for a batch.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class DomainLoader(SliceLoader):
                     "with tools/make_datalist.py --source ... --target ..."
                 )
         check_windows(dataset)
-        self._heights = dataset.facts(np.arange(len(dataset)))["position"].numpy()
+        self._positions = dataset.facts(np.arange(len(dataset)))["position"].numpy()
         self._subjects = np.unique(dataset.subjects, return_inverse=True)[1]
         super().__init__(dataset, batch_size, shuffle=True, seed=seed, device=device)
 
@@ -78,7 +78,7 @@ class DomainLoader(SliceLoader):
 
     @property
     def has_unpaired(self) -> bool:
-        """Whether any batch holds images drawn apart."""
+        """Whether any batch is unpaired."""
         return self._counts()[1] > 0
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor | bool]]:
@@ -91,7 +91,7 @@ class DomainLoader(SliceLoader):
             yield self._load(*batches[number])
 
     def _counts(self) -> tuple[int, int]:
-        """Batches of pairs and of images drawn apart, a pass."""
+        """Batches of pairs and unpaired batches, per pass."""
         return len(self._pairs) // self._global_size(), max(map(len, self._apart)) // self._global_size()
 
     def _pass(self, turn: int) -> list[tuple[np.ndarray, np.ndarray, bool]]:
@@ -104,23 +104,23 @@ class DomainLoader(SliceLoader):
         return [batches[i] for i in random.permutation(len(batches))]
 
     def _drawn_apart(self, random: np.random.Generator, count: int, size: int) -> Iterator[list[np.ndarray]]:
-        """`count` times `size` sources and as many targets: the larger domain in order of height, the other beside it.
+        """`count` times `size` sources and as many targets: the larger domain by slice position, the other to match.
 
-        Of the smaller domain, those come first that came least often.
+        Of the smaller domain, slices that were used least often come first.
         """
         larger = int(len(self._apart[1]) > len(self._apart[0]))
         through = random.permutation(self._apart[larger])[: count * size]
-        shifts = random.uniform(-NEAR / 2, NEAR / 2, self._subjects.max() + 1)  # one a subject: slices stay interleaved
-        order = np.argsort(self._heights[through] + shifts[self._subjects[through]], kind="stable")
+        shifts = random.uniform(-NEAR / 2, NEAR / 2, self._subjects.max() + 1)  # per subject: slices stay interleaved
+        order = np.argsort(self._positions[through] + shifts[self._subjects[through]], kind="stable")
         others = random.permutation(self._apart[1 - larger])
-        others = others[np.argsort(self._heights[others], kind="stable")]
-        heights = self._heights[others]
+        others = others[np.argsort(self._positions[others], kind="stable")]
+        positions = self._positions[others]
         used = np.zeros(len(others), np.int64)
         for slices in through[order].reshape(count, size):
-            middle = self._heights[slices].mean()
+            middle = self._positions[slices].mean()
             near = np.arange(len(others))
             for reach in (2 * NEAR, NEAR):
-                low, high = np.searchsorted(heights, [middle - reach, middle + reach])
+                low, high = np.searchsorted(positions, [middle - reach, middle + reach])
                 near = np.arange(low, high) if high - low >= size else near
             near = near[np.lexsort((random.random(len(near)), used[near]))]
             near = near[used[near] <= used[near[:size][-1]]]
@@ -137,8 +137,8 @@ class DomainLoader(SliceLoader):
             batch |= {
                 f"{name}_{fact}": facts[fact].to(self.device, non_blocking=True) for fact in ("position", "index")
             }
-        heights = self._heights[np.concatenate([sources, targets])]
-        return batch | {"paired": paired, "same_height": bool(np.ptp(heights) < MOST_APART)}
+        positions = self._positions[np.concatenate([sources, targets])]
+        return batch | {"paired": paired, "same_position": bool(np.ptp(positions) < MOST_APART)}
 
 
 def _different_first(items: np.ndarray, kinds: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How the images of two domains become slices, and whether what came of them can be learned from."""
+"""The preprocessing of two domains, and a check of their intensity windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medsynth.errors import MedsynthError
 from medsynth.models.translation.pair_slices import PairDataset
 
 WINDOW_HU = (-1000.0, 2000.0)
-"""Air to dense bone. The usual window ends at 1000 HU, within bone, and what it clips no translation can give back."""
+"""Air to dense bone. The usual window ends at 1000 HU, within bone, and a translation cannot restore clipped values."""
 NAMED_CT = re.compile(r"(^|.*[_-])CT$", re.IGNORECASE)
 SLICES_LOOKED_AT = 64
 MOST_CLIPPED = 0.05  # of a head
@@ -35,13 +35,13 @@ def prepare_domains(
     cache_dir: str | Path | None = None,
     num_workers: int = 0,
 ) -> dict[str, Preprocessing]:
-    """How sources and targets become slices of one spacing, at which the largest head fits.
+    """The preprocessing of sources and targets, with one spacing, at which the largest head fits.
 
     Args:
         entries: of a datalist of pairs or single images.
-        preprocessing: of both, but for modality and window; its own modality is that of a domain which has none.
-        modalities: of sources and targets; None: `ct` where all its files are named so, else that of `preprocessing`;
-            where that is `image`, both are.
+        preprocessing: of both, except for modality and window; its modality is the default of both domains.
+        modalities: of sources and targets; None: `ct` if all files of the domain are named so, else that of
+            `preprocessing`; if that is `image`, so are both.
         windows: of sources and targets; None: percentiles for `mri`, `WINDOW_HU` for `ct`.
         cache_dir, num_workers: as `fit_spacing` takes them.
 
@@ -53,7 +53,7 @@ def prepare_domains(
             modality = "image"
         elif modality is None:
             modality = _named_modality([entry[key] for entry in entries if entry.get(key)]) or preprocessing.modality
-            log.info("The %s images are taken for %s: give %s_modality if they are not", key, modality, key)
+            log.info("The %s images are taken to be %s: give %s_modality if they are not", key, modality, key)
         window = WINDOW_HU if modality == "ct" and window is None else window
         bias_correction = preprocessing.bias_correction and modality == "mri"
         found[key] = replace(preprocessing, modality=modality, window=window, bias_correction=bias_correction)
@@ -62,10 +62,10 @@ def prepare_domains(
 
 
 def check_windows(dataset: PairDataset) -> None:
-    """Say so where a domain's window does not fit its images.
+    """Warn if a domain's window does not fit its images.
 
     Raises:
-        MedsynthError: nothing but black and white is left of them.
+        MedsynthError: all values lie outside the window.
     """
     for key, has in zip(PAIR, dataset.mask.T, strict=True):
         slices = np.flatnonzero(has)
@@ -73,7 +73,7 @@ def check_windows(dataset: PairDataset) -> None:
         values = dataset.stored_slices.read(dataset.views[key][chosen][:, :1]).numpy()
         inside = values[values > -1]
         low, high = dataset.spaces[key].bounds
-        advice = f"give --{key}_window '[low, high]', or --{key}_modality, if these are not its values"
+        advice = f"give --{key}_window '[low, high]' or --{key}_modality if these are wrong"
         if not ((values > -1) & (values < 1)).any():
             raise MedsynthError(f"no value of the {key} images lies inside their window, {low:g} to {high:g}: {advice}")
         if dataset.preprocessing[key].modality == "ct" and (inside == 1).mean() > MOST_CLIPPED:

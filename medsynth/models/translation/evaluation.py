@@ -1,6 +1,6 @@
-"""The report on a translator: held-out images translated, and compared with what they should be.
+"""The report on a translation: held-out images are translated and compared with their targets.
 
-Where no held-out subject has both images, translations and other patients' real images are compared as sets.
+If no held-out subject has both images, translations and other patients' real images are compared as sets.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class TranslationEvaluation:
         direction: of `DIRECTIONS`, or `both`.
         planes, overlap, batch_size, num_samples: as for inference.
         seed: of draws and of the bootstrap.
-        overwrite: replace a report that is there.
-        cache_dir: where prepared slices are kept; None: as in training.
-        num_workers: processes that prepare them.
+        overwrite: replace an existing report.
+        cache_dir: folder of prepared slices; None: as in training.
+        num_workers: processes that prepare slices.
     """
 
     def __init__(
@@ -155,19 +155,19 @@ def _held_out(data: Datalist) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def discriminator_aucs(model: LoadedModel, dataset: PairDataset, direction: str) -> dict[str, float]:
-    """Subject -> how well the model's own discriminator tells its real slices from translated ones.
+    """Subject -> how well the model's own discriminator separates its real slices from translated ones.
 
     It is the area under the ROC curve of the scores: 0.5 where it cannot tell them, 1 where it always can, 0 where it
     is always fooled.
     """
     given, made = domains(direction)
-    translate, judge = slice_network(model, direction, sample=False), getattr(model.discriminator, made)
+    translate, discriminator = slice_network(model, direction, sample=False), getattr(model.discriminator, made)
     middle = dataset.preprocessing[made].neighbours
     scores: dict[str, list[Tensor]] = {"fake": [], "real": []}
     device = next(model.network.parameters()).device
     for batch in SliceLoader(dataset, 16, shuffle=False, device=device, drop_last=False):
-        scores["fake"].append(_scores(judge, translate(batch[given], batch["position"])))
-        scores["real"].append(_scores(judge, batch[made][:, middle, None]))
+        scores["fake"].append(_scores(discriminator, translate(batch[given], batch["position"])))
+        scores["real"].append(_scores(discriminator, batch[made][:, middle, None]))
     fake, real = (torch.cat(parts).numpy() for parts in scores.values())
     subjects = np.array(dataset.subjects)
     aucs = {}
@@ -178,6 +178,6 @@ def discriminator_aucs(model: LoadedModel, dataset: PairDataset, direction: str)
     return aucs
 
 
-def _scores(judge: nn.Module, slices: Tensor) -> Tensor:
+def _scores(discriminator: nn.Module, slices: Tensor) -> Tensor:
     """(N, 1, H, W) -> (N,), the mean over the patches, then over the scales."""
-    return torch.stack([scores.mean((1, 2, 3)) for scores, _ in judge(slices)]).mean(0).cpu()
+    return torch.stack([scores.mean((1, 2, 3)) for scores, _ in discriminator(slices)]).mean(0).cpu()

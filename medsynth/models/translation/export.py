@@ -1,4 +1,4 @@
-"""The networks of a translation one by one, for those who want just one."""
+"""Export of the single networks of a translation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from medsynth.storage import disk_errors, save_plain, write_text
 
 
 def export_weights(model: LoadedModel, folder: str | Path, overwrite: bool = False) -> list[Path]:
-    """Write the weights of each network alone, and `networks.json`, which tells how each is built.
+    """Write the weights of each network to a file, and their definitions to `networks.json`.
 
-    `g_target` makes targets of sources, and `g_source` sources of targets; `d_source` and `d_target` judge the images
-    of their domain, if the model holds discriminators.
+    `g_target` translates sources to targets, and `g_source` targets to sources; `d_source` and `d_target` are the
+    discriminators of the domains, if the model holds them.
 
     Returns: the files of weights, each a state dictionary.
 
@@ -54,10 +54,10 @@ def _networks(model: LoadedModel) -> dict[str, tuple[nn.Module, dict[str, Any]]]
     }
     if model.discriminator is not None:
         own = {key: value for key, value in model.discriminator_definition.items() if key != "_target_"}
-        judge = {
+        discriminator = {
             "_target_": "medsynth.nn.patch_discriminator.MultiScalePatchDiscriminator",
             "in_channels": 1,
         } | own
-        found["d_source"] = (model.discriminator.source, judge)
-        found["d_target"] = (model.discriminator.target, judge)
+        found["d_source"] = (model.discriminator.source, discriminator)
+        found["d_target"] = (model.discriminator.target, discriminator)
     return found

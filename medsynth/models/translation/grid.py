@@ -1,4 +1,4 @@
-"""Pictures of a translation as training goes: what it starts from, what it makes, the truth, and the way back."""
+"""Pictures of a translation during training: image, translation, truth, and translation back."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ AIR = -1.0
 
 
 class TranslationGrid(SampleGrid):
-    """Draws the same slices again and again, as `SampleGrid` does.
+    """Draws the same slices every time, as `SampleGrid` does.
 
-    A row shows a source, its translation, the true target if there is one, and what comes back from the translation;
-    then the same for a target of, if possible, the same place.
+    A row shows a source, its translation, the true target if there is one, and the translation back; then the same for
+    a target, if possible of the same slice.
 
     Args:
         dataset: held-out slices, which the rows are spread over.
@@ -46,20 +46,20 @@ class TranslationGrid(SampleGrid):
         return torch.cat(halves, dim=1).flatten(0, 1).float().cpu(), 8
 
     def _direction(self, here: str, there: str, generators: dict[str, UNetVae]) -> Tensor:
-        """(rows, 4, 1, H, W): image, translation, truth, and what comes back."""
+        """(rows, 4, 1, H, W): image, translation, truth, and translation back."""
         device = next(generators[here].parameters()).device
-        places = self._places(here)
+        indices = self._indices(here)
         image, truth = (
-            torch.cat([self.dataset[int(place)][name][None] for place in places]).to(device) for name in (here, there)
+            torch.cat([self.dataset[int(index)][name][None] for index in indices]).to(device) for name in (here, there)
         )
-        position = self.dataset.facts(places)["position"].to(device)
+        position = self.dataset.facts(indices)["position"].to(device)
         fake = generators[here](image, position)
         back = generators[there](fake.expand_as(image), position)
         middle = image.shape[1] // 2
         return torch.stack([image[:, middle, None], fake, truth[:, middle, None], back], dim=1)
 
-    def _places(self, name: str) -> np.ndarray:
-        """Slices that show an image of a domain, with one of the other if any does, from the ends inwards."""
+    def _indices(self, name: str) -> np.ndarray:
+        """Evenly spread slices with an image of a domain and, if there are any, with one of the other."""
         mask = self.dataset.mask
         both, one = mask.all(axis=1), mask[:, PAIR.index(name)]
         slices = np.flatnonzero(both if both.any() else one)

@@ -1,4 +1,4 @@
-"""Fakes of earlier steps, which a discriminator must not forget."""
+"""A pool of fakes of earlier steps for the discriminator."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class ImagePool:
-    """Keeps up to `size` earlier fakes and hands out some of them in place of new ones.
+    """Stores up to `size` earlier fakes and returns some of them in place of new ones.
 
     Args:
-        size: images kept; 0 hands out new ones only.
+        size: number of stored images; 0 returns new ones only.
 
     Reference: Shrivastava et al., arXiv:1612.07828, section 2.3; 50 images as in CycleGAN, arXiv:1703.10593.
     """
@@ -22,9 +22,9 @@ class ImagePool:
         self.images: list[Tensor] = []
 
     def exchange(self, fakes: Tensor) -> Tensor:
-        """(N, C, H, W) -> as many images: these while the pool fills, then each or an earlier one in its place.
+        """(N, C, H, W) -> as many images: these while the pool fills, then each with probability 1/2 or an earlier one.
 
-        A coin tells which; an image whose place is taken enters the pool instead.
+        An image that is replaced by an earlier one takes its place in the pool.
         """
         handed = []
         for fake in fakes.detach():
@@ -32,9 +32,9 @@ class ImagePool:
                 self.images.append(fake.clone())
                 handed.append(fake)
             elif self.size and torch.rand(()) < 0.5:
-                place = int(torch.randint(self.size, ()))
-                handed.append(self.images[place])
-                self.images[place] = fake.clone()
+                index = int(torch.randint(self.size, ()))
+                handed.append(self.images[index])
+                self.images[index] = fake.clone()
             else:
                 handed.append(fake)
         return torch.stack(handed)

@@ -1,4 +1,4 @@
-"""Volumes or pictures of one domain to those of the other, with a trained translator."""
+"""Inference with a trained translation: volumes or pictures of one domain to those of the other."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def _lists_pairs(path: str) -> bool:
     try:
         datalist.read(path)
     except MedsynthError:
-        return True  # or is none at all, which reading it as one will tell
+        return True  # or it is invalid, which reading it as pairs will report
     return False
 
 
 def space_of(model: LoadedModel, domain: str) -> SliceSpace:
-    """What pixels and values of a domain stand for.
+    """The meaning of pixels and values of a domain.
 
     Raises:
         MedsynthError: the model is of another bundle.
@@ -77,7 +77,7 @@ def space_of(model: LoadedModel, domain: str) -> SliceSpace:
 
 
 def preprocessing_of(model: LoadedModel, domain: str) -> Preprocessing:
-    """How images of a domain become slices, with the spacing that those of the training set had."""
+    """The preprocessing of a domain, with the spacing of the training set."""
     spacing = space_of(model, domain).spacing_mm
     return replace(Preprocessing.from_dict(model.preprocessing[domain]), spacing_mm=spacing)
 
@@ -146,6 +146,6 @@ class TranslationInference:
         self.inferer, self.inputs, self.output = inferer, inputs, output
 
     def run(self) -> None:
-        """Do it."""
+        """Translate and write all inputs."""
         write = write_pictures if isinstance(self.inferer, PictureInferer) else write_volumes
         write(self.inputs, self.network, self.inferer, self.output, self.request)

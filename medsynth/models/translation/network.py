@@ -12,7 +12,11 @@ from medsynth.errors import MedsynthError
 from medsynth.nn.conditioning import Conditioning
 
 GROUPS = 8  # of every group normalization
-UNPOOL = 2  # the finest features are at half resolution; pixel shuffling keeps what lies between them
+UNPOOL = 2  # the finest features are at half resolution, by pixel unshuffle, which loses nothing
+
+
+FIRST_LOG_VARIANCE = -4.0  # of the latent map; the prior's is 0
+LOG_VARIANCES = (-10.0, 4.0)  # smallest and largest, so that no draw overflows
 
 
 class Filters(nn.Module):
@@ -58,18 +62,18 @@ class ResidualBlock(nn.Module):
 class UNetVae(nn.Module):
     """An image of one domain -> the same slice in the other domain.
 
-    What is fine passes through skip connections, what is coarse through a latent map with a mean and a variance, so
-    that the answer is a distribution. The network sees where a pixel lies in the slice, and the slice in the head.
+    Fine structure passes through skip connections, coarse structure through a latent map with a mean and a variance, so
+    that the output is a distribution. Pixel coordinates and slice position are inputs.
 
     Args:
-        neighbours: slices on each side that come along as channels.
+        neighbours: slices on each side that are further channels.
         channels: at half resolution, at a quarter and so on; multiples of 8.
         latent_channels: of the latent map, which is as coarse as the last of `channels`.
         kernel_sizes: odd sizes of the first filters.
-        use_position: whether place in the slice and slice position are inputs.
+        use_position: whether pixel coordinates and slice position are inputs.
 
     Attributes:
-        stride: pixels of the image to one of the latent map; sides of an image are multiples of it.
+        stride: pixels per side of an image to one of the latent map; sides of an image are multiples of it.
 
     Reference: Ronneberger et al., U-Net, arXiv:1505.04597; Kingma & Welling, arXiv:1312.6114.
     """
@@ -102,10 +106,10 @@ class UNetVae(nn.Module):
         self.head = nn.Conv2d(channels[0], UNPOOL**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        nn.init.constant_(self.posterior[-1].bias[latent_channels:], -4.0)
+        nn.init.constant_(self.posterior[-1].bias[latent_channels:], FIRST_LOG_VARIANCE)
 
     def translate(self, image: Tensor, position: Tensor | None, sample: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """What training needs.
+        """The translation, and the latent distribution for training.
 
         Args:
             image: (N, 1 + 2 * neighbours, H, W) in [-1, 1].
@@ -121,7 +125,7 @@ class UNetVae(nn.Module):
         require_multiple(image.shape[-2:], self.stride)
         features = F.pixel_unshuffle(image, UNPOOL)
         if self.use_position:
-            features = torch.cat([features, places(features)], dim=1)
+            features = torch.cat([features, coordinates(features)], dim=1)
         position = image.new_full(image.shape[:1], torch.nan) if position is None else position
         condition = self.condition(None, position, image)
         features = self.stem(features) + condition[:, :, None, None]
@@ -130,12 +134,12 @@ class UNetVae(nn.Module):
             skips.append(block(features))
             features = down(skips[-1])
         mean, log_variance = self.posterior(features).float().chunk(2, dim=1)
-        log_variance = log_variance.clamp(-10, 4)
+        log_variance = log_variance.clamp(*LOG_VARIANCES)
         features = self.latent(mean + (log_variance / 2).exp() * torch.randn_like(mean) if sample else mean)
         for block, up in zip(reversed(self.decode), reversed(self.up), strict=True):
             features = block(F.interpolate(up(features), scale_factor=2, mode="nearest") + skips.pop())
-        answer = F.pixel_shuffle(self.head(F.silu(self.norm(features))), UNPOOL)
-        return answer.float(), mean, log_variance
+        output = F.pixel_shuffle(self.head(F.silu(self.norm(features))), UNPOOL)
+        return output.float(), mean, log_variance
 
     def forward(self, image: Tensor, position: Tensor | None = None, sample: bool = False) -> Tensor:
         """(N, 1 + 2 * neighbours, H, W) -> the translation (N, 1, H, W) in [-1, 1]; `sample` draws one of many."""
@@ -178,7 +182,7 @@ class Translator(nn.Module):
         return self.source_to_target(source, source_position), self.target_to_source(target, target_position)
 
 
-def places(features: Tensor) -> Tensor:
+def coordinates(features: Tensor) -> Tensor:
     """(N, C, H, W) -> row and column of each pixel as two channels (N, 2, H, W), from -1 to 1."""
     count, _, *size = features.shape
     axes = [torch.linspace(-1, 1, length, device=features.device, dtype=features.dtype) for length in size]

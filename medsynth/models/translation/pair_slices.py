@@ -1,4 +1,4 @@
-"""Slices of pairs of volumes or pictures, for translation: both on one grid, cut alike."""
+"""Slices of pairs of volumes or pictures, for translation: both on one grid, with the same crop."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ from medsynth.errors import MedsynthError
 
 
 class PairDataset(PreparedSlices):
-    """Slices of pairs and of single images of two domains; the views `source` and `target` show the same place.
+    """Slices of pairs and of single images of two domains; the views `source` and `target` show the same slice.
 
-    A target is resampled onto its source's grid, and both are cut around the source's head; pictures are scaled to fit,
-    each by itself. Where a subject has only one of them, the view of the other is -1 everywhere. Items also have
-    `mask` (2,), which of the two are there.
+    A target is resampled onto its source's grid, and both are cropped around the source's head; pictures are scaled to
+    fit, each by itself. If a subject has only one of them, the view of the other is -1 everywhere. Items also have
+    `mask` (2,), which of the two exist.
 
     Args:
         entries: {"source": path, "target": path, "subject": str, "label": str or None}, or with one of the paths.
-        source, target: how the volumes of each domain become slices; but for modality, window and bias correction,
-            those of the source count for both.
+        source, target: the preprocessing of each domain; except for modality, window and bias correction, that of the
+            source is used for both.
         classes, cache_dir, num_workers, max_bad_fraction: as for `SliceDataset`.
 
     Attributes:
-        mask: (N, 2), which of source and target are there.
-        preprocessing: {"source": ..., "target": ...}, with the spacing that was chosen, where it had to be.
-        spaces: {"source": ..., "target": ...} of those that are there, what pixels and values stand for; where each
-            image had intensity bounds of its own, the median ones; of pictures, the most frequent.
+        mask: (N, 2), which of source and target exist.
+        preprocessing: {"source": ..., "target": ...}, with the chosen spacing.
+        spaces: {"source": ..., "target": ...} of those that exist, the meaning of pixels and values; if images have
+            intensity bounds of their own, the median ones; of pictures, the most frequent.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class PairDataset(PreparedSlices):
 
 
 def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preprocessing]) -> Result:
-    """Planes (M, H, W) of the source, then as many of the target; or of the one that is there.
+    """Slices (M, H, W) of the source, then as many of the target; or of the only one.
 
-    Its facts are those of the source, or of the target alone; `bounds` are by name, and `present` are the names.
+    The facts are those of the source, or of the target alone; `bounds` are by name, and `present` are the names.
     """
     present = [key for key in PAIR if entry.get(key)]
     try:
@@ -148,7 +148,7 @@ def _prepared_pictures(
 
 
 def pair_identity(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes when a file of either image is changed or replaced."""
+    """The identity of both files, which changes with either of them."""
     return {key: identity(Source.of(entry, key)) for key in PAIR if entry.get(key)}
 
 

@@ -1,4 +1,4 @@
-"""How good translations of held-out subjects are, measured while training goes on."""
+"""How good translations of held-out subjects are, measured during training."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.evaluation.metrics.texture import swd
 from medsynth.losses.similarity import foreground, masked_dissimilarity
+from medsynth.training.sample_quality import PATCHES_PER_IMAGE, PROJECTIONS
 
 KEY = "error"
 MOST_IMAGES = 500  # whose texture is compared
@@ -95,7 +96,7 @@ class TranslationQuality(Metric):
         if not len(real) or not len(fake):
             return float("nan")
         some = [images[:: 1 + len(images) // MOST_IMAGES] for images in (real, fake)]
-        levels = swd(*some, self.seed, patches_per_image=32, projections=128)
+        levels = swd(*some, self.seed, patches_per_image=PATCHES_PER_IMAGE, projections=PROJECTIONS)
         return sum(levels.values()) / len(levels)
 
 
@@ -104,7 +105,7 @@ def measured(fake: Tensor, real: Tensor, head: Tensor) -> Tensor:
 
     Args:
         fake, real: (N, 1, H, W) in [-1, 1].
-        head: (N, 1, H, W), 1 inside and 0 outside.
+        head: (N, 1, H, W), 1 inside the head and 0 outside.
 
     Returns: (N, 3).
     """

@@ -23,10 +23,10 @@ from medsynth.models.translation.augmentation import Augmentation
 from medsynth.models.translation.domain_loader import DomainLoader
 from medsynth.models.translation.image_pool import ImagePool
 from medsynth.models.translation.network import Translator
-from medsynth.models.translation.unpaired_losses import place_distance, structure_distance
+from medsynth.models.translation.unpaired_losses import pixel_distribution_distance, structure_distance
 from medsynth.nn.patch_discriminator import Discriminators
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
-from medsynth.training.base_trainer import check_weights, losses
+from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses
 
 OBJECTIVES = {
     "least_squares": (generator_least_squares, discriminator_least_squares),
@@ -36,17 +36,18 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class TranslationWeights:
-    """What each term counts in the loss of the generators; each is the mean of both directions.
+    """The weight of each term in the loss of the generators; each term is the mean of both directions.
 
     Args:
         l1: of pairs, mean absolute difference of translation and truth inside the head, in [-1, 1].
-        ssim: of pairs, 1 - SSIM of the two inside the head.
-        feature: of pairs, distance of the two in the discriminator's features.
-        adversarial: how real the discriminator finds the translation.
-        cycle: mean absolute difference of an image and what comes back from the other domain.
+        ssim: of pairs, 1 - SSIM of translation and truth inside the head.
+        feature: of pairs, distance of translation and truth in the discriminator's features.
+        adversarial: adversarial loss of the translation.
+        cycle: mean absolute difference of an image and its translation there and back.
         identity: mean absolute change of an image by the generator that leads to its own domain.
-        place: how differently translations and images of other patients are distributed at each place of the head.
-        structure: how differently edges lie in an image and in its translation.
+        pixel_distribution: energy distance between the values of translations and of other patients' images, at each
+            pixel.
+        structure: difference of the self-similarity (MIND) of an image and of its translation.
         kl: Kullback-Leibler divergence of the latent map in nats per pixel.
     """
 
@@ -56,7 +57,7 @@ class TranslationWeights:
     adversarial: float
     cycle: float
     identity: float
-    place: float
+    pixel_distribution: float
     structure: float
     kl: float
 
@@ -66,12 +67,12 @@ class TranslationWeights:
 
 @dataclass(frozen=True)
 class WithoutPartner:
-    """How images without partner teach.
+    """How images without partner are trained on.
 
     Args:
-        variety: of `place`, what the variety of translations counts; see `place_distance`.
-        cycle_interval: where `place` can teach, batches from one that trains `adversarial`, `cycle` and `identity`,
-            which cost three times as much, to the next.
+        variety: weight of the translations' variety in `pixel_distribution`; see `pixel_distribution_distance`.
+        cycle_interval: where `pixel_distribution` can be computed, batches from one that trains `adversarial`, `cycle`
+            and `identity`, which cost three times as much, to the next.
     """
 
     variety: float
@@ -87,21 +88,21 @@ class TranslationTrainer(AdversarialTrainer):
     """Per batch: update both generators, then both discriminators on the same fakes and on some of earlier steps.
 
     Pairs train `l1`, `ssim` and `feature`; images without partner `adversarial`, `cycle`, `identity`, `structure` and,
-    in batches of one height, `place`; both `kl`.
+    in batches of one slice position, `pixel_distribution`; both `kl`.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`; the loader is
             a `DomainLoader`.
         network: the generators.
-        discriminator: one of each domain.
-        network_optimizer, discriminator_optimizer: of the two.
+        discriminator: one per domain.
+        network_optimizer, discriminator_optimizer: their optimizers.
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms. One of weight 0 is not computed, and discriminators that no term needs do not learn.
-        without_partner: how images without partner teach.
-        objective: of the adversarial game, `least_squares` or `hinge`.
+        without_partner: how images without partner are trained on.
+        objective: the adversarial loss, `least_squares` or `hinge`.
         all_terms_on_pairs: whether pairs train the terms of images without partner as well.
         augmentation: of each batch.
-        pool_size: earlier fakes kept of each domain.
+        pool_size: number of earlier fakes stored per domain.
 
     Raises:
         MedsynthError: weights that leave some of the data without a term.
@@ -134,7 +135,7 @@ class TranslationTrainer(AdversarialTrainer):
         self.without_partner = without_partner
         self.generator_loss, self.discriminator_loss = OBJECTIVES[objective]
         self.from_domain = {"source": network.source_to_target, "target": network.target_to_source}
-        self.judge = {"source": discriminator.source, "target": discriminator.target}
+        self.discriminators = {"source": discriminator.source, "target": discriminator.target}
         self.pools = {name: ImagePool(pool_size) for name in PAIR}
         preprocessing = self.data_loader.dataset.preprocessing
         self.calibrated = [preprocessing[name].modality == "ct" for name in PAIR]
@@ -142,25 +143,25 @@ class TranslationTrainer(AdversarialTrainer):
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor | bool]) -> dict[str, dict[str, Tensor]]:
         batch = self.augmented(batch)
-        place = bool(self.weights.place and batch["same_height"])
-        cycle = not place or engine.state.iteration % self.without_partner.cycle_interval == 0
-        batch |= {"place": place, "cycle": cycle}
+        pixel_distribution = bool(self.weights.pixel_distribution and batch["same_position"])
+        cycle = not pixel_distribution or engine.state.iteration % self.without_partner.cycle_interval == 0
+        batch |= {"pixel_distribution": pixel_distribution, "cycle": cycle}
         with self.autocast(), frozen(self.discriminator):
             fake_target, forth = self.translated("source", "target", batch)
             fake_source, back = self.translated("target", "source", batch)
         terms = {name: (forth[name] + back[name]) / 2 for name in forth}
         total = sum(getattr(self.weights, name) * term for name, term in terms.items())
-        self.update(self.network_optimizer, total, longest=1.0)
+        self.update(self.network_optimizer, total, longest=LONGEST_GRADIENT)
 
         if terms.keys() & {"adversarial", "feature"}:
             with self.autocast():
-                critics = [
+                both = [
                     self.discriminator_loss(
                         self.scores(name, middle(batch[name])), self.scores(name, self.pools[name].exchange(fake))
                     )
                     for name, fake in (("source", fake_source), ("target", fake_target))
                 ]
-            terms["discriminator"] = sum(critics) / 2
+            terms["discriminator"] = sum(both) / 2
             self.update(self.discriminator_optimizer, terms["discriminator"])
         return losses(total=total, **terms)
 
@@ -169,25 +170,25 @@ class TranslationTrainer(AdversarialTrainer):
         forth, back, weights = self.from_domain[here], self.from_domain[there], self.weights
         image, other, position = batch[here], batch[there], batch[f"{here}_position"]
         real, truth = middle(image), middle(other)
-        head = foreground(real, truth)
+        mask = foreground(real, truth)
         fake, mean, log_variance = forth.translate(image, position, sample=True)
         terms = {"kl": kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel()}
         if batch["paired"]:
             if weights.l1:
-                terms["l1"] = masked_l1(fake, truth, head)
+                terms["l1"] = masked_l1(fake, truth, mask)
             if weights.ssim:
-                terms["ssim"] = masked_dissimilarity(fake, truth, head).mean()
+                terms["ssim"] = masked_dissimilarity(fake, truth, mask).mean()
             if weights.feature:
                 with torch.no_grad():
                     wanted = self.features(there, truth)
                 terms["feature"] = feature_distance(self.features(there, fake), wanted)
         if not batch["paired"] or self.all_terms_on_pairs:
-            if batch["place"]:
-                terms["place"] = place_distance(
-                    fake, truth, head.amax(dim=0, keepdim=True), self.without_partner.variety
+            if batch["pixel_distribution"]:
+                terms["pixel_distribution"] = pixel_distribution_distance(
+                    fake, truth, mask.amax(dim=0, keepdim=True), self.without_partner.variety
                 )
             if weights.structure:
-                terms["structure"] = structure_distance(fake, real, head)
+                terms["structure"] = structure_distance(fake, real, mask)
             if batch["cycle"] and weights.adversarial:
                 terms["adversarial"] = self.generator_loss(self.scores(there, fake))
             if batch["cycle"] and weights.cycle:
@@ -199,12 +200,12 @@ class TranslationTrainer(AdversarialTrainer):
         return fake, terms
 
     def scores(self, domain: str, image: Tensor) -> list[Tensor]:
-        """What the discriminator of a domain thinks of images (N, 1, H, W), one map a scale."""
-        return [scores for scores, _ in self.judge[domain](image)]
+        """The discriminator's scores of images (N, 1, H, W) of a domain, one map per scale."""
+        return [scores for scores, _ in self.discriminators[domain](image)]
 
     def features(self, domain: str, image: Tensor) -> list[Tensor]:
-        """What the discriminator of a domain sees in images (N, 1, H, W), at all scales and layers."""
-        return [layer for _, features in self.judge[domain](image) for layer in features]
+        """The discriminator's features of images (N, 1, H, W) of a domain, at all scales and layers."""
+        return [layer for _, features in self.discriminators[domain](image) for layer in features]
 
     @torch.no_grad()
     def augmented(self, batch: dict[str, Tensor | bool]) -> dict[str, Tensor | bool]:
@@ -216,27 +217,27 @@ class TranslationTrainer(AdversarialTrainer):
         return batch | dict(zip(PAIR, images, strict=True)) | positions
 
     def stateful(self) -> dict[str, object]:
-        """And the earlier fakes."""
+        """All of `AdversarialTrainer`, and the earlier fakes."""
         return super().stateful() | {f"{name}_pool": pool for name, pool in self.pools.items()}
 
 
 def middle(slices: Tensor) -> Tensor:
     """(N, 1 + 2 * neighbours, H, W) -> the slice between its neighbours, (N, 1, H, W)."""
-    place = slices.shape[1] // 2
-    return slices[:, place : place + 1]
+    index = slices.shape[1] // 2
+    return slices[:, index : index + 1]
 
 
 def require_terms(weights: TranslationWeights, all_terms_on_pairs: bool, loader: DomainLoader) -> None:
     """Refuse weights that leave some of the data without a term to learn from."""
     of_pairs = weights.l1 or weights.ssim or weights.feature
-    of_unpaired = weights.adversarial or weights.cycle or weights.place
+    of_unpaired = weights.adversarial or weights.cycle or weights.pixel_distribution
     if loader.has_unpaired and not of_unpaired:
         raise MedsynthError(
-            "some training images have no partner, and the weights of what they can train, place, adversarial and "
-            "cycle, are 0: list pairs alone, or give --weights#place 1"
+            "some training images have no partner, and the weights of what they can train, pixel_distribution, "
+            "adversarial and cycle, are 0: list pairs alone, or give --weights#pixel_distribution 1"
         )
     if loader.has_pairs and not of_pairs and not (all_terms_on_pairs and of_unpaired):
         raise MedsynthError(
             "the weights of what pairs train, l1, ssim and feature, are 0: give --weights#l1 1, --paired false to "
-            "forget who is whose partner, or --all_terms_on_pairs true"
+            "ignore the pairing, or --all_terms_on_pairs true"
         )

@@ -1,4 +1,4 @@
-"""What images of two domains tell of each other without showing the same patients: values at a place, and edges."""
+"""Losses for images without partner: distributions of values at each pixel, and edges."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from torch import Tensor
 
 from medsynth.losses.similarity import mean_in_head
 
-SCALES = 4  # of the values at a place: single pixels, and means of 2 x 2, 4 x 4 and 8 x 8
-STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0), (2, 2), (2, -2), (-2, 2), (-2, -2))  # pixels to places it is compared with
-WINDOW = 3  # pixels a side, of the patches that are compared
-FLAT = 1e-3  # mean squared difference below which a place counts as flat; of intensities in [-1, 1]
+SCALES = 4  # of the values at a pixel: single pixels, and means of 2 x 2, 4 x 4 and 8 x 8
+STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0), (2, 2), (2, -2), (-2, 2), (-2, -2))  # pixels to the patches it compares
+WINDOW = 3  # pixels per side, of the patches that are compared
+FLAT = 1e-3  # mean squared difference below which a patch counts as flat; of intensities in [-1, 1]
 
 
-def place_distance(fake: Tensor, real: Tensor, mask: Tensor, variety: float) -> Tensor:
-    """How differently two sets of images are distributed at each place: energy distances of their values, averaged.
+def pixel_distribution_distance(fake: Tensor, real: Tensor, mask: Tensor, variety: float) -> Tensor:
+    """Mean over pixels of the energy distance between the values that two sets of images take there.
 
-    Heads lie alike in all images, so that at each place translations must be as bright as real images of other
-    patients are there; and as varied. That, at all places at once, tells which value stands for which.
+    Heads lie at similar coordinates in all images, so at each pixel translations should be as bright, and as varied, as
+    real images of other patients.
 
     Args:
-        fake, real: (N, 1, H, W) and (M, 1, H, W) in [-1, 1], of one height in the head; N at least 2.
+        fake, real: (N, 1, H, W) and (M, 1, H, W) in [-1, 1], of one slice position; N at least 2.
         mask: (1, 1, H, W), 1 inside the heads and 0 outside, where the distance counts a little.
-        variety: what the variety of the fake images counts. With 1 this is the energy distance, which is least where
-            both sets are distributed alike; with less, values nearer to the median of what is likely err less.
+        variety: weight of the variety of the fake images. With 1 this is the energy distance, which is lowest for equal
+            distributions; less favours values nearer to the median, which err less.
 
-    Returns: a scalar; with a variety of 1, 0 in the mean where both are distributed alike.
+    Returns: a scalar; with a variety of 1, its mean is 0 for equal distributions.
 
     Reference: Székely & Rizzo, Energy statistics, J. Stat. Plan. Inference 143 (2013), eq. 5.
     """
@@ -42,13 +42,13 @@ def place_distance(fake: Tensor, real: Tensor, mask: Tensor, variety: float) -> 
 
 
 def _mean_difference(images: Tensor) -> Tensor:
-    """(N, 1, H, W) -> (1, H, W), how far two of them are apart at each place in the mean; 0 of a single one."""
+    """(N, 1, H, W) -> (1, H, W), mean absolute difference of two images at each pixel; 0 for a single one."""
     one, other = torch.triu_indices(len(images), len(images), 1, device=images.device)
     return (images[one] - images[other]).abs().sum(dim=0) / max(len(one), 1)
 
 
 def structure_distance(image: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """How differently edges lie in two images of the same place, whatever their contrast; from 0 to 1, 0 is alike.
+    """Mean difference of the self-similarity of two images, which compares edges whatever the contrast; 0 to 1.
 
     Args:
         image, other: (N, 1, H, W) in [-1, 1].
@@ -62,9 +62,9 @@ def structure_distance(image: Tensor, other: Tensor, mask: Tensor) -> Tensor:
 
 
 def self_similarity(image: Tensor) -> Tensor:
-    """How alike the patch around each pixel of (N, 1, H, W) is to patches nearby, (N, 8, H, W) from 0 to 1: MIND.
+    """Similarity of the patch around each pixel of (N, 1, H, W) to patches nearby, (N, 8, H, W) from 0 to 1: MIND.
 
-    A place's differences count relative to their mean there, so that contrast and its sign don't matter.
+    Differences are relative to their mean at each pixel, so that contrast and its sign don't matter.
     """
     image = image.float()
     squares = torch.cat([(image - image.roll(step, dims=(2, 3))).square() for step in STEPS], dim=1)

@@ -22,7 +22,7 @@ from medsynth.nn.blocks import ResidualDown, StyledNorm, binomial_blur, image_le
 from medsynth.nn.components import principal_components
 from medsynth.nn.conditioning import Conditioning
 from medsynth.nn.density import GaussianMixtureDensity
-from medsynth.nn.map_critic import CONDITION_FEATURES
+from medsynth.nn.map_discriminator import CONDITION_FEATURES
 from medsynth.nn.stylegan_discriminator import StyleGanDiscriminator
 
 

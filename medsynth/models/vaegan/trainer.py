@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medsynth.distributed import same_everywhere
 from medsynth.errors import MedsynthError, check_whole, is_number
-from medsynth.losses.adversarial import GAMES, check_game
+from medsynth.losses.adversarial import ADVERSARIAL_LOSSES, check_adversarial_loss
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
 from medsynth.losses.similarity import (
     energy_score,
@@ -110,8 +110,8 @@ class VaeGanTrainer(AdversarialTrainer):
         network_optimizer, discriminator_optimizer: of the two.
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms.
-        game: `logistic`, with the gradient penalty at real images, R1, or `wasserstein`, with the penalty between real
-            and fake ones.
+        adversarial_loss: `logistic`, with the gradient penalty at real images, R1, or `wasserstein`, with the penalty
+            between real and fake ones.
         reconstructed: share of the batch, at least one image, and at most all but one.
         shift: pixels that what the critic sees is shifted by at most.
         warmup: iterations in which the weights of all terms but those of reconstructions rise from 0.
@@ -133,7 +133,7 @@ class VaeGanTrainer(AdversarialTrainer):
         discriminator_optimizer: torch.optim.Optimizer,
         ema: EMAHandler,
         weights: VaeGanWeights,
-        game: str,
+        adversarial_loss: str,
         reconstructed: float,
         shift: int,
         warmup: int,
@@ -152,13 +152,15 @@ class VaeGanTrainer(AdversarialTrainer):
         check_whole("shift", shift, 0)
         if not is_number(reconstructed) or not 0 < reconstructed < 1:
             raise MedsynthError(f"reconstructed is {reconstructed!r}: give a share between 0 and 1, such as 0.25")
-        self.weights, self.game = weights, check_game("game", game)
+        self.weights, self.adversarial_loss = weights, check_adversarial_loss("adversarial_loss", adversarial_loss)
         self.reconstructed, self.shift = reconstructed, shift
         self.warmup, self.n_critic = warmup, n_critic
         self.penalty_images, self.penalty_interval = penalty_images, penalty_interval
         self.penalty_target = penalty_target
         self.pixels = network.decoder.image_size**2 / PIXELS
-        self.penalty_weight = penalty_interval * weights.penalty * (self.pixels if game == "logistic" else 1)
+        self.penalty_weight = (
+            penalty_interval * weights.penalty * (self.pixels if adversarial_loss == "logistic" else 1)
+        )
         self.bank = LatentBank(len(self.data_loader.dataset), network.latent_features).to(self.state.device)
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.state.epoch_length), self.fit_density)
         self.average(ema)
@@ -194,7 +196,7 @@ class VaeGanTrainer(AdversarialTrainer):
             `losses`.
         """
         real, label, position = (real[name] for name in FACTS)
-        weights, (raise_scores, _) = self.weights, GAMES[self.game]
+        weights, (raise_scores, _) = self.weights, ADVERSARIAL_LOSSES[self.adversarial_loss]
         new, old = self.shares(len(real))
         count = new.stop
         fake_label, fake_position = (torch.cat([fact[old], fact[new]]) for fact in (label, position))
@@ -246,7 +248,7 @@ class VaeGanTrainer(AdversarialTrainer):
     def critic_step(self, real: dict[str, Tensor], fake: dict[str, Tensor], with_penalty: bool) -> dict[str, Tensor]:
         """The gradients of the critic, for real and fake images with their labels and positions; the losses."""
         shown = self.shifted(real["image"], fake["image"])
-        found = {"critic": GAMES[self.game][1](*self.scores(shown, (real, fake)))}
+        found = {"critic": ADVERSARIAL_LOSSES[self.adversarial_loss][1](*self.scores(shown, (real, fake)))}
         found["critic"].backward()
         if with_penalty:  # when the other graph is gone: neither takes memory beside the other
             found["penalty"] = self.penalty(*shown, real["label"], real["position"])
@@ -276,7 +278,8 @@ class VaeGanTrainer(AdversarialTrainer):
         """The critic's gradient penalty at a few images of the batch, in float32."""
         few = torch.rand(len(real), device=real.device).argsort()[: self.penalty_images]
         critic = partial(self.discriminator, label=label[few], position=position[few])
-        images = real[few].requires_grad_() if self.game == "logistic" else interpolate_images(real[few], fake[few])
+        at_real = self.adversarial_loss == "logistic"
+        images = real[few].requires_grad_() if at_real else interpolate_images(real[few], fake[few])
         return gradient_penalty(critic, images, self.penalty_target)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Pictures of what a VQ-VAE makes of slices, as training goes: image, code map, reconstruction."""
+"""Pictures of a VQ-VAE during training: image, code map, reconstruction."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLUMNS = 9
 
 
 class CodeGrid(SampleGrid):
-    """Draws the same held-out slices again and again, as `SampleGrid` does.
+    """Draws the same held-out slices every time, as `SampleGrid` does.
 
-    A row of slices, below it their code maps, below these what is decoded from them; like codes have like colours.
+    A row of slices, below it their code maps, below these the reconstructions; similar codes have similar colours.
 
     Args:
-        dataset: slices, which those shown are spread over.
-        interval_epochs: between two pictures.
-        count: of slices in one.
+        dataset: slices, of which some are shown, evenly spread.
+        interval_epochs: epochs between two pictures.
+        count: slices per picture.
     """
 
     def __init__(self, run: Run, dataset: SliceDataset, interval_epochs: int = 5, count: int = 27) -> None:
@@ -37,7 +37,7 @@ class CodeGrid(SampleGrid):
 
     @torch.no_grad()
     def pictures(self, engine: Engine) -> tuple[Tensor, int]:
-        """(3 * count, 3, H, W) in [-1, 1] on the CPU, and how many make a row."""
+        """(3 * count, 3, H, W) in [-1, 1] on the CPU, and the number of images per row."""
         images = torch.stack([self.dataset[i]["image"] for i in spread(len(self.dataset), self.count)])
         columns = min(COLUMNS, len(images))
         images = images[: len(images) // columns * columns]

@@ -1,4 +1,4 @@
-"""How well a codebook is used, measured while training goes on."""
+"""The use of a codebook, measured during training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 class CodeUsage(Metric):
     """Perplexity of the codes that training chose since the last validation, an epoch or more, and the share used.
 
-    A codebook of which only a few codes are left in use is warned of.
+    Warns if only a few codes are left in use.
 
     Args:
-        network: the one that is trained; its count of codes starts again.
+        network: the one that is trained; its `usage` is reset.
     """
 
     def __init__(self, network: SliceVqVae) -> None:
@@ -32,7 +32,7 @@ class CodeUsage(Metric):
         super().__init__(from_engine([Keys.PRED]))
 
     def reset(self) -> None:
-        """Nothing to forget: what counts is training."""
+        """Nothing to forget: usage is counted in training."""
 
     def update(self, output: Any) -> None:
         """Nothing to learn from held-out images."""
@@ -54,7 +54,7 @@ class CodeUsage(Metric):
 
 
 def warn_of_collapse(found: float, codes: int) -> None:
-    """Say so if the perplexity found is that of only a few codes."""
+    """Warn if the perplexity is that of only a few codes."""
     if found < COLLAPSED * codes:
         log.warning(
             "the codebook has collapsed: its %d codes are used like %.0f (perplexity). In stage one, halve "

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from medsynth.distributed import all_reduce, same_everywhere
 
 SMOOTHING = 1e-5  # added to each code's count, so that none is divided by 0
-MOST_TO_START_FROM = 32_768  # latent vectors that the first codes are the centres of
+MOST_TO_START_FROM = 32_768  # latent vectors for the k-means of the first codes
+KMEANS_ITERATIONS = 30  # at most
+COPY_NOISE = 1e-3  # standard deviation of the noise on copies, in units of the latents
 
 
 class Codebook(nn.Module):
@@ -21,12 +23,12 @@ class Codebook(nn.Module):
     Args:
         num_codes: how many.
         code_features: length of each.
-        cosine: compare directions, not distances; latent vectors and codes are brought to length 1.
+        cosine: compare directions, not distances; latent vectors and codes are normalized to length 1.
 
     Attributes:
         codes: (num_codes, code_features).
-        counts, sums: moving averages, a code, of how many latent vectors a step were nearest to it, and of their sum.
-        usage: (num_codes,), how often each was chosen since `usage` was last set to 0.
+        counts, sums: moving averages, per code, of the number of its latent vectors per step, and of their sum.
+        usage: (num_codes,), how often each code was chosen since `usage` was last set to 0.
 
     Reference: van den Oord et al., VQ-VAE, arXiv:1711.00937, appendix A.1; small codes and cosine distance: Yu et al.,
     arXiv:2110.04627, section 3.2.
@@ -56,8 +58,8 @@ class Codebook(nn.Module):
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Replace latents (N, code_features, ...) by codes.
 
-        Returns: the codes, whose gradient goes straight to the latents; their indices (N, ...); how far the latents are
-        from them, the mean square that latents alone are to reduce (commitment).
+        Returns: the codes, with a straight-through gradient to the latents; their indices (N, ...); the mean squared
+        distance of latents from codes, whose gradient goes to the latents only (commitment loss).
         """
         indices = self.quantize(latents)
         codes = self.embed(indices)
@@ -68,30 +70,30 @@ class Codebook(nn.Module):
     def start(self, latents: Tensor, seed: int) -> None:
         """Take the centres of k-means clusters of latents (N, code_features, ...) as codes.
 
-        Where there are fewer different latents than codes, the rest are noisy copies.
+        If there are fewer latents than codes, noisy copies of them are added.
         """
         rows = self._rows(latents)
         some = torch.linspace(0, len(rows) - 1, min(len(rows), MOST_TO_START_FROM), device=rows.device).long()
         rows = rows[some]
         while len(rows) < self.num_codes:
-            rows = torch.cat([rows, rows + 1e-3 * torch.randn_like(rows)])
-        means = KMeans(self.num_codes, n_init=1, max_iter=30, random_state=seed).fit(rows.cpu().numpy())
+            rows = torch.cat([rows, rows + COPY_NOISE * torch.randn_like(rows)])
+        means = KMeans(self.num_codes, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed).fit(rows.cpu().numpy())
         self.codes.copy_(self.prepared(torch.from_numpy(means.cluster_centers_)))
         self.counts.copy_(torch.from_numpy(means.labels_).bincount(minlength=self.num_codes))
-        self.counts *= self.num_codes / len(rows)  # less than a step's, so that these centres are soon left behind
+        self.counts *= self.num_codes / len(rows)  # less than a step's, so that these centres are soon replaced
         self.sums.copy_(self.codes * self.counts[:, None])
         self.usage.zero_()
         same_everywhere(self)
 
     @torch.no_grad()
     def learn(self, latents: Tensor, indices: Tensor, decay: float, restart_below: float) -> None:
-        """Move each code towards the latents that chose it; then let codes that hardly any chose start again.
+        """Move each code towards the latents that chose it; then restart codes that hardly any chose.
 
         Args:
             latents, indices: of a batch, as `quantize` takes and returns them.
-            decay: of the moving averages, a step.
-            restart_below: part of an even share of the latents that a code needs; one with less becomes a latent of the
-                batch, taken at random.
+            decay: of the moving averages, per step.
+            restart_below: share of an even share of the latents below which a code is replaced by a random latent of
+                the batch.
         """
         rows, chosen = self._rows(latents), indices.flatten()
         counts = chosen.bincount(minlength=self.num_codes).to(rows.dtype)
@@ -112,7 +114,7 @@ class Codebook(nn.Module):
             same_everywhere(self)
 
     def _rows(self, latents: Tensor) -> Tensor:
-        """(N, code_features, ...) -> (M, code_features), one a place, as they are compared."""
+        """(N, code_features, ...) -> (M, code_features), one per position, as they are compared."""
         return self.prepared(latents.detach().float().movedim(1, -1).reshape(-1, self.code_features))
 
     def _nearest(self, rows: Tensor) -> Tensor:
@@ -122,13 +124,13 @@ class Codebook(nn.Module):
 
 
 def perplexity(usage: Tensor) -> float:
-    """Of how often each code was chosen: how many codes, chosen equally often, would have the same entropy."""
+    """The number of equally frequent codes that would have the same entropy as `usage`, how often each was chosen."""
     share = usage.double() / usage.sum()
     return float(torch.special.entr(share).sum().exp())
 
 
 def code_colours(codebook: Codebook) -> Tensor:
-    """(num_codes, 3) in [-1, 1]: the principal components of the codes, so that like codes have like colours."""
+    """(num_codes, 3) in [-1, 1]: the principal components of the codes, so that similar codes have similar colours."""
     codes = codebook.codes - codebook.codes.mean(dim=0)
     _, _, axes = torch.linalg.svd(codes, full_matrices=False)
     ranks = (codes @ axes[:3].T).argsort(dim=0).argsort(dim=0)

@@ -1,4 +1,4 @@
-"""The report on what a VQ-VAE keeps of held-out images, and on how many bits it takes."""
+"""The report on a VQ-VAE's reconstructions of held-out images, and on the bits of its codes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from medsynth.run.recipe import LoadedModel
 BATCH = 64
 BASELINE = "averages"
 LARGEST_ERROR_PERCENTILE = 99.5  # shown as the ends of the error's colours
-FEW_CODES = 0.5  # of all, in perplexity: below, the codebook is larger than what it holds
+FEW_CODES = 0.5  # perplexity over the number of codes: below, the codebook is larger than needed
 MEASURES = {
     "psnr": Entry("higher", "dB", "peak signal-to-noise ratio of whole slices, mean over slices", limits=ANY),
     "ssim": Entry("higher", "", "structural similarity of whole slices (11 pixels, Gaussian)", limits=(-1.0, 1.0)),
@@ -73,7 +73,7 @@ class Case:
 
 
 def evaluation_of(model: LoadedModel, synthetic: str | None, of_images: Evaluation, of_codes: Evaluation) -> Evaluation:
-    """The one that fits: of generated images where there are some or a prior to draw them, else of stage one.
+    """The evaluation of generated images if there are any or a prior to draw them, else that of stage one.
 
     Args:
         synthetic: folder or datalist of generated images.
@@ -82,15 +82,15 @@ def evaluation_of(model: LoadedModel, synthetic: str | None, of_images: Evaluati
 
 
 class ReconstructionEvaluation:
-    """Encodes and decodes held-out images and reports on what is left of them, subject by subject.
+    """Encodes and decodes held-out images and reports on the reconstructions, subject by subject.
 
-    Beside it stands a baseline that has one number of any precision for each code's place: the averages over these
-    places, interpolated by splines.
+    The baseline has one exact number per code: the average over the pixels that the code stands for, interpolated by
+    splines.
 
     Args:
         model: from `load_model`, a VQ-VAE.
-        real: datalist, of which validation and test count; None: the built-in phantom.
-        output: where to.
+        real: datalist, of which validation and test are used; None: the built-in phantom.
+        output: the report's folder.
         seed: of the bootstrap.
     """
 
@@ -98,7 +98,7 @@ class ReconstructionEvaluation:
         self.model, self.real, self.output, self.seed = model, real, output, seed
 
     def run(self) -> list[Verdict]:
-        """Read, encode, decode, measure, write, and say the verdicts in the log."""
+        """Read, encode, decode, measure, write, and log the verdicts."""
         network = self.model.network
         if not isinstance(network, SliceVqVae):
             raise MedsynthError(f"the checkpoint holds a {type(network).__name__}: give the model.pt of a VQ-VAE")
@@ -129,7 +129,7 @@ class ReconstructionEvaluation:
 
 @torch.inference_mode()
 def measured(subject: str, slices: Tensor, network: SliceVqVae) -> Case:
-    """Bring slices (N, 1, H, W) in [-1, 1] through the codes, and measure what comes back."""
+    """Encode and decode slices (N, 1, H, W) in [-1, 1], and measure the reconstructions."""
     device = network.codebook.codes.device
     indices = torch.cat([network.encode_indices(part.to(device)).cpu() for part in slices.split(BATCH)])
     fake = torch.cat([network.decode_indices(part.to(device)).cpu() for part in indices.split(BATCH)])
@@ -142,7 +142,7 @@ def measured(subject: str, slices: Tensor, network: SliceVqVae) -> Case:
 
 
 def _closeness(fake: Tensor, real: Tensor) -> dict[str, float]:
-    """Of images (N, 1, H, W) in [0, 1]."""
+    """PSNR, SSIM and gradient ratio of images (N, 1, H, W) in [0, 1]."""
     gradients = [float(mean_gradients(images[:, 0].numpy()).mean()) for images in (fake, real)]
     return {
         "psnr": float(psnr(fake, real, 1.0).mean()),
@@ -152,7 +152,7 @@ def _closeness(fake: Tensor, real: Tensor) -> dict[str, float]:
 
 
 def summarized(cases: Sequence[Case], usage: Tensor, network: SliceVqVae, seed: int) -> list[Measure]:
-    """Means over subjects, then what is one number of all: the bits of a code, and how the codes were used."""
+    """Means over subjects, then the measures of all subjects together: bits and use of the codes."""
     measures = []
     for name, kind in MEASURES.items():
         others = [case.baseline[name] for case in cases if name in case.baseline]
@@ -174,18 +174,18 @@ def verdicts(measures: Sequence[Measure]) -> list[Verdict]:
     close, alike = by_name["psnr"], by_name["ssim"]
     reasons = [
         f"PSNR {close.value:.2f} dB (range 1), SSIM {alike.value:.3f}.",
-        f"Averages over each code's place, interpolated: {close.baseline:.2f} dB, {alike.baseline:.3f}.",
+        f"Averages over each code's pixels, interpolated: {close.baseline:.2f} dB, {alike.baseline:.3f}.",
         f"{by_name['bits_per_pixel'].value:.3f} bits a pixel, {by_name['entropy_per_pixel'].value:.3f} with frequent "
         "codes written shorter.",
     ]
     wins = close.value > close.baseline and alike.value > alike.baseline
     headline = f"{close.value:.2f} dB and SSIM {alike.value:.3f} at {by_name['bits_per_pixel'].value:.3f} bits a pixel"
-    lost = "" if wins else ", no better than averages over each code's place: train longer"
+    lost = "" if wins else ", no better than averages over each code's pixels: train longer"
     found = [Verdict("Closeness", "good" if wins else "poor", headline + lost + ".", reasons)]
     effective, codes = by_name["perplexity"], int(by_name["perplexity"].note.split()[-1])
     grade = "good" if effective.value >= FEW_CODES * codes else "mixed"
     headline = f"{codes} codes are used like {effective.value:.0f} equally frequent ones."
-    reasons = [f"{by_name['codes_used'].value:.1%} of the codes were used at all, in {effective.n:,} places."]
+    reasons = [f"{by_name['codes_used'].value:.1%} of the codes were used at all, in {effective.n:,} positions."]
     return [*found, Verdict("Codebook", grade, headline, reasons)]
 
 
@@ -222,13 +222,13 @@ def _images(cases: Sequence[Case]) -> Section:
     limit = float(np.percentile(errors, LARGEST_ERROR_PERCENTILE)) or 1.0
     made = [
         Figure(
-            f"images_{place}",
+            f"images_{index}",
             case.subject,
             f"{case.subject}: PSNR {case.row['psnr']:.2f} dB.",
             f"The middle slice of {case.slices}; {case.row['psnr']:.2f} dB over all. Below: less the truth.",
             figures.methods_beside_truth(case.images, limit),
         )
-        for place, case in enumerate(shown)
+        for index, case in enumerate(shown)
     ]
     return Section("images", "Images and errors", ["The worst subject, the median and the best."], [Gallery(made)])
 

@@ -1,4 +1,4 @@
-"""What a user gets from a trained VQ-VAE: code maps of images, images of code maps, and new images from a prior."""
+"""Inference with a trained VQ-VAE: code maps of images, images of code maps, and new images from a prior."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_prior(model: LoadedModel) -> bool:
 
 
 class CodeInferer(Inferer):
-    """Brings slices through a VQ-VAE, and counts the codes that they take.
+    """Encodes and decodes slices, and counts their codes.
 
     Attributes:
         usage: (num_codes,), how often each was chosen so far; None before the first slice.
@@ -45,7 +45,7 @@ class CodeInferer(Inferer):
         self.usage: Tensor | None = None
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any) -> Tensor:
-        """(N, 1, H, W) -> reconstructions; what else is known of them makes no difference."""
+        """(N, 1, H, W) -> reconstructions; further arguments are ignored."""
         indices = network.encode_indices(inputs)
         counts = indices.flatten().bincount(minlength=network.num_codes).cpu()
         self.usage = counts if self.usage is None else self.usage + counts
@@ -82,14 +82,14 @@ class VqVaeInference:
             raise MedsynthError("mode is encode and format is png, and code maps are NIfTI files: leave format out")
         if mode == "generate" and not is_prior(model):
             raise MedsynthError(
-                "the checkpoint is of stage one, which knows no distribution of code maps: train a prior "
+                "the checkpoint is of stage one, which cannot draw code maps: train a prior "
                 "(bundles/vqvae/train_prior.json) and give its model.pt, or choose --mode reconstruct, encode or decode"
             )
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
 
     def run(self) -> None:
-        """Do it."""
+        """Run the chosen mode."""
         if self.mode == "generate":
             count, condition = self.request.num_images, self.request.condition(self.model)
             drawn = sampled(self.model.network.sample, self.request, condition)
@@ -105,7 +105,7 @@ class VqVaeInference:
             reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
             usage = self.inferer.usage
         log.info(
-            "%.3f bits a pixel: %d codes, one for %d x %d pixels; %.3f if codes are written by how often they come",
+            "%.3f bits a pixel: %d codes, one for %d x %d pixels; %.3f with an entropy code",
             bits_per_pixel(model.network),
             model.network.num_codes,
             *(model.network.stride,) * 2,
@@ -114,5 +114,5 @@ class VqVaeInference:
 
 
 def generator_of(model: LoadedModel, output: ImageFolder, request: Request) -> VqVaeInference | None:
-    """What draws images from a prior; None of a model that holds none."""
+    """Draws images from a prior; None for a model of stage one."""
     return VqVaeInference(model, output, CodeInferer(), "generate", request, [], 1) if is_prior(model) else None

@@ -1,4 +1,4 @@
-"""Code maps as files: a volume's indices as NIfTI that lies over it, and back to images."""
+"""Code maps as NIfTI files that lie over their volumes, and back to images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medsynth.models.vqvae.network import SliceVqVae
 from medsynth.nn.resampling import repeat
 from medsynth.run.recipe import LoadedModel
 
-MOST_CODES = np.iinfo(np.uint16).max  # of a map; the value after the last code marks slices that were left out
+MOST_CODES = np.iinfo(np.uint16).max  # in a map; the value after the last code marks slices that were left out
 
 
 @torch.inference_mode()
@@ -104,10 +104,10 @@ def decode(inputs: Sequence[dict[str, Any]], model: LoadedModel, output: ImageFo
 
 
 def read_code_map(source: Source, network: SliceVqVae, space: SliceSpace) -> tuple[Tensor, Stack]:
-    """Indices (N, h, w) of a file, and the places, the affine of the map and the units of the image that it stands for.
+    """Indices (N, h, w) of a file, with the numbers of their slices, the map's affine and the image's units.
 
     Raises:
-        MedsynthError: it is no code map, or not one of this network.
+        MedsynthError: the file is no code map, or not one of this network.
     """
     path, sidecar = source.path, read_sidecar(source.path)
     for name, own in (("Codes", network.num_codes), ("CodebookDigest", codebook_digest(network))):
@@ -123,11 +123,11 @@ def read_code_map(source: Source, network: SliceVqVae, space: SliceSpace) -> tup
         raise MedsynthError(f"{path} cannot be read as a NIfTI file of code indices: {error}") from error
     values = values[..., None] if values.ndim == 2 else values
     _check_indices(path, values, network)
-    places = np.flatnonzero((values != network.num_codes).any(axis=(0, 1)))
-    indices = torch.from_numpy(np.moveaxis(values[..., places], -1, 0).astype(np.int64))
+    slices = np.flatnonzero((values != network.num_codes).any(axis=(0, 1)))
+    indices = torch.from_numpy(np.moveaxis(values[..., slices], -1, 0).astype(np.int64))
     if bounds := sidecar.get("IntensityBounds"):
         space = replace(space, bounds=(float(bounds[0]), float(bounds[1])))
-    return indices, Stack(torch.empty(0), places, torch.empty(0), image.affine, space)
+    return indices, Stack(torch.empty(0), slices, torch.empty(0), image.affine, space)
 
 
 def _check_indices(path: str, values: np.ndarray, network: SliceVqVae) -> None:
@@ -151,12 +151,12 @@ def _check_indices(path: str, values: np.ndarray, network: SliceVqVae) -> None:
 
 
 def bits_per_pixel(network: SliceVqVae) -> float:
-    """That a code map takes when every index is written with equally many bits."""
+    """Bits per pixel of a code map whose indices all have the same number of bits."""
     return math.log2(network.num_codes) / network.stride**2
 
 
 def entropy_per_pixel(network: SliceVqVae, usage: Tensor) -> float:
-    """Bits a pixel that a code map takes when frequent codes are written with fewer bits: the entropy of `usage`."""
+    """Bits per pixel of a code map with an entropy code: the entropy of `usage`."""
     return math.log2(perplexity(usage)) / network.stride**2
 
 
@@ -166,6 +166,6 @@ def codebook_digest(network: SliceVqVae) -> str:
 
 
 def _coarser(stride: int) -> np.ndarray:
-    """Voxel indices (row, column, slice) of a code map -> those of its slices, at the middle of each code's place."""
+    """Voxel indices (row, column, slice) of a code map -> those of its slices, at the middle of each code's pixels."""
     middle = (stride - 1) / 2
     return nib.affines.from_matvec(np.diag([stride, stride, 1.0]), [middle, middle, 0])

@@ -1,4 +1,4 @@
-"""The VQ-VAE of slices: MONAI's encoder and decoder around a codebook that stays in use."""
+"""The VQ-VAE of slices: MONAI's encoder and decoder with our own codebook."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from medsynth.errors import MedsynthError, check_whole, is_whole
 from medsynth.models.vqvae.codebook import Codebook
 
-CODE_FEATURES = (4, 16)  # smallest and largest; longer codes lie further apart, and fewer of them are used
-SMALLEST_IMAGE = 16  # pixels a side, that SSIM can measure
+CODE_FEATURES = (4, 16)  # smallest and largest; of longer codes, fewer are used
+SMALLEST_IMAGE = 16  # pixels per side that SSIM needs
 
 
 class SliceVqVae(VQVAE):
     """Slices to maps of code indices, and back.
 
     Args:
-        image_size: pixels a side, a multiple of the stride.
+        image_size: pixels per side, a multiple of the stride.
         channels: features at each level; every level halves the grid.
         residual_layers: at each level.
         num_codes: in the codebook.
@@ -26,7 +26,7 @@ class SliceVqVae(VQVAE):
         cosine: as `Codebook` takes it.
 
     Attributes:
-        stride: pixels a side that one code stands for.
+        stride: pixels per side that one code stands for.
 
     Reference: van den Oord et al., arXiv:1711.00937; the layers are those of Tudosiu et al., arXiv:2209.03177.
     """
@@ -58,12 +58,12 @@ class SliceVqVae(VQVAE):
 
     @property
     def codebook(self) -> Codebook:
-        """What MONAI calls the quantizer."""
+        """The codebook, which MONAI calls the quantizer."""
         return self.quantizer
 
     @property
     def last_layer(self) -> Tensor:
-        """The weights that the decoder's output comes from."""
+        """The weights of the decoder's output layer."""
         return self.decoder.blocks[-1].conv.weight
 
     def encode(self, images: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class SliceVqVae(VQVAE):
 def _checked_stride(
     image_size: int, channels: Sequence[int], residual_layers: int, num_codes: int, code_features: int
 ) -> int:
-    """Pixels a side of a code's place."""
+    """Pixels per side that one code stands for."""
     if isinstance(channels, (str, int)) or not channels or any(not is_whole(c) or c < 1 for c in channels):
         raise MedsynthError(
             f'channels is {channels!r}: give a number for each halving of the grid, such as "[64, 128]"'

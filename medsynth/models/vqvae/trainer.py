@@ -1,4 +1,4 @@
-"""Training of a VQ-VAE: the codes and the networks around them."""
+"""Training of a VQ-VAE."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from medsynth.losses.similarity import feature_distance, sliced_patch_distance, 
 from medsynth.models.vqvae.network import SliceVqVae
 from medsynth.nn.patch_discriminator import MultiScalePatchDiscriminator
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
-from medsynth.training.base_trainer import check_weights, losses
+from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses
 from medsynth.training.schedule import TwoStages
 
-IMAGES_TO_START_FROM = 512  # whose latents the first codes are the centres of
+IMAGES_TO_START_FROM = 512  # of whose latents the first codes are taken
+ENCODED_AT_ONCE = 64  # images
 LARGEST_ADAPTIVE_WEIGHT = 1e4
 SMALLEST_GRADIENT = 1e-6
 
 
 @dataclass(frozen=True)
 class VqVaeWeights:
-    """What each term counts in the loss of the network.
+    """The weight of each term in the loss of the network.
 
     Args:
         l1: mean absolute difference of image and reconstruction, in [-1, 1].
         ssim: 1 - SSIM of image and reconstruction.
-        patch: sliced Wasserstein distance between the patches of reconstructions and of images, which sees blur.
-        commitment: mean square distance of latents from their codes, which the encoder is to reduce.
-        adversarial: in the second stage, how real the discriminator finds the reconstruction; times the adaptive weight
-            that makes its gradient as long as that of `l1` and `ssim`.
+        patch: sliced Wasserstein distance between the patches of reconstructions and of images, against blur.
+        commitment: mean squared distance of latents from their codes; trains the encoder only.
+        adversarial: in the second stage, adversarial loss of the reconstruction, times the adaptive weight that makes
+            its gradient as long as that of `l1` and `ssim`.
         feature: in the second stage, distance of image and reconstruction in the discriminator's features.
     """
 
@@ -59,10 +60,10 @@ class CodebookLearning:
     """How the codes follow the latents.
 
     Args:
-        warmup: iterations in which latents pass as they are, before the first codes are taken from them; half of the
+        warmup: iterations in which latents are not quantized, before the first codes are taken from them; half of the
             first epoch at most.
-        decay: of the moving averages that the codes are, a step.
-        restart_below: part of an even share of the latents under which a code is given up and starts again.
+        decay: of the moving averages that the codes are, per step.
+        restart_below: share of an even share of the latents below which a code is restarted.
     """
 
     warmup: int
@@ -78,19 +79,19 @@ class CodebookLearning:
 
 
 class VqVaeTrainer(AdversarialTrainer):
-    """Per batch: bring reconstructions closer to the images and latents to their codes, then move the codes.
+    """Per batch: update encoder and decoder, then the codes and, in the second stage, the discriminator.
 
-    In the second stage, where there is one, a discriminator judges the reconstructions as well, as in VQGAN.
+    The second stage, if there is one, is that of VQGAN.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
         network: encoder, codebook and decoder.
         discriminator: of images; learns in the second stage only.
-        network_optimizer, discriminator_optimizer: of the two.
+        network_optimizer, discriminator_optimizer: their optimizers.
         ema: keeps the moving average of `network` (its codes are copied), which validation and users see.
         weights: of the loss terms.
         codebook: how the codes learn.
-        schedule: of the learning rate; tells when the second stage begins.
+        schedule: of the learning rate; decides when the second stage begins.
 
     Reference: van den Oord et al., arXiv:1711.00937, eq. 3 and appendix A.1; second stage: Esser et al., VQGAN,
     arXiv:2012.09841, section 3.1.
@@ -135,11 +136,11 @@ class VqVaeTrainer(AdversarialTrainer):
             if has_codes:
                 terms["commitment"] = commitment
             if second:
-                terms |= self.judged(fake, real)
+                terms |= self.second_stage_terms(fake, real)
         total = sum(getattr(weights, name) * term for name, term in terms.items() if name != "adversarial")
         if second:
             total = total + self.adaptive_weight(terms) * terms["adversarial"]
-        self.update(self.network_optimizer, total, longest=1.0)
+        self.update(self.network_optimizer, total, longest=LONGEST_GRADIENT)
         if has_codes:
             network.codebook.learn(latents, indices, self.codebook.decay, self.codebook.restart_below)
         if not second:
@@ -147,12 +148,12 @@ class VqVaeTrainer(AdversarialTrainer):
 
         with self.autocast():
             scores = [[score for score, _ in self.discriminator(images)] for images in (real, fake.detach())]
-        critic = discriminator_hinge(*scores)
-        self.update(self.discriminator_optimizer, critic)
-        return losses(total=total, **terms, discriminator=critic)
+        discriminator = discriminator_hinge(*scores)
+        self.update(self.discriminator_optimizer, discriminator)
+        return losses(total=total, **terms, discriminator=discriminator)
 
-    def judged(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """The discriminator's opinion of reconstructions, and their distance from the images in its features."""
+    def second_stage_terms(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """The adversarial loss of reconstructions, and their distance from the images in the features."""
         found = self.discriminator(fake)
         terms = {"adversarial": generator_hinge([scores for scores, _ in found])}
         if self.weights.feature:
@@ -162,7 +163,7 @@ class VqVaeTrainer(AdversarialTrainer):
         return terms
 
     def adaptive_weight(self, terms: dict[str, Tensor]) -> Tensor:
-        """Of the adversarial term: such that it moves the last layer as much as the reconstruction's terms do.
+        """The weight that makes the adversarial gradient at the last layer as long as that of `l1` and `ssim`.
 
         Reference: arXiv:2012.09841, eq. 7.
         """
@@ -180,6 +181,6 @@ class VqVaeTrainer(AdversarialTrainer):
         index = np.linspace(0, len(dataset) - 1, min(len(dataset), IMAGES_TO_START_FROM)).astype(np.int64)
         images = dataset.read(index)[:, None].float().to(self.state.device)
         with self.autocast():
-            latents = torch.cat([self.network.encode(part) for part in images.split(64)])
+            latents = torch.cat([self.network.encode(part) for part in images.split(ENCODED_AT_ONCE)])
         self.network.codebook.start(latents, seed=0)
         self.generator.codebook.load_state_dict(self.network.codebook.state_dict())

@@ -11,10 +11,10 @@ _NOT_DRAWN = ("iteration", "epoch", "seconds", "images")
 
 
 def curves(columns: dict[str, list[float]]) -> bytes:
-    """One small plot a column over the iterations, the raw rows pale and their running mean on top, as a PNG.
+    """One small plot per column over the iterations, the raw rows pale and their running mean on top, as a PNG.
 
     Args:
-        columns: of `losses.csv` or `metrics.csv`; at least one besides those that tell when.
+        columns: of `losses.csv` or `metrics.csv`; at least one besides iteration, epoch, seconds and images.
     """
     names = [name for name in columns if name not in _NOT_DRAWN]
     rows = -(-len(names) // 3)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TERMINAL_SECONDS, FILE_SECONDS = 0.1, 10.0  # between two updates of the progress bar
+
 
 def scalar_metrics(validator: Engine) -> dict[str, float]:
     """The metrics of the last validation that are single numbers."""
@@ -43,7 +45,7 @@ class Means:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
-        """The means so far, over all processes, which ask at once; and begin anew."""
+        """Return the means so far, over all processes, and reset; all processes must call it at once."""
         sums, counts = self.sums, self.counts
         self.sums, self.counts = {}, {}
         if not sums:
@@ -60,10 +62,10 @@ class Means:
 
 
 class Logbook:
-    """Writes down `engine.state.output["losses"]` and the validator's metrics.
+    """Logs `engine.state.output["losses"]` and the validator's metrics.
 
     It adds up on ITERATION_COMPLETED and writes a row of `losses.csv` every `interval` iterations and at an epoch's
-    end, always at the same iterations, however often the run is stopped; unfinished sums are in the checkpoint.
+    end, at the same iterations however often the run is stopped; unfinished sums are in the checkpoint.
 
     Args:
         interval: iterations between two rows.
@@ -84,7 +86,7 @@ class Logbook:
         run.stateful["logbook"] = self
 
     def attach(self, engine: Engine) -> None:
-        """Watch `engine`; the main process writes down the means over all processes."""
+        """Follow `engine`; the main process logs the means over all processes."""
         self._device = engine.state.device
         if self.run.is_main:
             engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
@@ -113,7 +115,7 @@ class Logbook:
             desc=f"epoch {state.epoch}/{state.max_epochs}",
             leave=False,
             position=0,
-            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+            mininterval=TERMINAL_SECONDS if sys.stderr.isatty() else FILE_SECONDS,
         )
 
     def _add(self, engine: Engine) -> None:

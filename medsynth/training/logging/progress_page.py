@@ -1,4 +1,4 @@
-"""index.html: how far a run is, to look at while it goes."""
+"""index.html: the progress of a run, to view during training."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ NOT_MEASURES = ("iteration", "epoch")
 
 
 class ProgressPage:
-    """Writes `index.html`, one file with all that it shows: losses, validation, grids of samples over time, settings.
+    """Writes `index.html`, one self-contained file: losses, validation, grids of samples over time, settings.
 
-    After each epoch, at the end and when a run is stopped. List it behind the handlers whose files it reads.
+    It is written after each epoch, at the end and when a run is stopped. List it after the handlers whose files it
+    reads.
 
     Args:
-        seconds: between two pages, at least: drawing one takes more than a second.
+        seconds: shortest time between two pages: drawing one takes more than a second.
     """
 
     def __init__(self, run: Run, seconds: float = RELOAD_SECONDS) -> None:
@@ -126,7 +127,7 @@ def _losses(folder: Path) -> page.Section | None:
 
 
 def _settings(config: Path) -> dict[str, str]:
-    """What stands at the top of the configuration: values, as users give them, but no expressions."""
+    """The plain values at the top of the configuration, without expressions."""
     if not config.exists():
         return {}
     entries = json.loads(config.read_text())

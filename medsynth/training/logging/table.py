@@ -1,4 +1,4 @@
-"""A CSV file that grows with a run and can be cut back to the iteration from which it goes on."""
+"""A CSV file that grows with a run and can be cut back to the iteration from which the run resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Table:
         self.path = path
 
     def cut(self, iteration: int) -> None:
-        """Drop the rows after `iteration`, and what a kill left half written."""
+        """Drop the rows after `iteration`, and a last row that was not completely written."""
         if not self.path.exists():
             return
         whole_lines = self.path.read_text().rpartition("\n")[0]

@@ -14,7 +14,7 @@ from medsynth.evaluation.metrics.image import psnr
 from medsynth.inference.generate import Request, sampled
 from medsynth.inference.paths import STEPS
 from medsynth.models.stylegan.inference import Strip, StyleGanInference, animation, mixed, mixing_table
-from medsynth.models.stylegan.latents import WrittenLatents, as_npz, latents_of_images
+from medsynth.models.stylegan.latents_file import WrittenLatents, as_npz, latents_of_images
 from medsynth.models.stylegan.network import StyleGan
 from medsynth.models.stylegan.projection import Projection
 from medsynth.run.recipe import LoadedModel

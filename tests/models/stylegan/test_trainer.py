@@ -20,7 +20,7 @@ from medsynth.nn.stylegan_discriminator import StyleGanDiscriminator
 
 SIZE, CLASSES = 16, ("left", "right")
 LOSS = {
-    "game": "logistic",
+    "adversarial_loss": "logistic",
     "r1": 0.01,
     "r1_interval": 4,
     "gradient_penalty": 10.0,
@@ -144,7 +144,9 @@ def test_r1_weighs_as_much_whatever_its_interval(build, monkeypatch, interval):
     assert seen[1] == pytest.approx(row["discriminator"] + 0.5 * 64 / 16 / 2 * interval * row["penalty"], rel=1e-4)
 
 
-@pytest.mark.parametrize("loss", [{}, {"game": "wasserstein"}, {"patch": 1.0}, {"energy": 5.0}, {"path_length": 2.0}])
+@pytest.mark.parametrize(
+    "loss", [{}, {"adversarial_loss": "wasserstein"}, {"patch": 1.0}, {"energy": 5.0}, {"path_length": 2.0}]
+)
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_every_part_in_use_trains_with_every_loss(build, loss, bfloat16):
     trainer = build(stable_kimg=0, fade_kimg=0, style_mixing=1.0, **loss)
@@ -236,5 +238,5 @@ def test_a_class_with_few_slices_is_refused_by_name():
 
 
 def test_a_game_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(MedsynthError, match="loss#game is 'hinge': choose one of logistic, wasserstein"):
-        StyleGanLoss(**(LOSS | {"game": "hinge"}))
+    with pytest.raises(MedsynthError, match="loss#adversarial_loss is 'hinge': choose one of logistic, wasserstein"):
+        StyleGanLoss(**(LOSS | {"adversarial_loss": "hinge"}))

@@ -5,8 +5,8 @@ import pytest
 
 from medsynth.evaluation.metrics.paired.fourier_ring import FourierRing
 from medsynth.evaluation.metrics.paired.upscaling_measures import MEASURES, summarize
-from medsynth.models.superres.sections import Case, superres_sections
-from medsynth.models.superres.verdict import superres_verdicts
+from medsynth.models.superres.upscaling_sections import Case, superres_sections
+from medsynth.models.superres.upscaling_verdict import superres_verdicts
 
 BASELINES = ["nearest", "spline"]
 

@@ -287,7 +287,7 @@ def test_a_second_time_is_refused_with_the_reason(saved, finer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("scale", "advice"), [(4, "train a model with --scale 4"), (8, "no model makes that, nor one applied twice")]
+    ("scale", "advice"), [(4, "train a model with --scale 4"), (8, "no model makes that, and one applied twice")]
 )
 def test_another_scale_is_refused_with_the_reason(saved, finer, scale, advice):
     with pytest.raises(MedsynthError, match=f"scale is {scale}, and this model makes x2: .*{advice}"):

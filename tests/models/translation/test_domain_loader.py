@@ -106,7 +106,7 @@ def test_slices_drawn_apart_are_of_one_height_where_both_domains_have_it(mask):
     for _ in range(len(loader)):
         batch = next(stream)
         together = torch.cat([batch["source_position"], batch["target_position"]])
-        assert batch["same_height"]
+        assert batch["same_position"]
         assert together.max() - together.min() < 0.12
         assert len(set(batch["target_index"].tolist())) == 4
         for name in ("source", "target"):
@@ -121,7 +121,7 @@ def test_heights_that_one_domain_lacks_are_told_of():
     loader = DomainLoader(places, 4)
     stream = iter(loader)
     batches = [next(stream) for _ in range(len(loader))]
-    assert not any(batch["same_height"] for batch in batches)
+    assert not any(batch["same_position"] for batch in batches)
     assert sorted(index for batch in batches for index in batch["target_index"].tolist()) == list(range(40, 80))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medsynth.errors import MedsynthError
-from medsynth.models.translation.network import Translator, UNetVae, places
+from medsynth.models.translation.network import Translator, UNetVae, coordinates
 
 SMALL = {"neighbours": 0, "channels": (8, 16, 16), "latent_channels": 4, "kernel_sizes": (3, 5), "use_position": True}
 
@@ -55,7 +55,7 @@ def test_without_position_a_slice_is_a_slice():
 
 
 def test_places_run_from_the_first_row_and_column_to_the_last():
-    rows, columns = places(torch.zeros(1, 5, 3, 2))[0]
+    rows, columns = coordinates(torch.zeros(1, 5, 3, 2))[0]
     assert rows.tolist() == [[-1, -1], [0, 0], [1, 1]]
     assert columns.tolist() == [[-1, 1], [-1, 1], [-1, 1]]
 

@@ -37,7 +37,7 @@ def batch(paired: bool, count: int = 4, channels: int = 1) -> dict[str, Tensor |
     other = torch.rand(count, channels, SIZE, SIZE, generator=random) * 2 - 1
     position = torch.linspace(0, 1, count)
     places = {"source_position": position, "target_position": position}
-    facts = {"paired": paired, "same_height": True} | places
+    facts = {"paired": paired, "same_position": True} | places
     return {"source": source, "target": -source if paired else other} | facts
 
 
@@ -76,8 +76,8 @@ def build() -> Callable[..., TranslationTrainer]:
 
 
 ALL = {"l1": 1.0, "ssim": 1.0, "feature": 1.0, "adversarial": 1.0, "cycle": 10.0, "identity": 5.0, "kl": 0.01}
-ALL |= {"place": 2.0, "structure": 1.5}
-PAIRED, UNPAIRED = {"l1", "ssim", "feature"}, {"adversarial", "cycle", "identity", "place", "structure"}
+ALL |= {"pixel_distribution": 2.0, "structure": 1.5}
+PAIRED, UNPAIRED = {"l1", "ssim", "feature"}, {"adversarial", "cycle", "identity", "pixel_distribution", "structure"}
 
 
 def step(trainer: TranslationTrainer, paired: bool, **arguments) -> dict[str, float]:
@@ -155,19 +155,19 @@ def test_the_cycle_is_trained_now_and_then_where_places_can_be_compared(build):
         found.append("cycle" in step(trainer, paired=False))
     assert found == [False, False, True, False, False, True]
     trainer.state.iteration = 1
-    output = trainer._iteration(trainer, batch(paired=False) | {"same_height": False})
+    output = trainer._iteration(trainer, batch(paired=False) | {"same_position": False})
     assert "cycle" in output["losses"]
 
 
 def test_images_of_different_heights_are_not_compared_place_by_place(build):
     trainer = build(ALL)
     torch.manual_seed(1)
-    output = trainer._iteration(trainer, batch(paired=False) | {"same_height": False})
-    assert set(output["losses"]) == {"total", "kl", "discriminator", *UNPAIRED} - {"place"}
+    output = trainer._iteration(trainer, batch(paired=False) | {"same_position": False})
+    assert set(output["losses"]) == {"total", "kl", "discriminator", *UNPAIRED} - {"pixel_distribution"}
 
 
 def test_images_without_partner_are_changed_alike_and_stay_comparable(build):
-    trainer = build({"place": 1.0}, augmentation=Augmentation(flip=True, rotation_degrees=20.0))
+    trainer = build({"pixel_distribution": 1.0}, augmentation=Augmentation(flip=True, rotation_degrees=20.0))
     images = torch.rand(1, 1, SIZE, SIZE).expand(4, -1, -1, -1)
     for _ in range(3):
         changed = trainer.augmented(batch(paired=False) | {"source": images, "target": images})
@@ -233,7 +233,7 @@ def test_data_without_a_term_to_learn_from_are_refused(build, weights, loader, t
 @pytest.mark.parametrize("option", [{"variety": 2}, {"cycle_interval": 0}])
 def test_options_that_make_no_sense_are_told(build, option):
     with pytest.raises(MedsynthError, match=f"{next(iter(option))} is {next(iter(option.values()))}"):
-        build({"place": 1.0}, **option)
+        build({"pixel_distribution": 1.0}, **option)
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "much"])

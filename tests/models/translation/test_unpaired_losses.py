@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medsynth.models.translation.unpaired_losses import place_distance, self_similarity, structure_distance
+from medsynth.models.translation.unpaired_losses import pixel_distribution_distance, self_similarity, structure_distance
 
 
 def flat(*values: float) -> torch.Tensor:
@@ -17,15 +17,15 @@ EVERYWHERE = torch.ones(1, 1, 16, 16)
 def test_place_distance_by_hand():
     fake, real = flat(0.0, 0.5), flat(0.25, 1.0)
     across = (0.25 + 1.0 + 0.25 + 0.5) / 4
-    assert place_distance(fake, real, EVERYWHERE, 1.0).item() == pytest.approx(2 * across - 0.5 - 0.75)
-    assert place_distance(fake, real, EVERYWHERE, 0.5).item() == pytest.approx(2 * across - 0.25 - 0.75)
+    assert pixel_distribution_distance(fake, real, EVERYWHERE, 1.0).item() == pytest.approx(2 * across - 0.5 - 0.75)
+    assert pixel_distribution_distance(fake, real, EVERYWHERE, 0.5).item() == pytest.approx(2 * across - 0.25 - 0.75)
 
 
 def test_sets_that_are_distributed_alike_are_not_apart_in_the_mean():
     random = torch.Generator().manual_seed(0)
     drawn = torch.randn(200, 2, 4, 1, 16, 16, generator=random)
-    alike = [place_distance(one, other, EVERYWHERE, 1.0) for one, other in drawn]
-    apart = [place_distance(one, 0.5 * other, EVERYWHERE, 1.0) for one, other in drawn]
+    alike = [pixel_distribution_distance(one, other, EVERYWHERE, 1.0) for one, other in drawn]
+    apart = [pixel_distribution_distance(one, 0.5 * other, EVERYWHERE, 1.0) for one, other in drawn]
     assert torch.stack(alike).mean().item() == pytest.approx(0, abs=0.004)
     assert torch.stack(apart).mean().item() > 0.02
 
@@ -36,7 +36,9 @@ def test_where_values_lie_matters_and_inside_the_head_more():
     mask[..., :8] = 1
     inside, outside = flat(0.0, 0.0), flat(0.0, 0.0)
     inside[..., :8], outside[..., 8:] = 1, 1
-    assert place_distance(fake, inside, mask, 1.0) == pytest.approx(11 * place_distance(fake, outside, mask, 1.0))
+    assert pixel_distribution_distance(fake, inside, mask, 1.0) == pytest.approx(
+        11 * pixel_distribution_distance(fake, outside, mask, 1.0)
+    )
 
 
 def test_translations_take_the_values_of_other_patients_at_their_places():
@@ -46,7 +48,7 @@ def test_translations_take_the_values_of_other_patients_at_their_places():
     optimizer = torch.optim.Adam([fake], lr=0.05)
     for _ in range(60):
         optimizer.zero_grad()
-        place_distance(fake, real, EVERYWHERE, 0.6).backward()
+        pixel_distribution_distance(fake, real, EVERYWHERE, 0.6).backward()
         optimizer.step()
     assert (fake - real).abs().mean() < 0.1
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medsynth.data.datasets.loader import SliceLoader
 from medsynth.errors import MedsynthError
-from medsynth.losses.adversarial import GAMES
+from medsynth.losses.adversarial import ADVERSARIAL_LOSSES
 from medsynth.losses.similarity import spectral_distance
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
 from medsynth.models.vaegan.trainer import VaeGanTrainer, VaeGanWeights
@@ -73,7 +73,7 @@ def build() -> Callable[..., VaeGanTrainer]:
         network = VaeGan(SIZE, 1, CHANNELS, LATENT, classes, told, mixture_components=2, mapping_features=8)
         critic = VaeGanCritic(SIZE, 1, CHANNELS, classes, told)
         optimizers = [optimizer(part.parameters(), lr=learning_rate) for part in (network, critic)]
-        options = {"game": "wasserstein", "reconstructed": 0.5, "shift": 0, "warmup": 1, "n_critic": 1}
+        options = {"adversarial_loss": "wasserstein", "reconstructed": 0.5, "shift": 0, "warmup": 1, "n_critic": 1}
         options |= {"penalty_images": 4, "penalty_interval": 1, "penalty_target": 0.0} | arguments
         return VaeGanTrainer(
             network,
@@ -232,16 +232,20 @@ def judged(trainer: VaeGanTrainer) -> tuple[Tensor, Tensor, dict[str, float]]:
     return *seen, reported
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("adversarial_loss", ADVERSARIAL_LOSSES)
 @pytest.mark.parametrize("batch_size", [2, 3, 5, 6, 8])
-def test_the_critic_judges_as_many_fake_images_as_real_ones_and_never_compares_the_two(build, batch_size, game):
+def test_the_critic_judges_as_many_fake_images_as_real_ones_and_never_compares_the_two(
+    build, batch_size, adversarial_loss
+):
     weights = {"adversarial": 1.0}
-    trainer = build(weights, batch_size=batch_size, told=False, learning_rate=0.0, game=game, shift=2)
+    trainer = build(
+        weights, batch_size=batch_size, told=False, learning_rate=0.0, adversarial_loss=adversarial_loss, shift=2
+    )
     real, fake, reported = judged(trainer)
     assert len(real) == len(fake) == batch_size
     assert not fake.requires_grad
     with torch.no_grad():
-        apart = GAMES[game][1](trainer.discriminator(real), trainer.discriminator(fake))
+        apart = ADVERSARIAL_LOSSES[adversarial_loss][1](trainer.discriminator(real), trainer.discriminator(fake))
     assert reported["critic"] == pytest.approx(apart.item(), abs=1e-4)
 
 
@@ -262,9 +266,9 @@ def test_without_a_shift_the_critic_sees_images_as_they_are(build):
     assert torch.equal(build(shift=0).shifted(images)[0], images)
 
 
-@pytest.mark.parametrize(("game", "same_penalty"), [("logistic", True), ("wasserstein", False)])
-def test_the_penalty_is_taken_at_real_images_or_between_real_and_fake_ones(build, game, same_penalty):
-    trainer, batch = build(game=game, penalty_images=8), next(iter(build().data_loader))
+@pytest.mark.parametrize(("adversarial_loss", "same_penalty"), [("logistic", True), ("wasserstein", False)])
+def test_the_penalty_is_taken_at_real_images_or_between_real_and_fake_ones(build, adversarial_loss, same_penalty):
+    trainer, batch = build(adversarial_loss=adversarial_loss, penalty_images=8), next(iter(build().data_loader))
     penalties = []
     for fake in (batch["image"].flip(0), -batch["image"]):
         torch.manual_seed(0)
@@ -285,9 +289,11 @@ def test_a_penalty_now_and_then_counts_for_the_steps_between(build):
     assert ["penalty" in step(trainer) for _ in range(7)] == [True, False, False, True, False, False, True]
 
 
-@pytest.mark.parametrize(("game", "weight"), [("logistic", 6.0 * (SIZE / 64) ** 2), ("wasserstein", 6.0)])
-def test_r1_counts_by_the_number_of_pixels(build, game, weight):
-    assert build({"penalty": 3.0}, game=game, penalty_interval=2).penalty_weight == pytest.approx(weight)
+@pytest.mark.parametrize(("adversarial_loss", "weight"), [("logistic", 6.0 * (SIZE / 64) ** 2), ("wasserstein", 6.0)])
+def test_r1_counts_by_the_number_of_pixels(build, adversarial_loss, weight):
+    assert build(
+        {"penalty": 3.0}, adversarial_loss=adversarial_loss, penalty_interval=2
+    ).penalty_weight == pytest.approx(weight)
 
 
 @pytest.mark.parametrize(("share", "reconstructed"), [(0.01, 1), (0.25, 2), (0.5, 4), (0.99, 7)])
@@ -304,7 +310,7 @@ def test_the_share_of_reconstructions_is_the_configured_one(build, monkeypatch, 
 @pytest.mark.parametrize(
     "mistake",
     [
-        {"game": "chess"},
+        {"adversarial_loss": "chess"},
         {"reconstructed": 0.0},
         {"reconstructed": 1},
         {"reconstructed": "half"},

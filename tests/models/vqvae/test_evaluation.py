@@ -57,7 +57,7 @@ def test_an_untrained_network_is_no_better_than_averages_and_a_perfect_one_is(ne
     usage = torch.ones(16)
     closeness, codebook = verdicts(summarized(cases, usage, network, 0))
     assert closeness.grade == "poor"
-    assert "no better than averages over each code's place: train longer" in closeness.headline
+    assert "no better than averages over each code's pixels: train longer" in closeness.headline
     assert codebook.grade == "good"
     assert codebook.headline == "16 codes are used like 16 equally frequent ones."
     for case in cases:

@@ -132,7 +132,7 @@ def test_the_adaptive_weight_makes_both_gradients_of_the_last_layer_equally_long
     one = trainer(second=True)
     images = torch.rand(2, 1, 32, 32) * 2 - 1
     fake = one.network.decoder(one.network.encode(images))
-    terms = {"l1": (fake - images).abs().mean(), "ssim": fake.square().mean()} | one.judged(fake, images)
+    terms = {"l1": (fake - images).abs().mean(), "ssim": fake.square().mean()} | one.second_stage_terms(fake, images)
     weight = one.adaptive_weight(terms)
     last = one.network.last_layer
     closeness = terms["l1"] + 0.1 * terms["ssim"]

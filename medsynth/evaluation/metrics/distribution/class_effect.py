@@ -46,7 +46,7 @@ class Effect(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Synthetic over real: 1 is as in reality, 0 no difference, below 0 the wrong way round."""
+        """Synthetic over real: 1 is as in reality, 0 no difference, below 0 reversed."""
         return float(self.synthetic.effect / self.real.effect)
 
 
@@ -87,9 +87,9 @@ def differences(
 
     Returns: for classes that have 10 images or more, functions of how often each unit is drawn, (draws, units) counts.
     """
-    places = np.where(np.isfinite(images.positions), images.positions, POSITIONS[0])
-    usable = np.isfinite(dark) & (places >= POSITIONS[0]) & (places < POSITIONS[1])
-    strata = ((places - POSITIONS[0]) / STRATUM).clip(0, STRATA - 1).astype(int)
+    positions = np.where(np.isfinite(images.positions), images.positions, POSITIONS[0])
+    usable = np.isfinite(dark) & (positions >= POSITIONS[0]) & (positions < POSITIONS[1])
+    strata = ((positions - POSITIONS[0]) / STRATUM).clip(0, STRATA - 1).astype(int)
     members = {name: usable & (images.labels == name) for name in images.classes}
     moments = {name: _moments(dark[own], strata[own], units[own], units.max() + 1) for name, own in members.items()}
     large = [name for name, own in members.items() if own.sum() >= LEAST]
@@ -109,7 +109,7 @@ def _of_draws(first: Array, second: Array) -> Callable[[Array], Difference]:
 
 @np.errstate(invalid="ignore", divide="ignore")  # a draw without one of the classes is NaN
 def _difference(first: Array, second: Array) -> Difference:
-    """From two classes' (..., STRATA, 3): within the strata, weighted by how many values tell it."""
+    """The effect from two classes' (..., STRATA, 3): within strata, weighted by their numbers of values."""
     number, sums, squares = np.moveaxis(np.stack([first, second], axis=-2), -1, 0)  # (..., STRATA, 2) each
     shared = (number > 0).all(-1, keepdims=True)
     number = np.where(shared, number, 1)

@@ -20,7 +20,7 @@ WIDTH = 16
 
 
 class C2st(NamedTuple):
-    """Of a classifier told to tell synthetic (1) from real (0): 0.5 cannot, 1 always can.
+    """The result of a classifier of synthetic (1) against real (0) images: AUC 0.5 at chance, 1 if it is always right.
 
     Attributes:
         auc: area under the ROC curve.
@@ -93,9 +93,9 @@ def predict(network: nn.Module, images: Images) -> NDArray[np.float64]:
 
 
 def small_network(outputs: int) -> nn.Sequential:
-    """Three strided convolutions, and a linear layer that keeps a coarse sense of place."""
+    """Three strided convolutions, and a linear layer on a grid of 4 x 4, which preserves coarse locations."""
     layers: list[nn.Module] = []
     for inner, outer in ((1, WIDTH), (WIDTH, 2 * WIDTH), (2 * WIDTH, 3 * WIDTH)):
         layers += [nn.Conv2d(inner, outer, 3, 2, 1), nn.BatchNorm2d(outer), nn.LeakyReLU(0.1)]
-    head = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(3 * WIDTH * 16, outputs)]
-    return nn.Sequential(*layers, *head)
+    output = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(3 * WIDTH * 16, outputs)]
+    return nn.Sequential(*layers, *output)

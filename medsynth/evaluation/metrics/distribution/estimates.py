@@ -263,7 +263,7 @@ def class_effects(real: View, fake: View) -> dict[tuple[str, str], tuple[Effect,
     found = {}
     for pair in of_real.keys() & of_fake.keys():
         one, other = of_real[pair](np.ones(units.max() + 1)), of_fake[pair](np.ones(1))
-        if np.isfinite([one.effect, other.effect]).all():  # both classes have images at the same heights, which differ
+        if np.isfinite([one.effect, other.effect]).all():  # both classes have images at common positions, which differ
             found[pair] = Effect(pair, one, other), _ratio(of_real[pair], other.effect)
     return dict(sorted(found.items()))
 
@@ -285,7 +285,7 @@ def real_class_effect(reference: Reference, others: View) -> Estimates:
 def _class_effect(real: View, fake: View) -> Estimates:
     found = class_effects(real, fake)
     if not found:
-        raise CannotMeasure("no two classes with 10 images each, real and synthetic, at the same heights of the head")
+        raise CannotMeasure("no two classes with 10 images each, real and synthetic, at common slice positions")
     effect, replicates = max(found.values(), key=lambda pair: abs(pair[0].real.effect))
     if not abs(effect.real.effect) >= LEAST_EFFECT:
         raise CannotMeasure(f"the real classes differ by {effect.real.effect:.2f} standard deviations: too little")

@@ -25,7 +25,7 @@ from medsynth.storage import load_plain, save_plain
 
 FEATURES = 64  # of one network
 STEPS = 600
-SNAPSHOTS = (400, 600)  # steps after which a network is kept: the features of both together are steadier than of one
+SNAPSHOTS = (400, 600)  # steps after which the weights are stored: features of both together vary less than of one
 BATCH = 64  # of images of 64 pixels a side, fewer of larger ones
 DAMAGES = 3  # kinds: blur, noise, low rank
 COMPONENTS = (48, 300)  # of the low-rank damage
@@ -39,7 +39,7 @@ class FeatureNet(nn.Module):
 
     Args:
         size: pixels of the shorter side; each doubling adds a convolution.
-        classes, subjects: how many it learns to tell apart.
+        classes, subjects: number of each that it learns to classify.
         width: channels of the first convolution.
     """
 
@@ -52,7 +52,7 @@ class FeatureNet(nn.Module):
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels[1:])
         self.embed = nn.Linear(sum(channels[2:]), FEATURES)
-        self.heads = nn.ModuleDict(
+        self.outputs = nn.ModuleDict(
             {
                 "position": nn.Linear(FEATURES, 1),
                 "class": nn.Linear(FEATURES, classes),
@@ -70,9 +70,9 @@ class FeatureNet(nn.Module):
         return self.embed(torch.cat(pooled[1:], dim=1))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 1, H, W) in [0, 1] -> what each head says."""
+        """(N, 1, H, W) in [0, 1] -> the outputs by name."""
         hidden = F.leaky_relu(self.features(images), 0.1)
-        return {name: head(hidden) for name, head in self.heads.items()}
+        return {name: layer(hidden) for name, layer in self.outputs.items()}
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _reduced(images: Tensor, low_rank: PcaFeatures, random: torch.Generator) -> 
 
 
 def _targets(train: ImageSet) -> dict[str, Tensor]:
-    """What each head should say of each image; -1 and NaN: not known."""
+    """The targets of each output; -1 and NaN: not known."""
     codes = {label: code for code, label in enumerate(train.classes)}
     return {
         "position": torch.from_numpy(train.positions).float(),

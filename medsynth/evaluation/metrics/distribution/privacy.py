@@ -67,8 +67,8 @@ def closer_to_train(fake: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> f
 def share_nearer(to_train: Array, to_held_out: Array, train_count: float, held_out_count: float) -> float:
     """`closer_to_train` from (N,) distances to the nearest of each set and the sizes of the sets."""
     nearer = (to_train < to_held_out).mean() + 0.5 * (to_train == to_held_out).mean()
-    trained, kept = nearer / train_count, (1 - nearer) / held_out_count
-    return float(trained / (trained + kept))
+    to_train, to_held_out = nearer / train_count, (1 - nearer) / held_out_count
+    return float(to_train / (to_train + to_held_out))
 
 
 def authenticity(fake: ArrayLike, train: ArrayLike, train_subjects: ArrayLike) -> float:
@@ -90,16 +90,16 @@ def authentic(fake: ArrayLike, train: ArrayLike, train_subjects: ArrayLike) -> N
     fake, train = feature_rows(fake, "fake features"), feature_rows(train, "training features")
     subjects = subject_of_each(train_subjects, len(train), "train_subjects")
     found = nearest(fake, train)
-    models, place = np.unique(found.index, return_inverse=True)
+    models, indices = np.unique(found.index, return_inverse=True)
     radius = nearest(train[models], train, subjects[models], subjects).distance
-    return found.distance > radius[place]
+    return found.distance > radius[indices]
 
 
 def membership_auc(fake: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> float:
-    """How well an attacker who has the synthetic images tells training images from held-out ones.
+    """How well an attacker who has the synthetic images separates training images from held-out ones.
 
-    The attacker says "was trained on" the more readily, the nearer a real image is to a synthetic one. Area under the
-    ROC curve: 0.5 cannot tell, 1 always can.
+    The attacker's score is minus the distance of a real image to the nearest synthetic one. Area under the ROC curve:
+    0.5 at chance, 1 if always right.
 
     Reference: Chen et al., GAN-Leaks, arXiv:1909.03935, section 4.2.
     """

@@ -136,8 +136,8 @@ def _sliced(level: PatchLevel, units: NDArray[np.int64]) -> Replicates:
     patch_units = np.repeat(units, real.shape[1] // len(units))
     counts = np.zeros((units.max() + 1, len(real), BINS))
     for number, row in enumerate(real):
-        places = patch_units * BINS + ((row - low) / step).astype(np.int64)
-        counts[:, number] = np.bincount(places, minlength=len(counts) * BINS).reshape(-1, BINS)
+        bins = patch_units * BINS + ((row - low) / step).astype(np.int64)
+        counts[:, number] = np.bincount(bins, minlength=len(counts) * BINS).reshape(-1, BINS)
     found = np.stack([np.bincount(((row - low) / step).astype(np.int64), minlength=BINS) for row in fake])
     fake_share = found.cumsum(1) / fake.shape[1]
 

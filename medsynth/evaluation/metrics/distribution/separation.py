@@ -1,4 +1,4 @@
-"""How far classes lie apart in a space of features or latents: the number beside a t-SNE picture."""
+"""Separation of classes in a space of features or latents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Separation(NamedTuple):
 
 
 def separation(features: ArrayLike, labels: ArrayLike, subjects: ArrayLike | None = None) -> Separation:
-    """How far the classes of points lie apart; a point's neighbours of the same subject don't vote.
+    """How well the classes of points are separated; a point's neighbours of the same subject are not counted.
 
     Args:
         features: (N, D).
@@ -43,7 +43,7 @@ def separation(features: ArrayLike, labels: ArrayLike, subjects: ArrayLike | Non
     features, labels, subjects = features[known], labels[known], subjects[known]
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(names) < 2:
-        raise CannotMeasure(f"{len(names)} class(es), needs 2 or more to tell apart")
+        raise CannotMeasure(f"{len(names)} class(es), needs 2 or more")
     if counts.min() < LEAST:
         raise CannotMeasure(f"{counts.min()} images of class {names[counts.argmin()]}, needs {LEAST} or more")
     votes = _votes(features, codes, subjects, counts)

@@ -28,7 +28,7 @@ from medsynth.evaluation.metrics.intervals import bootstrap_interval
 from medsynth.evaluation.metrics.result import Measure
 
 MOST_IMAGES = 2000  # a side
-LEAST_IMAGES = 50  # of a set that a distribution can be told from
+LEAST_IMAGES = 50  # of a set whose distribution can be measured
 LEAST_FLOOR_SUBJECTS = 4  # a side
 
 Function = Callable[[Reference, View], Estimates]

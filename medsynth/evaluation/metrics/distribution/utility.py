@@ -1,4 +1,4 @@
-"""What synthetic images are worth for training: a small network trained on them is tested on real images."""
+"""Utility of synthetic images for training: a small network trained on them is tested on real images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fourier ring correlation: how fine the detail is that an image shares with another. Sharpness is not truth."""
+"""Fourier ring correlation: the finest detail that two images have in common, whatever their sharpness."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class FourierRing(NamedTuple):
 def fourier_ring(fake: ArrayLike, real: ArrayLike, spacing_mm: Sequence[float]) -> FourierRing:
     """Correlation of images with the true ones, ring by ring, all images together.
 
-    It does not see brightness or contrast, only whether detail is in its place: invented detail does not raise it.
+    It does not depend on brightness or contrast, only on detail at its correct location: invented detail does not raise
+    it.
 
     Args:
         fake, real: (N, H, W) of one shape.

@@ -1,4 +1,4 @@
-"""What any viewer does instead of super-resolution: the methods that a network has to beat."""
+"""Interpolation, the baseline of super-resolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What intensities alone can predict of another modality: the least that a translation has to beat."""
+"""Lookup of intensities: a baseline that predicts another modality from each voxel's intensity alone."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def intensity_lookup(source: ArrayLike, target: ArrayLike) -> Lookup:
     """The mean target intensity at each source intensity: the best prediction that sees one voxel at a time.
 
     Args:
-        source, target: (voxels,) of the same places, of training images.
+        source, target: (voxels,) at the same locations of training images.
     """
     source, target = np.ravel(source), np.ravel(target)
     edges = np.unique(np.quantile(source, np.linspace(0, 1, BINS + 1)))
-    places = np.searchsorted(edges[1:-1], source, side="right")
-    counts = np.bincount(places, minlength=max(len(edges) - 1, 1))
+    bins = np.searchsorted(edges[1:-1], source, side="right")
+    counts = np.bincount(bins, minlength=max(len(edges) - 1, 1))
     used = counts > 0
-    return _lookup(*(np.bincount(places, values, len(counts))[used] / counts[used] for values in (source, target)))
+    return _lookup(*(np.bincount(bins, values, len(counts))[used] / counts[used] for values in (source, target)))
 
 
 def _lookup(source: NDArray, target: NDArray) -> Lookup:
-    """Points of one source intensity become one."""
-    unique, place = np.unique(source, return_inverse=True)
-    return Lookup(unique, np.bincount(place, target) / np.bincount(place))
+    """The mean target at each source intensity."""
+    unique, indices = np.unique(source, return_inverse=True)
+    return Lookup(unique, np.bincount(indices, target) / np.bincount(indices))

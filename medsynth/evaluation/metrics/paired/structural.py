@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 K1, K2 = 0.01, 0.03
 BORDER = UNIFORM_WINDOW // 2  # voxels where the window does not fit
-SLAB = 8  # planes at a time, so that all that belongs to them stays in the processor's cache
+SLAB = 8  # slices at a time, so that their intermediate results stay in the processor's cache
 MS_SSIM_LEAST = 97  # voxels a side: smaller volumes are padded to it
 
 

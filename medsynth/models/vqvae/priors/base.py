@@ -1,4 +1,4 @@
-"""What every prior over the code maps of a VQ-VAE is: something that draws them, and the frozen stage one.
+"""Base of the priors over the code maps of a VQ-VAE, which hold the frozen stage one.
 
 Reference: van den Oord et al., VQ-VAE, arXiv:1711.00937, section 3.3.
 """
@@ -16,7 +16,7 @@ TOGETHER = 64  # maps decoded or drawn at a time
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """Make parameters buffers, under the same names: no optimizer and no moving average can change them."""
+    """Turn parameters into buffers of the same names, so that no optimizer and no moving average changes them."""
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             delattr(module, name)
@@ -25,7 +25,7 @@ def freeze(network: nn.Module) -> nn.Module:
 
 
 class CodePrior(nn.Module):
-    """Draws code maps, which the frozen stage one that it holds makes images of.
+    """Draws code maps, which its frozen stage one decodes to images.
 
     Args:
         stage_one: arguments of its `SliceVqVae`; the weights come with `load_state_dict`.
@@ -37,7 +37,7 @@ class CodePrior(nn.Module):
         self.grid = self.stage_one.image_size // self.stage_one.stride
 
     def train(self, mode: bool = True) -> CodePrior:
-        """Stage one stays as it is used."""
+        """Stage one stays in evaluation mode."""
         super().train(mode)
         self.stage_one.eval()
         return self

@@ -1,4 +1,4 @@
-"""A set of slices as the frozen stage one sees it."""
+"""The code maps of a set of slices."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from medsynth.models.vqvae.codebook import perplexity
 from medsynth.models.vqvae.network import SliceVqVae
 
 CHUNK = 64  # slices encoded at a time
-SHOWN_FROM = 8  # chunks; fewer are encoded before anyone wonders
+SHOWN_FROM = 8  # chunks; fewer are encoded without a progress bar
 
 
 class CodeMaps:
-    """Code maps of slices, and what else a prior wants to know of each, made once and kept in memory.
+    """Code maps of slices, and optional features of each, computed once and held in memory.
 
     Args:
         dataset: the slices.
-        stage_one: makes code maps of them.
-        flip: keep mirrored slices as well.
-        describe: images (N, 1, H, W) -> what to keep of each beside its codes, (N, features).
+        stage_one: encodes them.
+        flip: include mirrored slices.
+        describe: images (N, 1, H, W) -> features (N, features).
     """
 
     @torch.no_grad()
@@ -52,13 +52,13 @@ class CodeMaps:
         warn_of_collapse(perplexity(used), stage_one.num_codes)
 
     def all(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Code maps (M, h, w), what is kept beside them (M, features), labels and positions (M,)."""
+        """Code maps (M, h, w), their features (M, features), labels and positions (M,)."""
         facts = self.dataset.facts(np.arange(len(self.dataset)))
         conditions = (facts[name].repeat(self.copies) for name in ("label", "position"))
         return self._indices, self._described, *conditions
 
     def of(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Code maps (N, h, w) of the slices `index` (N,), mirrored at random if those are kept; and what is beside."""
+        """Code maps (N, h, w) of the slices `index` (N,), mirrored at random if included, and their features."""
         if self.copies > 1:
             index = index + len(self.dataset) * torch.randint(self.copies, index.shape, device=index.device)
         return self._indices[index].long(), None if self._described is None else self._described[index]

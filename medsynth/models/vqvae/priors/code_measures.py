@@ -1,11 +1,11 @@
-"""How far generated code maps are from real ones, in the codes themselves, before any decoder."""
+"""Distances between generated and real code maps, without decoding them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-UNSEEN = 0.5  # counted for every code beside what is found, so that no code is impossible
+UNSEEN = 0.5  # added to the count of every code, so that no code has probability 0
 
 
 def code_shares(codes: Tensor, num_codes: int) -> Tensor:
@@ -17,7 +17,7 @@ def code_shares(codes: Tensor, num_codes: int) -> Tensor:
 def histogram_divergence(real: Tensor, fake: Tensor, num_codes: int) -> float:
     """Kullback-Leibler divergence of the frequencies of codes, of real maps from generated ones, in nats.
 
-    Lower is better, 0 is alike. Every code counts as found once in two sets more than it was.
+    Lower is better, 0 is equal. `UNSEEN` is added to the count of every code.
 
     Args:
         real, fake: (N, h, w) and (M, h, w) integers below `num_codes`.
@@ -27,7 +27,7 @@ def histogram_divergence(real: Tensor, fake: Tensor, num_codes: int) -> float:
 
 
 def pair_divergence(real: Tensor, fake: Tensor, num_codes: int) -> float:
-    """Jensen-Shannon divergence of neighbouring pairs of codes, in nats: 0 is alike, ln 2 has no pair in common.
+    """Jensen-Shannon divergence of neighbouring pairs of codes, in nats: 0 is equal, ln 2 has no pair in common.
 
     It is the mean of the divergence of pairs side by side and that of pairs one above the other. It grows as maps get
     fewer: compare it with that of as many other real maps.

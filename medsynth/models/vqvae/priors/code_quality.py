@@ -1,4 +1,4 @@
-"""How a prior over codes goes, as training goes: measures of its code maps, and pictures of what they decode to."""
+"""Quality of a prior during training: measures of its code maps, and pictures of the decoded samples."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from medsynth.training.samples import SampleGrid
 
 
 def real_images(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False) -> tuple[Tensor, Tensor]:
-    """For MONAI's `prepare_batch`: a prior makes its images of nothing, so real ones are both input and label."""
+    """For MONAI's `prepare_batch`: a prior has no input, so real images are both input and label."""
     images = batch[Keys.IMAGE].to(device, non_blocking=non_blocking)
     return images, images
 
 
 class CodeQuality(Metric):
-    """Code maps that a prior draws against those of a validation's real images.
+    """Compares code maps that a prior draws with those of a validation's real images.
 
     In the validator's metrics: `code_kl`, the divergence of the frequencies of codes; `pair_js`, that of neighbouring
-    pairs; `snap_distance`, how far places lie from codes before they become codes, for a GAN. Beside each, `..._floor`:
-    the same of as many training images, and of the encoder's own latents.
+    pairs; `snap_distance`, for a GAN, the distance of embeddings from the codes that replace them. Each has a
+    `..._floor`: the same measure of as many training images, and of the encoder's own latents.
 
     Args:
-        network: the prior that users get.
+        network: the moving average of the prior.
         train: the training slices.
-        count: maps drawn, and real ones kept, at most.
+        count: largest number of maps drawn, and of real ones.
         seed: of the samples.
     """
 
@@ -46,7 +46,7 @@ class CodeQuality(Metric):
         super().__init__(from_engine([Keys.LABEL]))
 
     def reset(self) -> None:
-        """Forget the images, not the codes of the first validation: they stay the same."""
+        """Forget the images; the real codes of the first validation stay."""
         self._images: list[Tensor] = []
 
     def update(self, output: tuple[Tensor]) -> None:
@@ -77,8 +77,8 @@ class CodeQuality(Metric):
     def _measure_real(self) -> None:
         stage_one = self.network.stage_one
         images = torch.cat(self._images)[: self.count]
-        places = np.linspace(0, len(self.train) - 1, min(len(self.train), len(images))).astype(np.int64)
-        others = self.train.read(places)[:, None].float().to(images.device)
+        indices = np.linspace(0, len(self.train) - 1, min(len(self.train), len(images))).astype(np.int64)
+        others = self.train.read(indices)[:, None].float().to(images.device)
         latents = stage_one.encode(images)
         self._real = stage_one.index(latents).cpu()
         self._floor = self._divergences(stage_one.encode_indices(others).cpu())
@@ -92,8 +92,8 @@ class CodeQuality(Metric):
         }
 
 
-class Surprise(Metric):
-    """Mean of a validator's predictions, which are how surprising each image's codes are, in nats a code."""
+class NegativeLogLikelihood(Metric):
+    """Mean of a validator's predictions, the negative log-likelihood of each image's codes, in nats per code."""
 
     def __init__(self) -> None:
         super().__init__(from_engine([Keys.PRED]))
@@ -112,10 +112,10 @@ class Surprise(Metric):
 
 
 class PriorGrid(SampleGrid):
-    """Draws samples as `SampleGrid` does, and beside them what the same codes decode to in random places."""
+    """Draws samples as `SampleGrid` does, and next to them the decoded images of the same codes in random order."""
 
     def pictures(self, engine: Engine) -> tuple[Tensor, int]:
-        """Two squares of images side by side: samples, and their codes shuffled."""
+        """Two squares of images side by side: samples, and those of their shuffled codes."""
         network, side = engine.generator, round(self.count**0.5)
         codes = network.sample_codes(side**2, self.run.seed)[0]
         order = torch.randperm(codes.numel(), generator=torch.Generator().manual_seed(self.run.seed))

@@ -21,7 +21,7 @@ from medsynth.nn.blocks import StyledNorm
 from medsynth.nn.components import PrincipalComponents
 from medsynth.nn.conditioning import Conditioning
 from medsynth.nn.density import GaussianMixtureDensity
-from medsynth.nn.map_critic import CONDITION_FEATURES, MapCritic
+from medsynth.nn.map_discriminator import CONDITION_FEATURES, MapDiscriminator
 
 STYLE_FEATURES = 128
 WIDEST = 128  # features of a critic's coarse scales
@@ -320,8 +320,8 @@ class CodeDiscriminator(nn.Module):
         super().__init__()
         grid, half = image_size // stride, image_size // 2
         self.register_buffer("deviation", torch.ones(code_features, 1, 1))
-        self.codes = MapCritic(code_features, grid, _widths(grid, channels), num_classes, use_position)
-        self.images = MapCritic(4, half, _widths(half, channels // 2), num_classes, use_position)
+        self.codes = MapDiscriminator(code_features, grid, _widths(grid, channels), num_classes, use_position)
+        self.images = MapDiscriminator(4, half, _widths(half, channels // 2), num_classes, use_position)
 
     def features(self, codes: Tensor, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Codes (N, code_features, h, w) and images (M, 1, H, W) -> the activations of the two critics."""

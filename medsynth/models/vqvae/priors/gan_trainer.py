@@ -34,7 +34,7 @@ class CodeGanWeights:
         adversarial: what the critics of codes and of decoded images think of generated maps.
         feature: distance of the mean features that the critics see in generated and in real maps.
         patch: sliced Wasserstein distance of patches, of code maps and of decoded images.
-        sketch: part of the principal components' variance by which decoded images miss their latent vectors.
+        coarse_reconstruction: squared error of decoded images' principal components, as a share of their variance.
         penalty: the critics' squared slope at real maps (R1).
     """
 
@@ -43,7 +43,7 @@ class CodeGanWeights:
     adversarial: float
     feature: float
     patch: float
-    sketch: float
+    coarse_reconstruction: float
     penalty: float
 
     def __post_init__(self) -> None:
@@ -86,8 +86,8 @@ class CodeGanTrainer(AdversarialTrainer):
         ema: keeps the moving average of `network`, which validation and users see.
         weights: of the loss terms.
         temperature: of the Gumbel-softmax, by iteration.
-        softening: normal noise on the codes that the critic sees, real and generated alike, in deviations of the codes
-            times the temperature.
+        instance_noise: standard deviation of the noise on real and generated codes that the critic sees, in standard
+            deviations of the codes times the temperature.
         decoded_images: of a step's maps, decoded for the critic of images.
         penalty_images: maps a step that the critics' penalty is taken at.
         flip: learn from mirrored slices as well.
@@ -102,7 +102,7 @@ class CodeGanTrainer(AdversarialTrainer):
         ema: EMAHandler,
         weights: CodeGanWeights,
         temperature: Cooling,
-        softening: float,
+        instance_noise: float,
         decoded_images: int,
         penalty_images: int,
         flip: bool,
@@ -111,7 +111,7 @@ class CodeGanTrainer(AdversarialTrainer):
         super().__init__(**trainer_args)
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
-        self.weights, self.temperature, self.softening = weights, temperature, softening
+        self.weights, self.temperature, self.instance_noise = weights, temperature, instance_noise
         self.decoded_images, self.penalty_images, self.flip = decoded_images, penalty_images, flip
         self.average(ema)
 
@@ -137,11 +137,11 @@ class CodeGanTrainer(AdversarialTrainer):
             proposal = network(latent, fake_label, fake_position)
             fake, chosen = network.choose(proposal, temperature)
             fake_images = network.stage_one.decode(fake[shown])
-            features = self.discriminator.features(self.softened(fake, temperature), fake_images)
+            features = self.discriminator.features(self.with_instance_noise(fake, temperature), fake_images)
             terms = {
                 "reconstruction": network.head.error(proposal[:half], indices[:half], network.codes),
                 "adversarial": generator_hinge(self.scores(features, fake_label, fake_position, shown)),
-                "sketch": network.components.missed(fake_images, latent[shown]),
+                "coarse_reconstruction": network.components.missed(fake_images, latent[shown]),
                 "patch": sliced_patch_distance(fake, real, patch=CODE_PATCH)
                 + sliced_patch_distance(fake_images, real_images),
             }
@@ -149,7 +149,7 @@ class CodeGanTrainer(AdversarialTrainer):
                 terms["commitment"] = network.head.error(proposal, chosen, network.codes)
             if weights.feature:
                 with torch.no_grad():
-                    target = self.discriminator.features(self.softened(real, temperature), real_images)
+                    target = self.discriminator.features(self.with_instance_noise(real, temperature), real_images)
                 terms["feature"] = sum(
                     feature_distance(_means(mine), _means(theirs))
                     for mine, theirs in zip(features, target, strict=True)
@@ -160,18 +160,18 @@ class CodeGanTrainer(AdversarialTrainer):
         fake, fake_images = fake.detach(), fake_images.detach()
         network.follow(fake_images[shown >= half], real_images)
         with self.autocast():
-            features = self.discriminator.features(self.softened(real, temperature), real_images)
+            features = self.discriminator.features(self.with_instance_noise(real, temperature), real_images)
             real_scores = self.scores(features, label, position, shown)
-            features = self.discriminator.features(self.softened(fake, temperature), fake_images)
+            features = self.discriminator.features(self.with_instance_noise(fake, temperature), fake_images)
             fake_scores = self.scores(features, fake_label, fake_position, shown)
         critic = discriminator_hinge(real_scores, fake_scores)
         penalty = self.penalty(real, real_images, label, position, shown)
         self.update(self.discriminator_optimizer, critic + weights.penalty * penalty)
         return losses(total=total, **terms, critic=critic, penalty=penalty)
 
-    def softened(self, codes: Tensor, temperature: float) -> Tensor:
+    def with_instance_noise(self, codes: Tensor, temperature: float) -> Tensor:
         """Codes (N, features, h, w) with noise, so that the critic cannot go by how exactly they are codes."""
-        return codes + self.softening * temperature * self.discriminator.deviation * torch.randn_like(codes)
+        return codes + self.instance_noise * temperature * self.discriminator.deviation * torch.randn_like(codes)
 
     def scores(
         self, features: tuple[list[Tensor], list[Tensor]], label: Tensor, position: Tensor, shown: Tensor

@@ -1,4 +1,4 @@
-"""The trained stage one that a second stage is built on."""
+"""The trained stage one of a prior."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class StageOne:
     """A trained VQ-VAE.
 
     Attributes:
-        network: itself.
-        arguments: that rebuild it.
+        network: the VQ-VAE.
+        arguments: of its constructor.
         preprocessing: of its training images.
     """
 

@@ -31,10 +31,10 @@ class CodeTransformer(CodePrior):
         layers, heads: of attention.
         dropout: of tokens, in training.
         num_classes: classes of the training set; 0 ignores labels.
-        use_position: whether the slice position is told.
+        use_position: whether the slice position is an input.
 
     Attributes:
-        conditions: classes and positions of training slices, for samples that are asked for without.
+        conditions: classes and positions of training slices, for samples without given ones.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CodeTransformer(CodePrior):
         )
 
     def first_tokens(self, labels: Tensor, positions: Tensor) -> Tensor:
-        """What stands for labels (N,), -1 if unknown, and positions (N,), NaN if unknown: (N,) tokens."""
+        """The tokens (N,) of labels (N,), -1 if unknown, and positions (N,), NaN if unknown."""
         row = labels % (self.num_classes + 1) if self.num_classes else torch.zeros_like(labels)
         bins = (positions.nan_to_num() * POSITION_BINS).long().clamp(0, POSITION_BINS - 1)
         unknown = positions.isnan() if self.use_position else torch.ones_like(positions, dtype=torch.bool)
@@ -74,54 +74,54 @@ class CodeTransformer(CodePrior):
         tokens = torch.cat([self.first_tokens(labels, positions)[:, None], indices.flatten(1)[:, :-1]], dim=1)
         return self.transformer(tokens)[..., : self.stage_one.num_codes].float()
 
-    def surprise(self, indices: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
-        """Code maps (N, h, w) -> (N,): negative log-likelihood, in nats a code."""
+    def negative_log_likelihood(self, indices: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        """Code maps (N, h, w) -> (N,): negative log-likelihood, in nats per code."""
         logits = self.logits(indices, labels, positions)
         return F.cross_entropy(logits.transpose(1, 2), indices.flatten(1), reduction="none").mean(dim=1)
 
     @torch.no_grad()
     def forward(self, images: Tensor, label: Tensor, position: Tensor) -> Tensor:
-        """Images (N, 1, H, W) -> (N,): how surprising their code maps are, in nats a code."""
-        return self.surprise(self.stage_one.encode_indices(images), label, position)
+        """Images (N, 1, H, W) -> (N,): negative log-likelihood of their code maps, in nats per code."""
+        return self.negative_log_likelihood(self.stage_one.encode_indices(images), label, position)
 
     def draw(self, count: int, label: int | None, position: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """Code maps (count, h, w), their labels and positions, by torch's own random state."""
         labels, positions = self.conditions.sample(count, label, position)
-        tokens, places = self.first_tokens(labels, positions), self.grid**2
+        tokens, length = self.first_tokens(labels, positions), self.grid**2
         heads = self.transformer.attn_layers_heads
-        shape = (2, count, heads, places, self.transformer.attn_layers_dim // heads)
-        memory = [torch.empty(shape, device=tokens.device) for _ in self.transformer.blocks]
+        shape = (2, count, heads, length, self.transformer.attn_layers_dim // heads)
+        cache = [torch.empty(shape, device=tokens.device) for _ in self.transformer.blocks]
         drawn = []
-        for place in range(places):
-            tokens = self.next_logits(tokens, place, memory).softmax(dim=1).multinomial(1).squeeze(1)
+        for index in range(length):
+            tokens = self.next_logits(tokens, index, cache).softmax(dim=1).multinomial(1).squeeze(1)
             drawn.append(tokens)
         return torch.stack(drawn, dim=1).unflatten(1, (self.grid, self.grid)), labels, positions
 
-    def next_logits(self, tokens: Tensor, place: int, memory: list[Tensor]) -> Tensor:
-        """What `logits` says after the tokens (N,) at `place`, from what the layers remember of those before.
+    def next_logits(self, tokens: Tensor, index: int, cache: list[Tensor]) -> Tensor:
+        """The logits after the tokens (N,) at `index`, from the cached keys and values of earlier tokens.
 
-        MONAI's network starts over at every place, which takes as many times as long as there are places.
+        MONAI's network computes all earlier tokens again for each new one.
 
         Args:
-            memory: a layer, keys and values (2, N, heads, h * w, features / heads); those of `place` are added.
+            cache: per layer, keys and values (2, N, heads, h * w, features / heads); those of `index` are added.
 
         Returns: (N, num_codes).
         """
         network = self.transformer
-        features = network.token_embeddings(tokens) + network.position_embeddings.embedding.weight[place]
-        for block, remembered in zip(network.blocks, memory, strict=True):
-            features = features + _attended(block, block.norm1(features), place, remembered)
+        features = network.token_embeddings(tokens) + network.position_embeddings.embedding.weight[index]
+        for block, cached in zip(network.blocks, cache, strict=True):
+            features = features + _attended(block, block.norm1(features), index, cached)
             features = features + block.mlp(block.norm2(features))
         return network.to_logits(features)[:, : self.stage_one.num_codes].float()
 
 
-def _attended(block: TransformerBlock, features: Tensor, place: int, memory: Tensor) -> Tensor:
-    """What the token at `place`, (N, features), makes of itself and those before it."""
+def _attended(block: TransformerBlock, features: Tensor, index: int, cached: Tensor) -> Tensor:
+    """The attention of the token at `index`, (N, features), to itself and to those before it."""
     attention = block.attn
     query, key, value = (
         layer(features).unflatten(1, (attention.num_heads, -1))
         for layer in (attention.to_q, attention.to_k, attention.to_v)
     )
-    memory[0, :, :, place], memory[1, :, :, place] = key, value
-    seen = memory[..., : place + 1, :]
+    cached[0, :, :, index], cached[1, :, :, index] = key, value
+    seen = cached[..., : index + 1, :]
     return attention.out_proj(F.scaled_dot_product_attention(query[:, :, None], *seen).flatten(1))

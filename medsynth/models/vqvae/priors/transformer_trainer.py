@@ -11,12 +11,12 @@ from torch import Tensor
 
 from medsynth.models.vqvae.priors.code_map_sets import CodeMaps
 from medsynth.models.vqvae.priors.transformer import CodeTransformer
-from medsynth.training.base_trainer import BaseTrainer, losses
+from medsynth.training.base_trainer import LONGEST_GRADIENT, BaseTrainer, losses
 from medsynth.training.schedule import Schedule
 
 
 class CodeTransformerTrainer(BaseTrainer):
-    """Per batch: make the codes of training slices less surprising.
+    """Per batch: lower the negative log-likelihood of the codes of training slices.
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`.
@@ -51,9 +51,9 @@ class CodeTransformerTrainer(BaseTrainer):
         indices, _ = self.maps.of(batch["index"])
         self.network.train()
         with self.autocast():
-            surprise = self.network.surprise(indices, batch["label"], batch["position"]).mean()
-        self.update(self.network_optimizer, surprise, longest=1.0)
-        return losses(surprise=surprise)
+            loss = self.network.negative_log_likelihood(indices, batch["label"], batch["position"]).mean()
+        self.update(self.network_optimizer, loss, longest=LONGEST_GRADIENT)
+        return losses(negative_log_likelihood=loss)
 
     def begin(self) -> None:
         """Learn the training set's classes and positions."""

@@ -75,9 +75,9 @@ def test_the_last_head_learns_nothing_of_unknown_positions_and_classes(make_slic
     network = features.FeatureNet(32, 1, 9)
     loss = features._loss(network(torch.rand(4, 1, 32, 32)), _first_four(unknown), torch.zeros(4, features.DAMAGES))
     loss.backward()
-    assert network.heads["position"].weight.grad is None
-    assert network.heads["class"].weight.grad is None
-    assert network.heads["subject"].weight.grad.abs().sum() > 0
+    assert network.outputs["position"].weight.grad is None
+    assert network.outputs["class"].weight.grad is None
+    assert network.outputs["subject"].weight.grad.abs().sum() > 0
 
 
 def _first_four(images):

@@ -62,7 +62,7 @@ def build() -> Callable[..., CodeGanTrainer]:
             EMAHandler(network),
             CodeGanWeights(**(dict.fromkeys(TERMS, 0.0) | weights)),
             Cooling(1.0, 0.5, 10),
-            softening=0.1,
+            instance_noise=0.1,
             decoded_images=4,
             penalty_images=2,
             flip=False,
@@ -93,7 +93,7 @@ def moved(network: nn.Module, by: Callable[[], object]) -> set[str]:
     return {name for name, value in network.state_dict().items() if not torch.equal(before[name], value)}
 
 
-@pytest.mark.parametrize("term", ["reconstruction", "adversarial", "feature", "patch", "sketch"])
+@pytest.mark.parametrize("term", ["reconstruction", "adversarial", "feature", "patch", "coarse_reconstruction"])
 def test_every_term_trains_the_generator_and_never_stage_one(build, term):
     trainer = build(**{term: 1.0})
     changed = moved(trainer.network, lambda: step(trainer))
@@ -139,7 +139,7 @@ def test_a_temperature_that_does_not_fall_is_refused(values):
 def test_real_and_generated_codes_are_softened_alike_and_less_as_it_cools(build):
     trainer = build()
     codes = trainer.network.codes[torch.randint(12, (50, 4, 4))].movedim(-1, 1)
-    noise = (trainer.softened(codes, 0.5) - codes) / trainer.discriminator.deviation
+    noise = (trainer.with_instance_noise(codes, 0.5) - codes) / trainer.discriminator.deviation
     assert noise.std().item() == pytest.approx(0.1 * 0.5, rel=0.1)
 
 

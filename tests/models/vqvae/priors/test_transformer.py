@@ -53,7 +53,7 @@ def test_surprise_is_the_mean_cross_entropy(network):
     indices, labels, positions = torch.randint(20, (2, 4, 4)), torch.tensor([0, 1]), torch.tensor([0.2, 0.4])
     chances = network.logits(indices, labels, positions).softmax(dim=2)
     picked = chances.gather(2, indices.flatten(1)[..., None]).squeeze(2)
-    torch.testing.assert_close(network.surprise(indices, labels, positions), -picked.log().mean(dim=1))
+    torch.testing.assert_close(network.negative_log_likelihood(indices, labels, positions), -picked.log().mean(dim=1))
 
 
 def test_every_class_and_position_has_its_own_first_token(network):

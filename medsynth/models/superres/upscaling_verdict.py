@@ -1,4 +1,4 @@
-"""The verdict on super-resolution: is it nearer to the truth than interpolation, and is its detail true?"""
+"""Verdicts on super-resolution: closeness to the truth, and true detail."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def superres_verdicts(
     rows: dict[str, Sequence[Row]], measures: Sequence[Measure], network: str, baselines: Sequence[str],
     compared: str | None = None,
 ) -> list[Verdict]:  # fmt: skip
-    """Closeness first, then resolution, and the price of what one model has and the other has not.
+    """Verdicts on closeness and resolution and, with another network, on the difference between the two.
 
     Args:
-        rows: method -> one a subject.
+        rows: method -> one row per subject.
         measures: their summary.
-        network: the method that is judged.
-        baselines: those that it has to beat.
+        network: the method under evaluation.
+        baselines: the interpolations to compare with.
         compared: another network among the methods.
     """
     by_name = {measure.name: measure for measure in measures}
@@ -60,7 +60,7 @@ def _closeness(
     if {"psnr_head", "ssim_head"} & losses.keys():
         return Verdict("Closeness", "poor", f"The network loses {lost}: interpolate instead, or train longer.", reasons)
     if low <= 0:
-        return Verdict("Closeness", "mixed", "No surer than chance to be nearer than interpolation.", reasons)
+        return Verdict("Closeness", "mixed", "Not significantly nearer to the truth than interpolation.", reasons)
     if losses:
         headline = f"Nearer to the truth inside the head, by {gain.value:.2f} dB, but it loses {lost}."
         return Verdict("Closeness", "mixed", headline, reasons)
@@ -82,8 +82,8 @@ def _resolution(rows: dict[str, Sequence[Row]], network: str, baselines: Sequenc
         headline = "No more true detail than interpolation"
         return Verdict("Resolution", "mixed", headline + (", but sharper." if ratio > 1 + SHARP else "."), reasons)
     if ratio > 1 + SHARP:
-        return Verdict("Resolution", "mixed", "More true detail than interpolation, and more that is made up.", reasons)
-    return Verdict("Resolution", "good", "Finer detail than any interpolation, in its true place.", reasons)
+        return Verdict("Resolution", "mixed", "More true detail than interpolation, and more invented detail.", reasons)
+    return Verdict("Resolution", "good", "More true detail than any interpolation.", reasons)
 
 
 def _price(rows: dict[str, Sequence[Row]], network: str, compared: str) -> Verdict:

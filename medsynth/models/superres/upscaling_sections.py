@@ -1,4 +1,4 @@
-"""The parts of a report on super-resolution: methods side by side, images, ring correlations, subjects."""
+"""The sections of a report on super-resolution: methods side by side, images, ring correlations, subjects."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def superres_sections(
     Args:
         rows: method -> one a subject, in the order of the cases.
         measures: their summary.
-        network: the method that is judged.
+        network: the method under evaluation.
         scale: of the fine grid to the coarse one.
     """
     order = np.argsort([row["psnr_head"] for row in rows[network]], kind="stable")
@@ -101,12 +101,12 @@ def _images(cases: Sequence[tuple[Case, Row]], methods: Sequence[str]) -> Sectio
     ]
     limit = float(np.percentile(np.concatenate(errors), LARGEST_ERROR_PERCENTILE)) or 1.0
     made = []
-    for place, (case, row) in enumerate(shown):
+    for index, (case, row) in enumerate(shown):
         cut = _middle(case.head)
         images = {name: case.images[name][cut] for name in (*methods, "truth")}
         made.append(
             Figure(
-                f"images_{place}",
+                f"images_{index}",
                 case.subject,
                 f"{case.subject}: PSNR of the network inside the head {row['psnr_head']:.2f} dB.",
                 f"The middle slice of {case.slices}; the network reaches {row['psnr_head']:.2f} dB inside the head. "

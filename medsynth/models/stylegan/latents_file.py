@@ -17,20 +17,20 @@ LATENTS = "latents.npz"
 
 
 class WrittenLatents:
-    """w of a StyleGAN: what stands beside its images in `latents.npz`. Other images have none.
+    """The vectors w of a StyleGAN's images, from `latents.npz`; other images have none.
 
     Args:
-        folder: that the images are in, or the one above.
+        folder: with the images; `latents.npz` lies in it or in its parent.
     """
 
     name = "w"
 
     def __init__(self, folder: str | Path) -> None:
-        self.places = [parent / LATENTS for parent in (Path(folder), Path(folder).parent)]
+        self.candidates = [parent / LATENTS for parent in (Path(folder), Path(folder).parent)]
 
     def __call__(self, images: ImageSet) -> np.ndarray | None:
-        """(N, features), None where the images are not those of the folder."""
-        path = next((place for place in self.places if place.is_file()), None)
+        """(N, features); None if the images are not those of the folder."""
+        path = next((candidate for candidate in self.candidates if candidate.is_file()), None)
         if path is None:
             return None
         with np.load(path, allow_pickle=False) as columns:
@@ -43,7 +43,7 @@ class WrittenLatents:
 def latents_of_images(
     model: LoadedModel, request: Request, truncation: float, stem: str, ending: str
 ) -> dict[str, np.ndarray]:
-    """The styles in W of the images that a request draws, with what is known of each, row by row.
+    """The styles in W of the images that a request draws, with their labels, positions and files, row by row.
 
     Args:
         stem, ending: of the files' names.

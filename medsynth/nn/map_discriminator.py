@@ -1,4 +1,4 @@
-"""A critic of square maps: scores from the whole map and from local texture."""
+"""A discriminator of square maps: scores of the whole map and of local texture."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from medsynth.nn.conditioning import Conditioning
 CONDITION_FEATURES = 32
 
 
-class MapCritic(nn.Module):
-    """Scores how real maps look: one score a map from the whole, and a map of scores from local texture.
+class MapDiscriminator(nn.Module):
+    """Scores how real maps look: one score of the whole map, and a map of scores of local texture.
 
     Args:
         channels_in: of a map.
-        size: of its sides; it halves with every width but the first.
+        size: pixels per side; it halves with every width but the first.
         widths: features at each scale, the finest first; two or more.
-        num_classes, use_position: what it may know of a map, as `Conditioning` takes them.
+        num_classes, use_position: its conditions, as `Conditioning` takes them.
 
     Reference: Miyato & Koyama, projection discriminator, arXiv:1802.05637, for class and position.
     """
@@ -29,15 +29,15 @@ class MapCritic(nn.Module):
         self, channels_in: int, size: int, widths: Sequence[int], num_classes: int, use_position: bool
     ) -> None:
         super().__init__()
-        places = (size >> (len(widths) - 1)) ** 2
+        positions = (size >> (len(widths) - 1)) ** 2
         self.condition = Conditioning(num_classes, use_position, CONDITION_FEATURES)
         self.stem = nn.Conv2d(channels_in, widths[0], 3, padding=1)
         self.down = nn.ModuleList(ResidualDown(a, b, normalize=False) for a, b in zip(widths, widths[1:], strict=False))
         self.local = nn.Conv2d(widths[1], 1, 1)
         self.deviation = MinibatchDeviation()
         self.whole = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
-        self.score = nn.Linear(places * widths[-1], 1)
-        self.project = nn.Linear(CONDITION_FEATURES, places * widths[-1], bias=False)
+        self.score = nn.Linear(positions * widths[-1], 1)
+        self.project = nn.Linear(CONDITION_FEATURES, positions * widths[-1], bias=False)
 
     def features(self, maps: Tensor) -> list[Tensor]:
         """The activations at each scale, finest first."""
