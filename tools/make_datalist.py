@@ -18,7 +18,7 @@ from medsynth.errors import MedsynthError, refuse_existing, run_tool
 from medsynth.storage import disk_errors
 
 if TYPE_CHECKING:
-    from medsynth.data.datalist.layout import Survey
+    from medsynth.data.datalist.survey import Survey
 
 # What imports MONAI is imported in functions: help and errors of the command line come at once.
 

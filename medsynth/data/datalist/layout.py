@@ -7,9 +7,8 @@ import difflib
 import fnmatch
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from medsynth.data.datalist.names import (
     split_of,
     stem,
 )
+from medsynth.data.datalist.survey import Survey, notes_of, some
 from medsynth.data.io import dicom
-from medsynth.data.io.header import Header
 from medsynth.data.io.sources import FORMATS, Source, find_images, is_dicom, is_picture, read_header
 from medsynth.errors import MedsynthError
 
@@ -50,35 +49,6 @@ LAYOUTS = {
     "domains": "two domains: A is the source, B the target",
     "listing": "a table of files",
 }
-
-
-@dataclass
-class Survey:
-    """What is in a folder.
-
-    Args:
-        entries: of a datalist: {"image", "subject", "label"}, or with "source" or "target" instead of "image".
-        headers: one an image.
-        left_out: for each image that cannot be used, what is wrong with it.
-        notes: what a user should look at.
-        layout: what the folders stand for, a key of `LAYOUTS`.
-        example: how the name of one picture was read; empty where there are none.
-        splits: the entries of training, validation and test where folders or a table give them; else None.
-    """
-
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[Header] = field(default_factory=list)
-    left_out: dict[Path, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    layout: str = ""
-    example: str = ""
-    splits: dict[str, list[dict[str, Any]]] | None = None
-
-    @property
-    def contrasts(self) -> list[str]:
-        """Contrasts that end the file names, such as T1w; the most frequent first."""
-        found = (CONTRAST.search(stem(file)) for entry in self.entries for file in files_of(entry).values())
-        return [name for name, _ in Counter(match[1] for match in found if match).most_common()]
 
 
 def survey(
@@ -113,7 +83,7 @@ def survey(
     if not result.entries:
         bad = [f"{path} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
         raise MedsynthError(f"none of the {len(result.left_out)} images in {folder} can be used: {'; '.join(bad)}")
-    result.notes += _notes(result, table)
+    result.notes += notes_of(result, table)
     result.splits = _given_splits(result)
     return result
 
@@ -304,9 +274,9 @@ def _dicom_subjects(paths: dict[Path, Path], notes: list[str]) -> dict[Path, str
         if patient is None or len(names) == 1:
             continue
         if len(named) == 1:
-            notes.append(f"all headers have the same patient id: {_some(names)} were taken as different patients")
+            notes.append(f"all headers have the same patient id: {some(names)} were taken as different patients")
             continue
-        notes.append(f"{_some(names)} have the same patient id in their headers: taken as one subject, {names[0]}")
+        notes.append(f"{some(names)} have the same patient id in their headers: taken as one subject, {names[0]}")
         subjects |= {path: names[0] for path in paths if patients[path] == patient}
     return subjects
 
@@ -362,7 +332,7 @@ def _given_splits(found: Survey) -> dict[str, list[dict[str, Any]]] | None:
         sides[entry["subject"]].add(split)
     if mixed := sorted(subject for subject, splits in sides.items() if len(splits) > 1):
         found.notes.append(
-            f"the given split puts {len(mixed)} subjects into several splits ({_some(mixed)}): split by patient instead"
+            f"the given split puts {len(mixed)} subjects into several splits ({some(mixed)}): split by patient instead"
         )
         return None
     return {name: [e for e, split in zip(found.entries, given, strict=True) if split == name] for name in SPLITS}
@@ -370,66 +340,3 @@ def _given_splits(found: Survey) -> dict[str, list[dict[str, Any]]] | None:
 
 def _label(value: str | None) -> str | None:
     return None if value is None or value.strip() in UNKNOWN_LABELS else value.strip()
-
-
-def _notes(found: Survey, table: dict[str, str | None] | None) -> list[str]:
-    notes = []
-    subjects = {entry["subject"] for entry in found.entries}
-    if table is not None and (unlisted := sorted(subjects - set(table))):
-        if len(unlisted) == len(subjects):
-            raise MedsynthError(
-                f"no image belongs to a participant of the table: it has ids such as {next(iter(table), 'none')}, "
-                f"and the images are of {unlisted[0]}: rename one or the other"
-            )
-        notes.append(
-            f"{len(unlisted)} subjects are not in the table of participants and have no class: {_some(unlisted)}"
-        )
-    if len(found.contrasts) > 1 and not any("target" in entry for entry in found.entries):
-        notes.append(
-            f"several contrasts in one datalist ({', '.join(found.contrasts)}): choose with --pattern '*_T1w.nii.gz'"
-        )
-    pictures = [is_picture(file) for entry in found.entries for file in files_of(entry).values()]
-    if len(set(pictures)) > 1:
-        notes.append("volumes and pictures in one datalist: choose with --pattern '*.nii.gz'")
-    elif all(pictures):
-        notes += _picture_notes(found)
-    return notes + _header_notes(found)
-
-
-def _picture_notes(found: Survey) -> list[str]:
-    """What the pictures of a set should have in common and do not."""
-    notes = []
-    sizes = defaultdict(set)
-    owners = [entry["subject"] for entry in found.entries for _ in files_of(entry)]
-    for subject, header in zip(owners, found.headers, strict=True):
-        sizes[subject].add(f"{header.shape[0]} x {header.shape[1]}")
-    if uneven := [subject for subject in sizes if len(sizes[subject]) > 1]:
-        notes.append(
-            f"{len(uneven)} patients have pictures of several sizes, such as {uneven[0]} "
-            f"({', '.join(sorted(sizes[uneven[0]]))}): each is scaled to fit, so heads may have different scales"
-        )
-    depths = Counter(header.bits for header in found.headers)
-    if len(depths) > 1:
-        said = ", ".join(f"{count} of {bits or 'other than 8 or 16'} bits" for bits, count in depths.most_common())
-        notes.append(
-            f"pictures of several bit depths ({said}): each is scaled by its own, which is right only if all use "
-            "their full range; else convert them, or train with --window '[low, high]'"
-        )
-    labels = {entry["label"] for entry in found.entries}
-    if len(labels) == 1 and None not in labels:
-        notes.append(f"there is only one class, {labels.pop()}: classes cannot be compared")
-    return notes
-
-
-def _header_notes(found: Survey) -> list[str]:
-    """What had to be assumed about headers; notes that differ only in their numbers are given once, with a count."""
-    files = [file for entry in found.entries for file in files_of(entry).values()]
-    alike: dict[str, list[str]] = defaultdict(list)
-    for file, header in zip(files, found.headers, strict=True):
-        for note in header.notes:
-            alike[re.sub(r"[\d.]+", "0", note)].append(f"{file} {note}")
-    return [same[0] + (f" (and {len(same) - 1} similar)" if len(same) > 1 else "") for same in alike.values()]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -22,9 +22,10 @@ from skimage.metrics import normalized_mutual_information
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS
-from medsynth.data.datalist.layout import Survey, survey
+from medsynth.data.datalist.layout import survey
 from medsynth.data.datalist.names import CONTRAST, match_domains, stem
 from medsynth.data.datalist.registration import Alignment, align, better_shift, resample
+from medsynth.data.datalist.survey import Survey
 from medsynth.data.io import itk
 from medsynth.data.io.sources import Source, is_picture, read_volume
 from medsynth.data.io.writing import nifti, safe
