@@ -147,9 +147,13 @@ def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
         *([("names", found.example)] if found.example else []),
         ("classes", classes_of(found.entries)),
         *([("segmentations", str(beside))] if beside else []),
-        ("sizes", counted(" x ".join(map(str, header.shape)) for header in found.headers)),
-        ("spacings in mm", counted(" x ".join(f"{mm:.3g}" for mm in header.spacing_mm) for header in found.headers)),
     ]
+    if found.example:  # pictures have no slices, and no millimetres
+        rows.append(("sizes", counted(" x ".join(map(str, header.shape[:2])) for header in found.headers)))
+    else:
+        spacings = (" x ".join(f"{mm:.3g}" for mm in header.spacing_mm) for header in found.headers)
+        rows.append(("sizes", counted(" x ".join(map(str, header.shape)) for header in found.headers)))
+        rows.append(("spacings in mm", counted(spacings)))
     for split, entries in splits.items():
         subjects = len({entry["subject"] for entry in entries})
         rows.append((split, f"{subjects} subjects, {len(entries)} images: {classes_of(entries)}"))
@@ -158,7 +162,10 @@ def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
     if len(found.left_out) > MOST_LINES:
         rows.append(("", f"and {len(found.left_out) - MOST_LINES} more"))
     rows += [("note", note) for note in found.notes]
-    rows += [("note", f"{split} is empty: too few subjects") for split, entries in splits.items() if not entries]
+    if len({entry["subject"] for entry in found.entries}) == 1:
+        rows.append(("note", "there is one subject only: inference can use this list, training needs two or more"))
+    else:
+        rows += [("note", f"{split} has no subjects: see --split") for split, entries in splits.items() if not entries]
     return [f"{name:<15} {value}" for name, value in rows]
 
 

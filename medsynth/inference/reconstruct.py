@@ -17,6 +17,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medsynth.data.datalist import datalist
+from medsynth.data.datalist.names import match_segmentations
 from medsynth.data.io import sources
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.pipelines import Preprocessing, volume_transforms
@@ -38,7 +39,7 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
     if path is None:
         return []
     if Path(path).is_dir():
-        images = sources.find_images(path)
+        images = without_segmentations(sources.find_images(path), Path(path))
         if not images:
             raise MedsynthError(f"input {path} holds no image: {sources.FORMATS} files are needed")
         return [{"image": str(image), "label": None} for image in images]
@@ -50,6 +51,15 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
     if not sources.is_image(path):
         raise MedsynthError(f"input {path} is not an image: {sources.FORMATS} is needed, or a datalist")
     return [{"image": str(path), "label": None}]
+
+
+def without_segmentations(images: Sequence[Path], folder: Path) -> list[Path]:
+    """A folder's images without the pictures that are segmentations of others by their names; the log counts them."""
+    pictures = [path.relative_to(folder) for path in images if sources.is_picture(path)]
+    found = {folder / path for path, image in match_segmentations(pictures).items() if image is not None}
+    if found:
+        log.info("%d segmentations, such as %s, are left out", len(found), min(found))
+    return [path for path in images if path not in found]
 
 
 @dataclass(frozen=True)

@@ -187,3 +187,8 @@ def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     for name, value in now.items():
         if before.get(name) != value and not isinstance(value, (dict, list)):
             logger.info("%s was %s and is %s now", name, before.get(name), value)
+    if before.get("datalist") != now.get("datalist"):
+        logger.warning(
+            "the datalist is another one: if its patients differ, model.pt learns from both lists, and an evaluation "
+            "against one of them misses the patients of the other; give another output_dir to begin anew"
+        )

@@ -139,7 +139,9 @@ def test_samples_have_the_training_set_s_classes_and_positions(trained):
 
 
 def test_embeddings_can_be_snapped_to_codes_instead(train, tmp_path):
-    weights = dict.fromkeys(["weights__adversarial", "weights__feature", "weights__patch", "weights__sketch"], 0.0)
+    weights = dict.fromkeys(
+        ["weights__adversarial", "weights__feature", "weights__patch", "weights__coarse_reconstruction"], 0.0
+    )
     weights |= {"weights__commitment": 0.25, "weights__reconstruction": 1.0}
     options = {"max_epochs": 1, "epoch_length": 36, "assignment": "snap", "log_iterations": 12}
     folder = train(GAN, tmp_path / "snap", **options, **weights)

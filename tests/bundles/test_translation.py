@@ -132,7 +132,7 @@ def test_a_mistake_is_told_in_one_line_that_names_it(refusal, train, mistake, to
 
 def test_unpaired_images_where_pairs_are_needed_are_refused(refusal, train, unpaired):
     assert "some training images have no partner" in refusal(
-        train, datalist=str(unpaired), weights__adversarial=0, weights__cycle=0, weights__place=0
+        train, datalist=str(unpaired), weights__adversarial=0, weights__cycle=0, weights__pixel_distribution=0
     )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 
 import nibabel as nib
 import numpy as np
@@ -157,3 +158,13 @@ def test_the_class_of_a_datalist_s_entry_reaches_the_network(tmp_path, ball, mod
     rows = run(find_inputs(str(tmp_path / "list.json")), model, tmp_path / "out")
     assert [row["split"] for row in rows] == ["training"]
     assert torch.cat(seen).unique().tolist() == [1]
+
+
+def test_segmentations_among_the_pictures_of_a_folder_are_no_inputs(tmp_path, caplog):
+    for name in ("images/p1_1.png", "masks/p1_1.png", "images/p2_1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+    with caplog.at_level(logging.INFO):
+        found = find_inputs(str(tmp_path))
+    assert [entry["image"] for entry in found] == [str(tmp_path / f"images/p{i}_1.png") for i in (1, 2)]
+    assert "1 segmentations, such as" in caplog.text

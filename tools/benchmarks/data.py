@@ -96,7 +96,7 @@ def preparation_row(entries: Sequence[dict], preprocessing: Preprocessing) -> st
         theirs.append(seconds(lambda: [peer({Keys.IMAGE: entry[Keys.IMAGE]}) for entry in entries]))
         two.append(seconds(lambda: prepare(entries, preprocessing, 2)))
     one, peers, both = min(ours), min(theirs), min(two)
-    times = f"{one:>9.2f} {peers:>15.2f} {peers / one:>7.2f} {one / both:>12.2f} x"
+    times = f"{one:>9.3g} {peers:>15.3g} {peers / one:>7.3g} {one / both:>12.3g} x"
     return f"{preprocessing.image_size:>6} {len(entries):>7} {times}"
 
 

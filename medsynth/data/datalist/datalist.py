@@ -95,6 +95,10 @@ def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:
         keys: `IMAGE` or `PAIR`: what each entry has to have, at least one of them.
     """
     path = Path(path)
+    if path.is_dir():
+        raise MedsynthError(
+            f"datalist {path} is a folder: list its images with tools/make_datalist.py {path} data/mine.json"
+        )
     try:
         content = path.read_bytes()
         values = json.loads(content)

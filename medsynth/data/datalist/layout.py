@@ -17,12 +17,12 @@ from medsynth.data.datalist.listing import is_listing, read_listing
 from medsynth.data.datalist.names import (
     CONTRAST,
     CONTRASTS,
-    DOMAIN,
     STUDY_IDS,
     Reading,
     arrange,
     by_pattern,
     compiled,
+    domain_of,
     match_segmentations,
     read_names,
     split_of,
@@ -173,8 +173,7 @@ def _found(
         label = labels[path] if table is None else table.get(subject)
         entry = {IMAGE[0]: str(path.absolute()), "subject": subject, "label": label, "slice": reading.slice}
         if layout == "domains":
-            domain = next(match[2] for name in reversed(part.parts) if (match := DOMAIN.fullmatch(name)))
-            entry = {PAIR["AB".index(domain.upper())]: entry.pop(IMAGE[0])} | entry
+            entry = {domain_of(part): entry.pop(IMAGE[0])} | entry
         if split := next((found for name in reversed(part.parts[:-1]) if (found := split_of(name))), None):
             entry["split"] = split
         if part in beside:
@@ -239,8 +238,7 @@ def _listed(
 
 def _layout(folder: Path, paths: Sequence[Path]) -> str:
     """What the folders of these images, given from the folder of all on, stand for."""
-    domains = [{match[2].upper() for name in path.parts if (match := DOMAIN.fullmatch(name))} for path in paths]
-    if all(domains) and set.union(*domains) == {"A", "B"}:
+    if {domain_of(path) for path in paths} == set(PAIR):
         return "domains"
     if (folder / "dataset_description.json").is_file() or all(path.parts[0].startswith("sub-") for path in paths):
         return "bids"

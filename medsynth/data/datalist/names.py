@@ -60,6 +60,12 @@ def split_of(folder: str) -> str | None:
     return next((SPLIT_NAMES[word] for word in (folder.lower(), words[0], words[-1]) if word in SPLIT_NAMES), None)
 
 
+def domain_of(path: Path) -> str | None:
+    """`source` below a folder such as `trainA`, `target` below one such as `testB`; None elsewhere."""
+    found = next((match[2].upper() for name in reversed(path.parts[:-1]) if (match := DOMAIN.fullmatch(name))), None)
+    return found and {"A": "source", "B": "target"}[found]
+
+
 def arrange(paths: Sequence[Path]) -> tuple[str, list[str | None]]:
     """What the folders of pictures, given from the folder of all on, stand for: their layout, and each one's class."""
     inner = [[name for name in path.parts[:-1] if split_of(name) is None] for path in paths]
@@ -192,7 +198,7 @@ def _starts_anew(paths: Sequence[Path], parsed: Sequence[tuple[str, int | None]]
     """Whether one slice of one patient lies in two folders: then each folder counts its patients from the start."""
     seen: dict[tuple, Path] = {}
     for path, reading in zip(paths, parsed, strict=True):
-        domain = next((match[2].upper() for name in path.parts if (match := DOMAIN.fullmatch(name))), "")
+        domain = domain_of(path)
         if reading[1] is not None and seen.setdefault((domain, *reading), path.parent) != path.parent:
             return True
     return False
@@ -203,8 +209,8 @@ def _notes(paths: Sequence[Path], found: Sequence[Reading], starts_anew: bool) -
     own = [path for path, reading in zip(paths, found, strict=True) if reading.is_own]
     if len(own) > 1:
         notes.append(
-            f"{len(own)} pictures each count as a patient of their own, since names such as {own[0].name} identify "
-            "none: slices of one patient may end up in two splits; if names hold patients, give --subject_pattern"
+            f"pictures each count as a patient of their own, since names such as {own[0].name} identify none: "
+            "slices of one patient may end up in two splits; if names hold patients, give --subject_pattern"
         )
     elif not own and len({reading.subject for reading in found} - {None}) == len(found) > 1:
         notes.append("each patient has one picture: slice positions are unknown")

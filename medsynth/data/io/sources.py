@@ -152,7 +152,11 @@ def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
     path, reader = Path(source.path), _reader(source.path)
     with _as_line(path):
         if reader is None:
-            raise MedsynthError("is a picture: set modality to image" if is_picture(path) else "is not a volume")
+            raise MedsynthError(
+                "is a picture, and volumes are needed: for pictures, train with --modality image"
+                if is_picture(path)
+                else "is not a volume"
+            )
         voxels, affine = reader.read_volume(path, source.frame)
         meta = {MetaKeys.SPACE: SpaceKeys.RAS, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
         return MetaTensor(np.asarray(voxels, np.float32)[None], affine=affine, meta=meta)

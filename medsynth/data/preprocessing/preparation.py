@@ -134,7 +134,7 @@ def prepare(source: Source, modality: str, pipeline: Compose) -> Result:
     """
     try:
         if sources.is_picture(source.path) and modality != "image":
-            raise MedsynthError("is a picture: set modality to image")
+            raise MedsynthError("is a picture, and volumes are needed: for pictures, train with --modality image")
         sources.read_header(source)
         data = pipeline({"source": source})
     except Exception as error:

@@ -24,6 +24,7 @@ from medsynth.errors import MedsynthError
 IMAGE_KEYS = ("image", "source", "target")  # of a datalist's entry
 MOST_HEAD_MM = 270.0  # no head is longer: a larger one has a wrong spacing or shows more than a head
 SAME_SPACING = 0.02  # relative difference up to which two spacings count as one
+MOST_HEADERS = 64  # of pictures that are looked at
 STEP_MM = 0.001  # spacings are rounded up to
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,23 @@ def fit_spacing(
 def fitted_preprocessing(
     entries: Sequence[dict[str, Any]], cache_dir: str | Path | None = None, num_workers: int = 0, **settings: Any
 ) -> Preprocessing:
-    """`Preprocessing` of these settings, with the spacing that `fit_spacing` chooses."""
+    """`Preprocessing` of these settings, with the spacing that `fit_spacing` chooses; the log says what is scaled."""
+    log_scaled_pictures(entries, settings["modality"], settings["image_size"])
     return fit_spacing(entries, Preprocessing(**settings), cache_dir, num_workers)
+
+
+def log_scaled_pictures(entries: Sequence[dict[str, Any]], modality: str, image_size: int) -> None:
+    """Say so where pictures do not have the size of the network's images, as far as the first of them tell."""
+    if modality != "image":
+        return
+    files = (entry[key] for entry in entries[:MOST_HEADERS] for key in IMAGE_KEYS if entry.get(key))
+    sizes = {header.shape[:2] for file in files if (header := header_or_none(file))}
+    if others := sizes - {(image_size, image_size)}:
+        largest = max(others)
+        log.info(
+            "pictures such as those of %d x %d pixels are scaled to %d x %d: --image_size says to what",
+            *(*largest, image_size, image_size),
+        )
 
 
 def slice_side(

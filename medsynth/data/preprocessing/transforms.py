@@ -45,7 +45,9 @@ class ReadPicture(Transform):
             volume = convert_to_tensor(read_volume(source), track_meta=False)
             return data | {Keys.IMAGE: volume.select(max(axis for axis in (1, 2, 3) if volume.shape[axis] == 1), 0)}
         if not is_picture(source.path):
-            raise MedsynthError("is neither a picture nor a NIfTI file of one slice: set modality to mri or ct")
+            raise MedsynthError(
+                "is neither a picture nor a NIfTI file of one slice: for volumes, train with --modality mri or ct"
+            )
         try:
             array, _ = self.reader.get_data(self.reader.read(source.path))
         except MedsynthError:

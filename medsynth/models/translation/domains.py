@@ -14,7 +14,7 @@ import numpy as np
 from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.datalist.names import stem
 from medsynth.data.preprocessing.pipelines import Preprocessing
-from medsynth.data.preprocessing.spacing import fit_spacing
+from medsynth.data.preprocessing.spacing import fit_spacing, log_scaled_pictures
 from medsynth.errors import MedsynthError
 from medsynth.models.translation.pair_slices import PairDataset
 
@@ -57,6 +57,7 @@ def prepare_domains(
         window = WINDOW_HU if modality == "ct" and window is None else window
         bias_correction = preprocessing.bias_correction and modality == "mri"
         found[key] = replace(preprocessing, modality=modality, window=window, bias_correction=bias_correction)
+    log_scaled_pictures(entries, found["source"].modality, preprocessing.image_size)
     spacing_mm = fit_spacing(entries, found["source"], cache_dir, num_workers).spacing_mm
     return {key: replace(one, spacing_mm=spacing_mm) for key, one in found.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from medsynth.data.datalist import datalist
 from medsynth.data.datalist.datalist import PAIR
+from medsynth.data.datalist.names import domain_of
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
@@ -21,6 +23,8 @@ from medsynth.inference.pictures import PictureInferer, write_pictures
 from medsynth.inference.volumes import SliceNetwork, VolumeInferer, VolumeRequest, write_volumes
 from medsynth.models.translation.network import Translator
 from medsynth.run.recipe import LoadedModel
+
+log = logging.getLogger(__name__)
 
 DIRECTIONS = {"source_to_target": ("source", "target"), "target_to_source": ("target", "source")}
 """Name -> the domain that is given, and the one that is made."""
@@ -42,7 +46,12 @@ def find_inputs(path: str | None, direction: str) -> list[dict[str, Any]]:
     if path is None:
         raise MedsynthError("no input is given: name a volume, a DICOM folder, a folder of either or a datalist")
     if Path(path).suffix.lower() != ".json" or not _lists_pairs(path):
-        return reconstruct.find_inputs(path)
+        inputs = reconstruct.find_inputs(path)
+        found = [domain_of(Path(entry["image"]).relative_to(path)) for entry in inputs if Path(path).is_dir()]
+        if {"source", "target"} <= set(found):
+            inputs = [entry for entry, domain in zip(inputs, found, strict=True) if domain == given]
+            log.info("of two domains in %s, the %d %s images are taken", path, len(inputs), given)
+        return inputs
     splits = datalist.read(path, PAIR).splits
     found = [
         e | {"image": e[given], "split": split} for split, entries in splits.items() for e in entries if given in e

@@ -213,7 +213,9 @@ def test_pictures_share_files_and_keep_their_order(tmp_path, monkeypatch):
 
 def test_a_picture_among_volumes_is_refused_with_its_modality(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(MedsynthError, match="is a picture: set modality to image"):
+    with pytest.raises(
+        MedsynthError, match="is a picture, and volumes are needed: for pictures, train with --modality image"
+    ):
         SliceDataset([{"image": str(tmp_path / "a.png"), "subject": "a"}], MRI, cache_dir=tmp_path)
 
 
