@@ -223,8 +223,9 @@ def test_colours_are_refused_unless_they_are_to_be_converted_to_grey(tmp_path):
 
 
 def test_the_tint_of_jpeg_and_a_single_coloured_pixel_do_not_count_as_colour(tmp_path):
-    prepared(coloured(tmp_path / "tint.png", 20), "image", None, None, 16)
     dot = np.zeros((64, 64, 3), np.uint8)
     dot[5, 5] = 255, 0, 0
     Image.fromarray(dot).save(tmp_path / "dot.png")
-    prepared(tmp_path / "dot.png", "image", None, None, 16)
+    for path in (coloured(tmp_path / "tint.png", 20), tmp_path / "dot.png"):
+        picture = Image.open(path)
+        assert np.array_equal(grey_only(picture), picture.convert("L"))
