@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 Shown = Sequence[tuple[Tensor, ...]]
 """For the grid: images (C, H, W) in [-1, 1] that belong together, such as a slice before and after, and more such."""
 
-
 Inputs = Sequence[Mapping[str, Any]]
 """{"image": path}, with "frame" for a frame of a 4D file, and further entries of a datalist."""
 

@@ -25,6 +25,7 @@ from medsynth.data.datalist.names import (
     domain_of,
     match_segmentations,
     read_names,
+    split_in,
     split_of,
     stem,
 )
@@ -174,7 +175,7 @@ def _found(
         entry = {IMAGE[0]: str(path.absolute()), "subject": subject, "label": label, "slice": reading.slice}
         if layout == "domains":
             entry = {domain_of(part): entry.pop(IMAGE[0])} | entry
-        if split := next((found for name in reversed(part.parts[:-1]) if (found := split_of(name))), None):
+        if split := split_in(part):
             entry["split"] = split
         if part in beside:
             entry["segmentation"] = str(beside[part].absolute())

@@ -60,6 +60,11 @@ def split_of(folder: str) -> str | None:
     return next((SPLIT_NAMES[word] for word in (folder.lower(), words[0], words[-1]) if word in SPLIT_NAMES), None)
 
 
+def split_in(path: Path) -> str | None:
+    """The split that the innermost of a file's folders that names one gives."""
+    return next((split for name in reversed(path.parts[:-1]) if (split := split_of(name))), None)
+
+
 def domain_of(path: Path) -> str | None:
     """`source` below a folder such as `trainA`, `target` below one such as `testB`; None elsewhere."""
     found = next((match[2].upper() for name in reversed(path.parts[:-1]) if (match := DOMAIN.fullmatch(name))), None)
@@ -154,7 +159,7 @@ def match_segmentations(paths: Sequence[Path]) -> dict[Path, Path | None]:
 def match_domains(sources: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Pictures of two domains that equal names, or equal numbers in them, may make pairs of, split by split."""
     for name in (_words, lambda path: tuple(re.findall(r"\d+", "_".join(_words(path))))):
-        one, other = (_unique(paths, lambda path: (_split(path), name(path))) for paths in (sources, targets))  # noqa: B023
+        one, other = (_unique(paths, lambda path: (split_in(path), name(path))) for paths in (sources, targets))  # noqa: B023
         common = [key for key in one if key in other and key[1]]
         if 2 * len(common) >= min(len(sources), len(targets)):
             return [(one[key], other[key]) for key in common]
@@ -188,10 +193,6 @@ def _words(path: Path) -> tuple[str, ...]:
 def _folders(path: Path) -> list[str]:
     """The folders of a picture; of those of two domains, the same for both."""
     return [match[1] if (match := DOMAIN.fullmatch(name)) else name for name in path.parts[:-1]]
-
-
-def _split(path: Path) -> str | None:
-    return next((split for name in reversed(path.parts[:-1]) if (split := split_of(name))), None)
 
 
 def _starts_anew(paths: Sequence[Path], parsed: Sequence[tuple[str, int | None]]) -> bool:
