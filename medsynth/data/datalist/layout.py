@@ -74,7 +74,7 @@ def survey(
     folder, result = Path(folder), Survey()
     names = None if subject_pattern is None else compiled(subject_pattern)
     if is_listing(folder):
-        result.layout, entries = "listing", _listed(folder, table, label, names)
+        result.layout, entries = "listing", _listed(folder, table, label, names, result.notes)
     else:
         result.layout, entries = _found(folder, table, pattern, names, result)
     for entry in entries:
@@ -220,18 +220,26 @@ def _readings(
 
 
 def _listed(
-    path: Path, table: dict[str, str | None] | None, label: str | None, names: re.Pattern[str] | None
+    path: Path, table: dict[str, str | None] | None, label: str | None, names: re.Pattern[str] | None, notes: list[str]
 ) -> list[dict[str, Any]]:
     """An entry for each row of a table of paths, each with its subject."""
     entries = read_listing(path, None if table else label)
     parent = os.path.commonpath([path.parent.absolute(), *(file for one in entries for file in files_of(one).values())])
     files = [Path(next(iter(files_of(entry).values()))).relative_to(parent) for entry in entries]
     layout = _layout(Path(parent), files)
+    layout = layout if layout != "domains" else "flat"
+    unnamed = [file for entry, file in zip(entries, files, strict=True) if "subject" not in entry and is_picture(file)]
+    readings: dict[Path, Reading | None] = {}
+    if names is not None:
+        readings = {file: by_pattern(file, names) for file in files}
+    elif unnamed:
+        found, said = read_names(unnamed, layout)
+        readings = dict(zip(unnamed, found, strict=True))
+        notes += said
     for entry, file in zip(entries, files, strict=True):
-        reading = by_pattern(file, names) if names else None
-        guess = reading.subject if reading else None
-        entry.setdefault("subject", subject_of(file, layout if layout != "domains" else "flat", table or (), guess))
-        entry["slice"] = reading.slice if reading else None
+        reading = readings.get(file) or Reading(None, None)
+        entry.setdefault("subject", subject_of(file, layout, table or (), reading.subject))
+        entry["slice"] = reading.slice
         if table is not None:
             entry["label"] = table.get(entry["subject"])
     return entries

@@ -179,6 +179,33 @@ def test_a_table_of_pairs(tmp_path, save):
     assert [Path(entry[key]).name for key in ("source", "target")] == ["a.nii.gz", "b.nii.gz"]
 
 
+def test_a_table_of_pictures_tells_patients_and_slices_as_a_folder_does(tmp_path):
+    for name in ("218391_70.png", "218391_78.png", "218402_70.png"):
+        picture(tmp_path / "scans" / name)
+    rows = ["image", *(f"scans/{path.name}" for path in sorted((tmp_path / "scans").iterdir()))]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    listed, found = survey(tmp_path / "list.csv"), survey(tmp_path / "scans")
+    assert listed.entries == found.entries
+    assert [(entry["subject"], entry.get("position")) for entry in listed.entries] == [
+        ("218391", 0),
+        ("218391", 1),
+        ("218402", None),
+    ]
+
+
+def test_a_table_of_pictures_that_name_no_patient_is_noted_and_its_column_of_subjects_is_kept(tmp_path):
+    for name in ("mild_17.png", "mild_18.png"):
+        picture(tmp_path / name)
+    (tmp_path / "list.csv").write_text("image\nmild_17.png\nmild_18.png\n")
+    found = survey(tmp_path / "list.csv")
+    assert [entry["subject"] for entry in found.entries] == ["mild_17", "mild_18"]
+    assert any("each count as a patient of their own" in note for note in found.notes)
+    (tmp_path / "list.csv").write_text("image,subject\nmild_17.png,x\nmild_18.png,x\n")
+    found = survey(tmp_path / "list.csv")
+    assert [entry["subject"] for entry in found.entries] == ["x", "x"]
+    assert not any("each count as a patient" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
