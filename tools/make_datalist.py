@@ -18,6 +18,7 @@ from medsynth.errors import MedsynthError, refuse_existing, run_tool
 from medsynth.storage import disk_errors
 
 if TYPE_CHECKING:
+    from medsynth.data.datalist.participants import Covariates
     from medsynth.data.datalist.survey import Survey
 
 # What imports MONAI is imported in functions: help and errors of the command line come at once.
@@ -31,16 +32,21 @@ def main() -> None:
     """Find, split, write, and print what was found."""
     options = parse_options()
     check(options)
-    from medsynth.data.datalist.layout import read_participants
+    from medsynth.data.datalist.participants import read_covariates, read_participants
 
     table = read_participants(options.participants, options.label) if options.participants else None
+    covariates = read_covariates(options.participants, options.covariates) if options.covariates else None
     found = find(options, table)
+    if covariates is not None:
+        for entry in found.entries:
+            if known := covariates.values.get(entry["subject"]):
+                entry["covariates"] = known
     splits = split(found, options.split, options.seed)
     modalities = {str(i): contrast for i, contrast in enumerate(found.contrasts)}
     with disk_errors(options.output):
         options.output.parent.mkdir(parents=True, exist_ok=True)
     datalist.write(options.output, Datalist(options.name or options.output.stem, splits, modalities))
-    print("\n".join(table_of(found, splits)))
+    print("\n".join(table_of(found, splits, covariates)))
     print(f"written to {options.output}")
 
 
@@ -54,6 +60,10 @@ def check(options: argparse.Namespace) -> None:
         raise MedsynthError(f"there is no folder {options.folder}: give the one with the scans")
     if options.label and not options.participants and not is_listing(options.folder):
         raise MedsynthError(f"--label {options.label} names a column of a table: give the table with --participants")
+    if options.covariates and not options.participants:
+        raise MedsynthError(
+            f"--covariates {' '.join(options.covariates)} names columns of a table: give the table with --participants"
+        )
     if bool(options.source) != bool(options.target):
         raise MedsynthError("pairs need both --source and --target, such as '*_T1w.nii.gz' and '*_FLAIR.nii.gz'")
 
@@ -123,6 +133,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--participants", type=Path, help="table with a column participant_id, .tsv or .csv")
     parser.add_argument("--label", help="column of that table that holds the class")
     parser.add_argument(
+        "--covariates",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of that table that hold numbers, such as age, or one of two words, which become 0 and 1",
+    )
+    parser.add_argument(
         "--split",
         type=float,
         nargs=3,
@@ -135,7 +151,7 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
+def table_of(found: Survey, splits: dict[str, list[dict]], covariates: Covariates | None = None) -> list[str]:
     """What was found, what was left out and why, line by line."""
     from medsynth.data.datalist.layout import LAYOUTS
 
@@ -147,6 +163,7 @@ def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
         *([("names", found.example)] if found.example else []),
         ("classes", classes_of(found.entries)),
         *([("segmentations", str(beside))] if beside else []),
+        *(covariate_rows(found.entries, covariates) if covariates else []),
     ]
     if found.example:  # pictures have no slices, and no millimetres
         rows.append(("sizes", counted(" x ".join(map(str, header.shape[:2])) for header in found.headers)))
@@ -167,6 +184,19 @@ def table_of(found: Survey, splits: dict[str, list[dict]]) -> list[str]:
     else:
         rows += [("note", f"{split} has no subjects: see --split") for split, entries in splits.items() if not entries]
     return [f"{name:<15} {value}" for name, value in rows]
+
+
+def covariate_rows(entries: list[dict], covariates: Covariates) -> list[tuple[str, str]]:
+    """Mean, range and number of missing values of each covariate, over the subjects that have images."""
+    subjects = {entry["subject"]: entry.get("covariates", {}) for entry in entries}
+    rows = []
+    for name in covariates.names:
+        values = [known[name] for known in subjects.values() if name in known]
+        codes = "".join(f"{word} is {code}, " for code, word in enumerate(covariates.codes.get(name, ())))
+        found = f"mean {sum(values) / len(values):.4g}, range {min(values):g} to {max(values):g}, " if values else ""
+        missing = f"unknown of {len(subjects) - len(values)} of {len(subjects)} subjects"
+        rows.append((f"covariate {name}", codes + found + missing))
+    return rows
 
 
 def classes_of(entries: list[dict]) -> str:

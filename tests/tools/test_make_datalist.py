@@ -56,6 +56,7 @@ def test_existing_files_are_replaced_only_on_request(make, scans, tmp_path, caps
     [
         (("--pattern", "*.png"), "holds no image named *.png"),
         (("--label", "group"), "give the table with --participants"),
+        (("--covariates", "age"), "--covariates age names columns of a table: give the table with --participants"),
         (("--split", "0.7", "0.7", "0.1"), "three shares that sum to 1"),
         (("--split", "0", "0.5", "0.5"), "no subject to train on"),
         (("--participants", "missing.tsv"), "cannot be read as a table"),
@@ -98,3 +99,38 @@ def test_the_tool_says_how_it_read_a_name(make, slices, tmp_path, capsys):
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["names"] == "test/AD/218020_70.jpeg: subject 20, slice 70, class AD, split test"
     assert {entry["position"] for entry in datalist.read(tmp_path / "out.json").entries} == {0, 1}
+
+
+@pytest.fixture
+def patients(scans, tmp_path):
+    """The table of the twenty subjects: of the first the age is unknown, the second has no row."""
+    rows = [f"P{i:02d}-X\t{20 + i if i else 'n/a'}\t{'FM'[i % 2]}" for i in range(20) if i != 1]
+    (tmp_path / "patients.tsv").write_text("\n".join(["participant_id\tage\tsex", *rows]))
+    return tmp_path / "patients.tsv"
+
+
+def test_covariates_of_the_table_are_in_the_datalist_and_described(make, scans, patients, tmp_path, capsys):
+    make(scans, tmp_path / "out.json", "--participants", patients, "--covariates", "age", "sex")
+    found = {entry["subject"]: entry.get("covariates") for entry in datalist.read(tmp_path / "out.json").entries}
+    assert (found["P00-X"], found["P01-X"], found["P05-X"]) == ({"sex": 0.0}, None, {"age": 25.0, "sex": 1.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert "covariate age   mean 30.5, range 22 to 39, unknown of 2 of 20 subjects" in lines
+    assert "covariate sex   F is 0, M is 1, mean 0.4737, range 0 to 1, unknown of 1 of 20 subjects" in lines
+
+
+def test_pairs_have_the_covariates_of_their_subject(make, scans, patients, tmp_path):
+    for path in scans.iterdir():
+        (scans / path.name.replace("T1w", "T2w")).write_bytes(path.read_bytes())
+    patterns = ("--source", "*_T1w.nii.gz", "--target", "*_T2w.nii.gz")
+    make(scans, tmp_path / "out.json", *patterns, "--participants", patients, "--covariates", "age")
+    entries = datalist.read(tmp_path / "out.json", datalist.PAIR).entries
+    assert {e["subject"]: e.get("covariates") for e in entries if {"source", "target"} <= e.keys()} == {
+        f"P{i:02d}-X": {"age": 20.0 + i} if i > 1 else None for i in range(20)
+    }
+
+
+def test_a_column_that_is_no_covariate_is_refused_before_anything_is_written(make, scans, patients, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        make(scans, tmp_path / "out.json", "--participants", patients, "--covariates", "agee")
+    assert "no column agee, only participant_id, age, sex: did you mean age?" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()

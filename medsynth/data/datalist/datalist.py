@@ -35,7 +35,7 @@ class Datalist:
         splits: for `training`, `validation` and `test`, lists of entries
             {"image": absolute path, "subject": str, "label": str or None}, or with "source" and "target", or one of
             these two, instead of "image"; pictures may have a "position" from 0 to 1, any image the paths of a
-            "segmentation" and a "mask".
+            "segmentation" and a "mask", and "covariates", numbers by name.
         modalities: what the images show, as MONAI writes it: {"0": "T1w"}.
         digest: SHA-256 of the file that it was read from.
     """
@@ -86,6 +86,11 @@ class Datalist:
         """Labels of the training split, sorted."""
         return sorted({entry["label"] for entry in self.splits["training"]} - {None})
 
+    @property
+    def covariates(self) -> list[str]:
+        """Names of those that training images have, sorted."""
+        return covariates_of(self.splits["training"])
+
 
 def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:
     """Read and check a datalist: every file is there, and no subject is in two splits.
@@ -135,6 +140,11 @@ def write(path: str | os.PathLike, datalist: Datalist) -> None:
 def files_of(entry: dict[str, Any]) -> dict[str, str]:
     """The paths in an entry: its "image", or its "source" and "target" as far as it has them."""
     return {key: entry[key] for key in (*IMAGE, *PAIR) if key in entry}
+
+
+def covariates_of(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the covariates that some entries have, sorted."""
+    return sorted({name for entry in entries for name in entry.get("covariates") or ()})
 
 
 def split_by_patient(
@@ -205,6 +215,12 @@ def _read_entry(path: Path, keys: Sequence[str], where: str, value: Any) -> dict
     position = value.get("position")
     if position is not None and not (is_number(position) and 0 <= position <= 1):
         raise MedsynthError(f'datalist {path}: {where} has the "position" {position!r}: write a number from 0 to 1')
+    covariates = value.get("covariates")
+    if covariates is not None and not (isinstance(covariates, dict) and all(map(is_number, covariates.values()))):
+        raise MedsynthError(
+            f'datalist {path}: {where} has the "covariates" {covariates!r}: write a number for each name, such as '
+            '{"age": 35.8}, and leave out what is unknown'
+        )
     return {key: item for key, item in value.items() if key not in named} | {
         **files,
         "subject": str(value["subject"]),

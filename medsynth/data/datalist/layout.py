@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 import fnmatch
 import os
 import re
@@ -12,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS, UNKNOWN_LABELS, files_of
+from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS, files_of
 from medsynth.data.datalist.listing import is_listing, read_listing
 from medsynth.data.datalist.names import (
     CONTRAST,
@@ -29,7 +27,7 @@ from medsynth.data.datalist.names import (
     split_of,
     stem,
 )
-from medsynth.data.datalist.survey import Survey, notes_of, some
+from medsynth.data.datalist.survey import Survey, has_classes, notes_of, some
 from medsynth.data.io import dicom
 from medsynth.data.io.sources import FORMATS, Source, find_images, is_dicom, is_picture, read_header
 from medsynth.errors import MedsynthError
@@ -64,7 +62,7 @@ def survey(
 
     Args:
         folder: searched with all its subfolders; or a .csv or .tsv file, see `listing.read_listing`.
-        table: class of each subject, from `read_participants`; without one, the folders of pictures are their classes.
+        table: class of each subject, from `read_participants`; without classes, the folders of pictures are theirs.
         pattern: of the names of the files to take.
         frame: which volume of 4D files to take.
         label: column of the class in a table of paths.
@@ -87,27 +85,6 @@ def survey(
     result.notes += notes_of(result, table)
     result.splits = _given_splits(result)
     return result
-
-
-def read_participants(path: str | os.PathLike, label: str | None = None) -> dict[str, str | None]:
-    """The class of each subject, None if unknown, from a BIDS participants table (tab or comma separated)."""
-    path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MedsynthError(f"{path} cannot be read as a table of participants: {error}") from error
-    columns = list(rows[0]) if rows else []
-    for column in filter(None, ("participant_id", label)):
-        if column not in columns:
-            near = difflib.get_close_matches(column, map(str, columns), n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise MedsynthError(
-                f"{path} has no column {column}, only {', '.join(map(str, columns)) or 'nothing'}{hint}"
-            )
-    return {
-        row["participant_id"].strip(): _label(row[label] if label else None) for row in rows if row["participant_id"]
-    }
 
 
 def subject_of(path: Path, arrangement: str = "flat", known: Iterable[str] = (), own: str | None = None) -> str:
@@ -171,7 +148,7 @@ def _found(
         if (reading := readings[path]) is None:
             continue
         subject = reading.subject if names else subject_of(part, layout, table or (), reading.subject)
-        label = labels[path] if table is None else table.get(subject)
+        label = table.get(subject) if has_classes(table) else labels[path]
         entry = {IMAGE[0]: str(path.absolute()), "subject": subject, "label": label, "slice": reading.slice}
         if layout == "domains":
             entry = {domain_of(part): entry.pop(IMAGE[0])} | entry
@@ -240,7 +217,7 @@ def _listed(
         reading = readings.get(file) or Reading(None, None)
         entry.setdefault("subject", subject_of(file, layout, table or (), reading.subject))
         entry["slice"] = reading.slice
-        if table is not None:
+        if has_classes(table):
             entry["label"] = table.get(entry["subject"])
     return entries
 
@@ -343,7 +320,3 @@ def _given_splits(found: Survey) -> dict[str, list[dict[str, Any]]] | None:
         )
         return None
     return {name: [e for e, split in zip(found.entries, given, strict=True) if split == name] for name in SPLITS}
-
-
-def _label(value: str | None) -> str | None:
-    return None if value is None or value.strip() in UNKNOWN_LABELS else value.strip()

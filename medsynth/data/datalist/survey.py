@@ -45,6 +45,11 @@ class Survey:
         return [name for name, _ in Counter(match[1] for match in found if match).most_common()]
 
 
+def has_classes(table: dict[str, str | None] | None) -> bool:
+    """Whether a table of participants gives the class of any; another one may give ids and covariates alone."""
+    return table is not None and any(table.values())
+
+
 def notes_of(found: Survey, table: dict[str, str | None] | None) -> list[str]:
     """What a user should look at in what was found.
 
@@ -62,9 +67,8 @@ def notes_of(found: Survey, table: dict[str, str | None] | None) -> list[str]:
                 f"no image belongs to a participant of the table: it has ids such as {next(iter(table), 'none')}, "
                 f"and the images are of {unlisted[0]}: rename one or the other"
             )
-        notes.append(
-            f"{len(unlisted)} subjects are not in the table of participants and have no class: {some(unlisted)}"
-        )
+        lack = " and have no class" if has_classes(table) else ""
+        notes.append(f"{len(unlisted)} subjects are not in the table of participants{lack}: {some(unlisted)}")
     if len(found.contrasts) > 1 and not any("target" in entry for entry in found.entries):
         notes.append(
             f"several contrasts in one datalist ({', '.join(found.contrasts)}): choose with --pattern '*_T1w.nii.gz'"

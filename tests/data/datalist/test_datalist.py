@@ -212,3 +212,25 @@ def test_an_invalid_position_is_refused(written, position):
     path.write_text(json.dumps(content))
     with pytest.raises(MedsynthError, match=r'training entry 1 has the "position" .*: write a number from 0 to 1'):
         datalist.read(path)
+
+
+@pytest.mark.parametrize(
+    "covariates", ['{"age": "old"}', '{"age": NaN}', '{"age": null}', '{"age": true}', "[35]", "35"]
+)
+def test_covariates_that_are_not_numbers_by_name_are_refused_with_their_entry(written, covariates):
+    path = written(training=["a", "b"])
+    path.write_text(path.read_text().replace('"subject": "b"', f'"subject": "b", "covariates": {covariates}'))
+    with pytest.raises(MedsynthError, match='training entry 2 has the "covariates" .*: write a number for each name'):
+        datalist.read(path)
+
+
+def test_covariates_are_read_and_written_as_they_are_and_training_images_name_them(tmp_path, written):
+    path = written(training=["a", "b"], test=["c"])
+    content = json.loads(path.read_text())
+    content["training"][1]["covariates"] = {"sex": 0, "age": 35.8}
+    content["test"][0]["covariates"] = {"weight": 70}
+    path.write_text(json.dumps(content))
+    read = datalist.read(path)
+    assert read.covariates == ["age", "sex"]
+    datalist.write(tmp_path / "again.json", read)
+    assert json.loads((tmp_path / "again.json").read_text())["training"][1]["covariates"] == {"sex": 0, "age": 35.8}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsynth.data.datalist.layout import read_participants, subject_of, survey
+from medsynth.data.datalist.layout import subject_of, survey
 from medsynth.errors import MedsynthError
 
 VOLUME = np.arange(27, dtype=np.int16).reshape(3, 3, 3)
@@ -31,27 +31,6 @@ VOLUME = np.arange(27, dtype=np.int16).reshape(3, 3, 3)
 )
 def test_a_subject_is_found_from_folders_and_names(path, arrangement, known, subject):
     assert subject_of(Path(path), arrangement, known) == subject
-
-
-def test_a_table_gives_classes_and_unknown_ones_are_none(tmp_path):
-    (tmp_path / "p.tsv").write_text("participant_id\tage\tgroup\na\t3\tAD\nb\t4\tn/a\nc\t5\t NC \n")
-    assert read_participants(tmp_path / "p.tsv", "group") == {"a": "AD", "b": None, "c": "NC"}
-    (tmp_path / "p.csv").write_text("participant_id,group\na,AD\n")
-    assert read_participants(tmp_path / "p.csv") == {"a": None}
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("participant_id\tgroup\na\tAD\n", "no column groups, only participant_id, group: did you mean group"),
-        ("name\tgroups\na\tAD\n", "no column participant_id, only name, groups"),
-        ("", "only nothing"),
-    ],
-)
-def test_a_missing_column_is_named(tmp_path, text, line):
-    (tmp_path / "p.tsv").write_text(text)
-    with pytest.raises(MedsynthError, match=line):
-        read_participants(tmp_path / "p.tsv", "groups")
 
 
 def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path, save):
@@ -97,6 +76,18 @@ def test_participants_without_a_row_are_counted_and_a_table_of_others_is_refused
     assert found.notes == ["2 subjects are not in the table of participants and have no class: b, c"]
     with pytest.raises(MedsynthError, match="ids such as x, and the images are of a"):
         survey(tmp_path, {"x": "AD"})
+
+
+def test_a_table_without_classes_leaves_pictures_those_of_their_folders(tmp_path):
+    for name in ("AD/p1_1.png", "NC/p2_1.png"):
+        picture(tmp_path / name)
+    found = survey(tmp_path, {"p1": None})
+    assert [(entry["subject"], entry["label"]) for entry in found.entries] == [("p1", "AD"), ("NC/p2_1", "NC")]
+    assert "1 subjects are not in the table of participants: NC/p2_1" in found.notes
+    rows = ("image,subject,label", "AD/p1_1.png,p1,sick", "NC/p2_1.png,p2,well")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    listed = survey(tmp_path / "list.csv", {"p1": None, "p2": None})
+    assert [entry["label"] for entry in listed.entries] == ["sick", "well"]
 
 
 def test_an_empty_folder_is_refused_with_what_is_needed(tmp_path):
