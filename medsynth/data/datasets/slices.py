@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from medsynth.data.datalist.datalist import covariates_of
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.pipelines import Preprocessing
@@ -68,6 +69,7 @@ class PreparedSlices(Dataset):
         self.positions = np.concatenate([_positions(entry, facts) for entry, facts in good])
         rows, columns, self.slice_mm = _common_spacing(np.array([facts["spacing_mm"] for _, facts in good]))
         self.spacing_mm = (rows, columns)
+        self._entries = [entry for entry, _ in good]
         self._images = [facts for _, facts in good]
 
     def __len__(self) -> int:
@@ -90,18 +92,20 @@ class PreparedSlices(Dataset):
 class SliceDataset(PreparedSlices):
     """Normalized slices of a set of images, each image prepared once into a cache.
 
-    Items have the view `image`, the slice between its neighbours.
+    Items have the view `image`, the slice between its neighbours, and `covariates` (K,) float32, NaN where unknown.
 
     Args:
         entries: {"image": path, "subject": str, "label": str or None, "frame": int or None}, as a datalist has them;
-            of pictures with "position" where it is known.
+            of pictures with "position" where it is known, and with "covariates" where some are.
         preprocessing: how images become slices.
         classes: names of the labels, in the order of their indices.
         cache_dir: where prepared slices are stored; None: $MEDSYNTH_CACHE or ~/.cache/medsynth.
         num_workers: processes that prepare; 0: this one.
         max_bad_fraction: part of the images that may be unusable; they are named and left out.
+        covariates: names of the K that items have, in their order; None: none.
 
     Attributes:
+        covariates: (N, K), those of each slice's image.
         images: all slices as one array (N, H, W) on disk.
         bounds: (N, 2), the intensities that became -1 and 1.
         preprocessing: with the spacing that was chosen, where it had to be.
@@ -116,9 +120,11 @@ class SliceDataset(PreparedSlices):
         cache_dir: str | Path | None = None,
         num_workers: int = 0,
         max_bad_fraction: float = 0.1,
+        covariates: Sequence[str] | None = None,
     ) -> None:
         if not entries:
             raise MedsynthError("there are no images to take slices from: name some in the datalist")
+        names = _covariate_names(covariates, entries)
         self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
         store, images = Cache(cache_dir), [Source.of(entry) for entry in entries]
         records, self._lease = prepare_all(images, self.preprocessing, store, num_workers)
@@ -129,10 +135,15 @@ class SliceDataset(PreparedSlices):
         self.views = {"image": np.concatenate(channels) + np.repeat(starts[:-1], counts)[:, None]}
         self.images = self.stored_slices.of(self.views["image"][:, preprocessing.neighbours])
         self.bounds = np.repeat(np.array([facts["bounds"] for facts in self._images]), counts, axis=0)
+        self.covariates = np.repeat([_covariates(entry, names) for entry in self._entries], counts, axis=0)
         shared = (float(self.bounds[0, 0]), float(self.bounds[0, 1]))
         bounds = shared if (self.bounds == shared).all() else None
         modality, plane = preprocessing.modality, preprocessing.plane
         self.space = SliceSpace(modality, self.spacing_mm, self.slice_mm, bounds, plane)
+
+    def facts(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """`label`, `position`, `index` (N,) and `covariates` (N, K) of these slices."""
+        return super().facts(indices) | {"covariates": torch.from_numpy(self.covariates[indices])}
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """(N, H, W) slices of these indices, as they are stored (float16, or float32 for pictures)."""
@@ -143,6 +154,26 @@ def _positions(entry: dict[str, Any], facts: dict[str, Any]) -> np.ndarray:
     """Of an image's slices; a picture has that of its entry, NaN if there is none."""
     found = facts["positions"] if facts["positions"] != [None] else [entry.get("position")]
     return np.array(found, dtype=np.float32)
+
+
+def _covariate_names(names: Sequence[str] | None, entries: Sequence[dict[str, Any]]) -> list[str]:
+    """The names, checked: some image has each."""
+    if isinstance(names, str):
+        raise MedsynthError(f"covariates is {names!r}: give null or a list of names, such as \"['{names}']\"")
+    names, known = list(names or ()), covariates_of(entries)
+    if unknown := [name for name in names if name not in known]:
+        raise MedsynthError(
+            f"covariates names {', '.join(map(str, unknown))}, and the images of the datalist have "
+            f"{'the covariates ' + ', '.join(known) if known else 'none'}: name some of them, leave covariates null, "
+            "or make the datalist again with --participants and --covariates (tools/make_datalist.py)"
+        )
+    return names
+
+
+def _covariates(entry: dict[str, Any], names: Sequence[str]) -> np.ndarray:
+    """Of an image, (K,), NaN where unknown."""
+    known = entry.get("covariates") or {}
+    return np.array([known.get(name, np.nan) for name in names], dtype=np.float32)
 
 
 def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], max_bad_fraction: float) -> None:

@@ -31,6 +31,16 @@ def test_a_batch_holds_the_slices_of_its_indices(dataset):
         assert all(torch.equal(batch[key][row], dataset[index][key]) for key in batch)
 
 
+def test_a_batch_holds_the_covariates_of_its_slices(study, tmp_path):
+    for number, entry in enumerate(study[1:], start=1):
+        entry["covariates"] = {"age": number}
+    dataset = SliceDataset(study, Preprocessing("mri", None, None, 32), cache_dir=tmp_path, covariates=["age"])
+    (batch,) = SliceLoader(dataset, len(dataset), shuffle=False)
+    expected = [int(dataset.subjects[index][1:]) for index in batch["index"]]
+    assert batch["covariates"].nan_to_num(0)[:, 0].tolist() == expected
+    assert batch["covariates"].isnan().any()
+
+
 def test_a_pass_shows_every_slice_once_and_the_next_in_another_order(dataset):
     loader = SliceLoader(dataset, 8)
     stream = iter(loader)

@@ -57,6 +57,47 @@ def test_an_item_is_a_slice_with_its_facts(study, tmp_path):
         dataset[len(dataset)]
 
 
+def test_covariates_stay_with_every_slice_and_unknown_ones_are_nan(study, tmp_path):
+    study[0]["covariates"] = {"sex": 1.0, "age": 35.8, "weight": 70}
+    study[2]["covariates"] = {"age": 61}
+    dataset = SliceDataset(study[:3], MRI, cache_dir=tmp_path, covariates=["age", "sex"])
+    found = dataset.facts(np.arange(len(dataset)))["covariates"]
+    assert found.dtype == torch.float32
+    for subject, expected in (("p00", [35.8, 1]), ("p01", [np.nan, np.nan]), ("p02", [61, np.nan])):
+        own = found[[name == subject for name in dataset.subjects]]
+        assert len(own) > 1
+        assert torch.allclose(own, torch.tensor(expected).expand(len(own), 2), equal_nan=True)
+    assert torch.equal(dataset[0]["covariates"], found[0])
+
+
+def test_covariates_follow_their_image_where_another_is_left_out(study, tmp_path):
+    Path(study[0]["image"]).write_bytes(b"damaged")
+    for number, entry in enumerate(study):
+        entry["covariates"] = {"age": number}
+    dataset = SliceDataset(study, MRI, cache_dir=tmp_path, covariates=["age"])
+    assert dataset.covariates[0] == 1
+    assert [int(age) for age in dataset.covariates[:, 0]] == [int(name[1:]) for name in dataset.subjects]
+
+
+def test_prepared_slices_do_not_depend_on_covariates(study, tmp_path, prepared_paths):
+    without = SliceDataset(study[:2], MRI, cache_dir=tmp_path)
+    study[0]["covariates"] = {"age": 35.8}
+    with_age = SliceDataset(study[:2], MRI, cache_dir=tmp_path, covariates=["age"])
+    assert len(prepared_paths) == 2
+    assert np.array_equal(without.images[:], with_age.images[:])
+    assert without.facts(np.arange(4))["covariates"].shape == (4, 0)
+
+
+def test_covariates_that_no_image_has_are_refused_with_those_there_are(study, tmp_path):
+    with pytest.raises(MedsynthError, match="covariates names age, and the images of the datalist have none"):
+        SliceDataset(study, MRI, cache_dir=tmp_path, covariates=["age"])
+    study[3]["covariates"] = {"age": 35.8, "sex": 1}
+    with pytest.raises(MedsynthError, match="names weight, and .* have the covariates age, sex: name some"):
+        SliceDataset(study, MRI, cache_dir=tmp_path, covariates=["age", "weight"])
+    with pytest.raises(MedsynthError, match=r"covariates is 'age': give null or a list of names, such as"):
+        SliceDataset(study, MRI, cache_dir=tmp_path, covariates="age")
+
+
 def test_labels_outside_the_classes_are_unknown(study, tmp_path):
     study[0]["label"] = None
     dataset = SliceDataset(study[:2], MRI, classes=("NC",), cache_dir=tmp_path)
