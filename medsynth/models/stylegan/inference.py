@@ -147,7 +147,7 @@ class StyleGanInference:
         label = condition["label"]
         if label is None:
             label = network.conditions.sample(1, generator=random)[0].item()
-        labels, positions = network.conditions.sample(count, label, condition["position"], random)
+        labels, positions, _ = network.conditions.sample(count, label, condition["position"], random)
         positions = positions[:1].expand(count) if one_position else positions
         latents = torch.randn(count, network.latent_features, generator=random).to(positions.device)
         styles = network.truncate(network.mapping(latents, labels, positions), self.truncation, labels)

@@ -256,7 +256,7 @@ class StyleGan(nn.Module):
         Args:
             generator: random state on the CPU.
         """
-        labels, positions = self.conditions.sample(count, label, position, generator)
+        labels, positions, _ = self.conditions.sample(count, label, position, generator)
         latents = torch.randn(count, self.latent_features, generator=generator).to(labels.device)
         return self.truncate(self.mapping(latents, labels, positions), truncation, labels), labels, positions
 

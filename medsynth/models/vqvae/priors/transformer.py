@@ -86,7 +86,7 @@ class CodeTransformer(CodePrior):
 
     def draw(self, count: int, label: int | None, position: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """Code maps (count, h, w), their labels and positions, by torch's own random state."""
-        labels, positions = self.conditions.sample(count, label, position)
+        labels, positions, _ = self.conditions.sample(count, label, position)
         tokens, length = self.first_tokens(labels, positions), self.grid**2
         heads = self.transformer.attn_layers_heads
         shape = (2, count, heads, length, self.transformer.attn_layers_dim // heads)
