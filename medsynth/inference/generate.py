@@ -18,6 +18,7 @@ from medsynth.data.io.writing import safe
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits
+from medsynth.nn.conditioning import TrainingConditions
 from medsynth.run.recipe import LoadedModel
 
 BLOCK = 16  # images drawn together: a constant, since another number would give other images
@@ -25,8 +26,9 @@ UNLABELLED = "unlabelled"  # in file names
 
 log = logging.getLogger(__name__)
 
-Drawn = tuple[Tensor, int, float]
-"""An image (C, H, W) in [-1, 1], its class index, -1 if unknown, and its position, NaN if unknown."""
+Drawn = tuple[Tensor, int, float] | tuple[Tensor, int, float, list[float]]
+"""An image (C, H, W) in [-1, 1], its class index, -1 if unknown, its position, NaN if unknown, and, where the model has
+them, its covariates in their own units, NaN if unknown."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class Request:
         position: slice position, 0 at 150 mm below the top of the head and 1 at the top, or of pictures, 0 a patient's
             first slice and 1 the last; None: as in the training set.
         seed: the same one gives the same images; the first of many are those of a smaller `num_images`.
+        covariates: by name, such as {"age": 70}; those that are left out, and None: as in the training set.
     """
 
     num_images: int
     label: str | None
     position: float | None
     seed: int
+    covariates: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_images", self.num_images, 1)
@@ -54,13 +58,21 @@ class Request:
                 f"position is {self.position!r}: give null or a number from 0 to 1; of heads, 0 is 150 mm below the "
                 "top and 1 the top; of pictures, 0 is a patient's first slice and 1 the last"
             )
+        asked = self.covariates
+        if asked is not None and not (isinstance(asked, dict) and all(map(is_number, asked.values()))):
+            raise MedsynthError(
+                f"covariates is {asked!r}: give null, or a number for each name, such as \"{{'age': 70}}\""
+            )
 
     def condition(self, model: LoadedModel) -> dict[str, Any]:
-        """`label` and `position` as a network's `sample` takes them."""
-        positions = getattr(model.network, "conditions", None) or model.network.density
-        if self.position is not None and not positions.has_positions:
+        """`label` and `position` as a network's `sample` takes them, and `covariates` if it was trained with some."""
+        learned = getattr(model.network, "conditions", None) or model.network.density
+        if self.position is not None and not learned.has_positions:
             raise MedsynthError("the training images of this model had no positions: leave position null")
-        return {"label": self._class_index(model.classes), "position": self.position}
+        condition = {"label": self._class_index(model.classes), "position": self.position}
+        conditions = learned if isinstance(learned, TrainingConditions) else TrainingConditions()
+        conditions.check(self.covariates or {})
+        return condition | ({"covariates": self.covariates} if conditions.covariates else {})
 
     def _class_index(self, classes: Sequence[str]) -> int | None:
         if self.label is None:
@@ -117,10 +129,10 @@ def slice_space(model: LoadedModel) -> SliceSpace:
 
 @torch.inference_mode()
 def sampled(sample: Callable, request: Request, condition: dict[str, Any]) -> Iterator[Drawn]:
-    """Draw images from a network's `sample(count, seed, label, position)`, block by block."""
+    """Draw images from a network's `sample(count, seed, label, position, ...)`, block by block."""
     for count, seed in blocks(request):
-        images, labels, positions = (part.cpu() for part in sample(BLOCK, seed, **condition))
-        yield from list(zip(images, labels.tolist(), positions.tolist(), strict=True))[:count]
+        images, *facts = (part.cpu() for part in sample(BLOCK, seed, **condition))
+        yield from list(zip(images, *(fact.tolist() for fact in facts), strict=True))[:count]
 
 
 def blocks(request: Request) -> Iterator[tuple[int, int]]:
@@ -149,9 +161,10 @@ def write_images(
     # real slices are comparable with these if they have the same preprocessing and intensity bounds
     sidecar = {"Units": space.units, "IntensityBounds": list(space.bounds or (0.0, 1.0))}
     sidecar |= {"Preprocessing": model.preprocessing}
+    names = getattr(getattr(model.network, "conditions", None), "covariates", ())
     shown: list[Tensor] = []
     progress = tqdm(drawn, desc="generating", total=count)
-    for index, ((image, label, position), more) in enumerate(zip(progress, more_facts, strict=False)):
+    for index, ((image, label, position, *covariates), more) in enumerate(zip(progress, more_facts, strict=False)):
         label = model.classes[label] if 0 <= label < len(model.classes) else None
         name = image_name(label, request.seed, index, count)
         facts = {
@@ -160,6 +173,9 @@ def write_images(
             "Seed": request.seed,
             "Index": index,
         } | more
+        if names and covariates:
+            known = (None if math.isnan(value) else float(f"{value:.6g}") for value in covariates[0])
+            facts["Covariates"] = dict(zip(names, known, strict=True))
         values = space.to_units(image[0].numpy())[..., None]
         output.write(name, values, space.slice_affine(*values.shape[:2]), facts, sidecar)
         if len(shown) < grid_columns * GRID_COLUMNS:

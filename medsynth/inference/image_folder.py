@@ -114,7 +114,8 @@ class ImageFolder:
 
         Args:
             name: what follows the stem, without any part of an input's name; see `name_after`.
-            facts: for the sidecar and, in small letters, for its row in images.csv.
+            facts: for the sidecar and, in small letters, for its row in images.csv; there, those that are
+                dictionaries become a column for each of their keys, as it is written.
             sidecar: for the sidecar alone.
             code: NIfTI's, of the coordinates.
         """
@@ -126,8 +127,11 @@ class ImageFolder:
         # the sidecar first: no image is ever without one
         write_text(self.images / f"{name}.json", json.dumps(content, indent=4) + "\n")
         write_bytes(self.images / f"{name}{self.ending}", image)
-        facts = {key.lower(): value for key, value in facts.items()}
-        self.rows.append({"file": f"images/{name}{self.ending}"} | facts)
+        row = {"file": f"images/{name}{self.ending}"}
+        row |= {key.lower(): value for key, value in facts.items() if not isinstance(value, dict)}
+        for group in (value for value in facts.values() if isinstance(value, dict)):
+            row |= {key: value for key, value in group.items() if key not in row}
+        self.rows.append(row)
 
     def log_source(self, name: str, source: Source) -> None:
         """Log which input became which image; no sidecar does, since inputs may be named after patients.

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import csv
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from medsynth.errors import MedsynthError
-from medsynth.inference.generate import Request, sampled, slice_space
+from medsynth.inference.generate import Request, sampled, slice_space, write_images
+from medsynth.inference.image_folder import ImageFolder
 from medsynth.nn.conditioning import TrainingConditions
 from medsynth.run.recipe import load_model
 
@@ -57,6 +60,9 @@ def test_without_a_label_the_classes_are_as_in_the_training_set(model_pt):
         ((1, None, 1.5, 0), "position is 1.5: give null or a number from 0 to 1; of heads, .*; of pictures, 0 is"),
         ((1, None, "top", 0), "position is 'top'"),
         ((1, None, None, -1), "seed is -1"),
+        ((1, None, None, 0, "age: 70"), "covariates is 'age: 70': give null, or a number for each name"),
+        ((1, None, None, 0, {"age": "old"}), "covariates is {'age': 'old'}"),
+        ((1, None, None, 0, {"age": True}), "covariates is {'age': True}"),
     ],
 )
 def test_impossible_requests_are_refused(arguments, message):
@@ -94,3 +100,56 @@ def test_a_position_is_refused_where_the_training_pictures_had_none(position, kn
         assert Request(1, None, None, 0).condition(model) == {"label": None, "position": None}
         with pytest.raises(MedsynthError, match="had no positions: leave position null"):
             Request(1, None, 0.5, 0).condition(model)
+
+
+@pytest.fixture
+def aged():
+    """A model of two covariates whose images are blank; those of training are 20 to 80.3 years old, the sex unknown."""
+    conditions = TrainingConditions(0, ["age", "sex"])
+    values = torch.tensor([[20.0, torch.nan], [80.3, torch.nan]])
+    conditions.fit(torch.full((2,), -1), torch.full((2,), torch.nan), values)
+
+    def sample(count, seed, label, position, covariates):
+        facts = conditions.sample(count, label, position, torch.Generator().manual_seed(seed), covariates)
+        return torch.zeros(count, 1, 8, 8), *facts
+
+    space = {"modality": "mri", "spacing_mm": (2.0, 2.0), "slice_mm": 2.0, "bounds": None, "plane": "axial"}
+    network = SimpleNamespace(conditions=conditions, sample=sample)
+    return SimpleNamespace(network=network, classes=[], extra={"slices": space}, preprocessing={})
+
+
+def test_covariates_that_are_asked_for_are_in_the_sidecars_and_the_table(aged, tmp_path):
+    request = Request(2, None, None, 0, {"age": 70.1})
+    drawn = sampled(aged.network.sample, request, request.condition(aged))
+    write_images(drawn, 2, request, aged, ImageFolder(tmp_path, "system", "digest"), 2)
+    rows = list(csv.DictReader((tmp_path / "images.csv").open()))
+    assert [(row["age"], row["sex"]) for row in rows] == [("70.1", "")] * 2
+    assert "covariates" not in rows[0]
+    for path in (tmp_path / "images").glob("*.json"):
+        assert json.loads(path.read_text())["Covariates"] == {"age": 70.1, "sex": None}
+
+
+def test_covariates_are_as_in_the_training_set_where_none_are_asked_for(aged):
+    request = Request(40, None, None, 0)
+    ages = [covariates[0] for *_, covariates in sampled(aged.network.sample, request, request.condition(aged))]
+    assert {round(age, 1) for age in ages} == {20.0, 80.3}
+
+
+def test_a_model_without_covariates_writes_none(model_pt, tmp_path):
+    model, request = load_model(model_pt()), Request(2, None, None, 0)
+    condition = request.condition(model)
+    assert condition == {"label": None, "position": None}
+    drawn = sampled(model.network.sample, request, condition)
+    write_images(drawn, 2, request, model, ImageFolder(tmp_path / "out", "system", "digest"), 2)
+    header = (tmp_path / "out" / "images.csv").read_text().splitlines()[0]
+    assert header == "file,label,position,seed,index"
+    assert all("Covariates" not in json.loads(p.read_text()) for p in (tmp_path / "out" / "images").glob("*.json"))
+
+
+def test_covariates_that_the_model_cannot_know_are_refused(aged, model_pt):
+    with pytest.raises(MedsynthError, match="names weight, which the model does not know: it knows age, sex"):
+        Request(1, None, None, 0, {"weight": 70}).condition(aged)
+    with pytest.raises(MedsynthError, match=r"has age 90, and the training images have 20 to 80\.3"):
+        Request(1, None, None, 0, {"age": 90}).condition(aged)
+    with pytest.raises(MedsynthError, match="it was trained without covariates, or leave covariates null"):
+        Request(1, None, None, 0, {"age": 70}).condition(load_model(model_pt()))
