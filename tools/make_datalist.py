@@ -187,15 +187,15 @@ def table_of(found: Survey, splits: dict[str, list[dict]], covariates: Covariate
 
 
 def covariate_rows(entries: list[dict], covariates: Covariates) -> list[tuple[str, str]]:
-    """Mean, range and number of missing values of each covariate, over the subjects that have images."""
+    """Mean, range and number of unknown values of each covariate, over the subjects that have images."""
     subjects = {entry["subject"]: entry.get("covariates", {}) for entry in entries}
     rows = []
     for name in covariates.names:
         values = [known[name] for known in subjects.values() if name in known]
         codes = "".join(f"{word} is {code}, " for code, word in enumerate(covariates.codes.get(name, ())))
         found = f"mean {sum(values) / len(values):.4g}, range {min(values):g} to {max(values):g}, " if values else ""
-        missing = f"unknown of {len(subjects) - len(values)} of {len(subjects)} subjects"
-        rows.append((f"covariate {name}", codes + found + missing))
+        unknown = f"unknown for {len(subjects) - len(values)} of {len(subjects)} subjects"
+        rows.append((f"covariate {name}", codes + found + unknown))
     return rows
 
 

@@ -114,8 +114,8 @@ def test_covariates_of_the_table_are_in_the_datalist_and_described(make, scans, 
     found = {entry["subject"]: entry.get("covariates") for entry in datalist.read(tmp_path / "out.json").entries}
     assert (found["P00-X"], found["P01-X"], found["P05-X"]) == ({"sex": 0.0}, None, {"age": 25.0, "sex": 1.0})
     lines = capsys.readouterr().out.splitlines()
-    assert "covariate age   mean 30.5, range 22 to 39, unknown of 2 of 20 subjects" in lines
-    assert "covariate sex   F is 0, M is 1, mean 0.4737, range 0 to 1, unknown of 1 of 20 subjects" in lines
+    assert "covariate age   mean 30.5, range 22 to 39, unknown for 2 of 20 subjects" in lines
+    assert "covariate sex   F is 0, M is 1, mean 0.4737, range 0 to 1, unknown for 1 of 20 subjects" in lines
 
 
 def test_pairs_have_the_covariates_of_their_subject(make, scans, patients, tmp_path):

@@ -92,6 +92,8 @@ def _words(path: str | os.PathLike, name: str, found: Sequence[str]) -> tuple[st
         what = "no value: leave it out"
     elif len(text) < len(found):
         what = f"numbers and text ({shown}): write numbers with a point, and n/a where one is unknown"
+    elif len(text) == 1:
+        what = f"the text {shown} alone, and a covariate is a number or one of two texts: leave it out"
     else:
         what = f"{len(text)} texts ({shown}), and a covariate is a number or one of two texts: for classes, use --label"
     raise MedsynthError(f"{path}: the column {name} of --covariates holds {what}")

@@ -45,7 +45,7 @@ def test_two_words_become_0_and_1_in_alphabetical_order(tmp_path):
     ("cells", "line"),
     [
         (("AD", "NC", "MCI"), r"holds 3 texts \(AD, MCI, NC\), .*: for classes, use --label"),
-        (("F", "F", "n/a"), r"holds 1 texts \(F\)"),
+        (("F", "F", "n/a"), "holds the text F alone, .*: leave it out"),
         (("35.8", "35,9", "n/a"), r"numbers and text \(35,9\): write numbers with a point, and n/a"),
         (("35", "inf", "36"), r"numbers and text \(inf\)"),
         (("n/a", "", "nan"), "holds no value: leave it out"),
