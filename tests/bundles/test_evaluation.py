@@ -12,7 +12,7 @@ from PIL import Image
 from medsynth.errors import as_line
 
 SIZE = 32
-KEYS = {"value", "unit", "direction", "n", "interval", "floor", "baseline", "note", "seed"}
+KEYS = {"value", "unit", "direction", "n", "interval", "floor", "baseline", "note", "seed", "split", "patients"}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def evaluate(run_bundle, discs, tmp_path_factory) -> Callable[..., Path]:
     cache = tmp_path_factory.mktemp("cache")
 
     def run(output: Path, config: str = "evaluation/evaluate.json", **overrides: object) -> Path:
-        options = {"real": str(discs), "cache_dir": str(cache), "utility": False, "device": "cpu"} | overrides
-        run_bundle("evaluation", config, output_dir=str(output), **options)
+        options = {"real": str(discs), "split": "both", "cache_dir": str(cache), "utility": False, "device": "cpu"}
+        run_bundle("evaluation", config, output_dir=str(output), **options | overrides)
         return output
 
     return run
@@ -78,6 +78,29 @@ def test_the_page_says_verdicts_in_words_and_asks_for_nothing_from_elsewhere(rep
         assert topic in html
     assert "http://" not in html
     assert 'src="http' not in html
+
+
+@pytest.mark.parametrize(
+    ("split", "count", "words"),
+    [
+        ("test", 2, "Figures are read on 2 test patients, who taught and chose nothing."),
+        (
+            "validation",
+            3,
+            "Figures are read on 3 validation patients: validation chose the model, so the figures flatter",
+        ),
+    ],
+)
+def test_the_top_of_the_report_says_on_whom_it_was_read(evaluate, discs, tmp_path, split, count, words):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((discs.parent / "fakes/AD").iterdir())[:3]:
+        (few / path.name).write_bytes(path.read_bytes())
+    out = evaluate(tmp_path / "out", synthetic=str(few), split=split)
+    measures = json.loads((out / "metrics.json").read_text()).values()
+    assert {(values["split"], values["patients"]) for values in measures} == {(split, count)}
+    html = (out / "report.html").read_text()
+    assert html.index(words) < html.index('id="verdict"')
 
 
 def test_a_report_is_not_overwritten(evaluate, report, discs):
@@ -127,6 +150,8 @@ def test_synthetic_images_that_cannot_be_used_are_told_in_one_line(evaluate, tmp
         ({"synthetic": None}, "name their folder with --synthetic"),
         ({"image_size": 64}, "leave image_size out"),
         ({"num_images": 0}, "num_images is 0"),
+        ({"split": "tset"}, "split is 'tset': give validation, test, both"),
+        ({"split": "tset", "paired": True}, "split is 'tset': give validation, test, both"),
         ({"real": "."}, "is a folder, which does not say what the generator was trained on"),
         ({"paired": True, "synthetic": None}, "pairs need both"),
     ],
@@ -200,7 +225,7 @@ def test_predictions_are_compared_with_their_targets(evaluate, pairs, tmp_path):
     assert metrics["mae"]["value"] == pytest.approx(20, abs=1e-3)
     assert metrics["bias"]["value"] == pytest.approx(20, abs=1e-3)
     assert metrics["mae"]["unit"] == "HU"
-    assert metrics["mae"]["n"] == 2
+    assert metrics["mae"]["n"] == metrics["mae"]["patients"] == 2
     assert metrics["mae"]["baseline"] is not None
     assert len((out / "metrics.csv").read_text().splitlines()) == 3
     html = (out / "report.html").read_text()

@@ -39,7 +39,7 @@ def evaluate(run_bundle, heads) -> Callable[..., Path]:
     """Evaluate into a folder, which is returned."""
 
     def run(output: Path, checkpoint: Path, **overrides: object) -> Path:
-        options = {"real": str(heads), "device": "cpu", "slices_per_subject": 4} | overrides
+        options = {"real": str(heads), "split": "both", "device": "cpu", "slices_per_subject": 4} | overrides
         run_bundle(
             "evaluation", "superres/evaluate.json", checkpoint=str(checkpoint), output_dir=str(output), **options
         )

@@ -89,7 +89,8 @@ def evaluate(run_bundle, model, pairs, cache_dir, tmp_path) -> Callable[..., Pat
 
     def run(**overrides: object) -> Path:
         options = {"checkpoint": str(model), "real": str(pairs), "output_dir": str(tmp_path / "out"), "device": "cpu"}
-        run_bundle("evaluation", "translation/evaluate.json", **options | {"cache_dir": str(cache_dir)} | overrides)
+        options |= {"cache_dir": str(cache_dir), "split": "both"} | overrides
+        run_bundle("evaluation", "translation/evaluate.json", **options)
         return tmp_path / "out"
 
     return run
@@ -215,7 +216,7 @@ def test_a_target_on_another_grid_is_told(evaluate, pairs, tmp_path):
     content["test"][0]["target"] = "moved.nii.gz"
     pairs.with_name("moved.json").write_text(json.dumps(content))
     with pytest.raises(RuntimeError) as stopped:
-        evaluate(real=str(pairs.with_name("moved.json")))
+        evaluate(real=str(pairs.with_name("moved.json")), split="test")
     assert "sub-3: prediction and target lie up to 1 mm apart" in as_line(stopped.value)
 
 

@@ -194,13 +194,14 @@ def test_what_stage_one_cannot_do_is_told_in_one_line(infer, tmp_path, overrides
 
 
 def test_the_evaluation_of_stage_one_measures_each_held_out_subject(run_bundle, trained, heads, tmp_path):
-    options = {"checkpoint": str(trained / "model.pt"), "real": str(heads), "device": "cpu"}
+    options = {"checkpoint": str(trained / "model.pt"), "real": str(heads), "split": "both", "device": "cpu"}
     run_bundle("evaluation", "vqvae/evaluate.json", output_dir=str(tmp_path), **options)
     subjects = texts(tmp_path / "metrics.csv")
     listed = json.loads(heads.read_text())
     assert [row["subject"] for row in subjects] == [e["subject"] for s in ("validation", "test") for e in listed[s]]
     measures = json.loads((tmp_path / "metrics.json").read_text())
     assert measures["psnr"]["value"] == pytest.approx(np.mean([float(row["psnr"]) for row in subjects]))
+    assert measures["psnr"]["split"] == "both"
     assert measures["bits_per_pixel"]["value"] == 6 / 16
     assert 0 < measures["entropy_per_pixel"]["value"] <= 6 / 16
     assert measures["psnr"]["data_range"].endswith("range 1")

@@ -19,6 +19,7 @@ from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.distribution.image_set import ImageSet
 from medsynth.evaluation.report import synthetic
+from medsynth.evaluation.report.held_out import Patients, check_split, held_out_entries
 from medsynth.evaluation.report.synthetic import SyntheticFile
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Preparation:
     Args:
         modality, window, spacing_mm, image_size: as in a train.json.
         labels: of the real images that are taken; None: of all.
+        split: of the real images that are compared with: `validation`, `test` or `both`.
         max_bad_fraction: part of the images of a set that may be unusable.
         cache_dir: folder of prepared slices; None: as in training.
         num_workers: processes that prepare volumes.
@@ -41,9 +43,13 @@ class Preparation:
     spacing_mm: Sequence[float] | None = None
     image_size: int | None = None
     labels: str | Sequence[str] | None = None
+    split: str = "test"
     max_bad_fraction: float = 0.1
     cache_dir: str | None = None
     num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
 
     def slices(self, entries: Sequence[dict[str, Any]], preprocessing: Preprocessing, classes: Sequence[str] = ()):
         """The prepared slices of some images, as a `SliceDataset`."""
@@ -58,8 +64,9 @@ class Sets:
 
     Args:
         train: real images that the generator saw: the datalist's training split.
-        held_out: real images of other subjects: its validation and test splits.
+        held_out: real images of other subjects.
         synthetic: the generated ones.
+        patients: of `held_out`.
         names: (N,), the file of each synthetic image.
         classes: of the training split.
         facts: what a reader must know about them, by name, in plain values.
@@ -69,6 +76,7 @@ class Sets:
     train: ImageSet
     held_out: ImageSet
     synthetic: ImageSet
+    patients: Patients
     names: list[str]
     classes: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -98,7 +106,9 @@ def read_sets(
         fake, names, left_out = _slices(files, preprocessing, preparation)
         spacing = _spacing(files[0])
     _check_size(fake, preprocessing)
-    train, held_out = _real(data, preprocessing, preparation, spacing)
+    others = held_out_entries(data, preparation.split)
+    train, held_out = _real(data, others, preprocessing, preparation, spacing)
+    patients = Patients.of(others, held_out.subjects)
     facts = {
         "real": data.name if isinstance(real, Datalist) else str(real or "built-in phantom"),
         "real_sha256": data.digest,
@@ -106,11 +116,12 @@ def read_sets(
         "model_sha256": ", ".join(sorted({file.sidecar.get("ModelDigest", "") for file in files} - {""})) or None,
         "preprocessing": train.preprocessing.to_dict(),
         "pixel_mm": None if preprocessing.modality == "image" else list(train.spacing_mm),
-    }
+    } | patients.facts
     return Sets(
         _image_set(train, data.classes, "real training images"),
         _image_set(held_out, data.classes, "real held-out images"),
         fake,
+        patients,
         names,
         data.classes,
         facts,
@@ -136,10 +147,13 @@ def _check_size(fake: ImageSet, preprocessing: Preprocessing) -> None:
 
 
 def _real(
-    data: Datalist, preprocessing: Preprocessing, preparation: Preparation, spacing: tuple[float, float] | None
+    data: Datalist,
+    others: Sequence[dict[str, Any]],
+    preprocessing: Preprocessing,
+    preparation: Preparation,
+    spacing: tuple[float, float] | None,
 ) -> tuple[SliceDataset, SliceDataset]:
     """Training and held-out slices, with pixels as wide as those of the synthetic images."""
-    others = held_out_entries(data)
     train = preparation.slices(data.split("training"), preprocessing, data.classes)
     if spacing is not None and not np.allclose(train.spacing_mm, spacing, rtol=SAME_SPACING, atol=0):
         if preparation.spacing_mm is not None:
@@ -164,17 +178,6 @@ def read_real_datalist(real: str | None, labels: str | Sequence[str] | None = No
             f"make one with tools/make_datalist.py {real} data/real.json"
         )
     return default.load(real, labels=labels)
-
-
-def held_out_entries(data: Datalist) -> list[dict[str, Any]]:
-    """Of validation and test."""
-    entries = data.splits["validation"] + data.splits["test"]
-    if not entries:
-        raise MedsynthError(
-            f"the datalist {data.name} holds no validation or test subjects: real images that the generator did not "
-            "see are needed to compare with; make it again with a share for them, such as --split 0.7 0.15 0.15"
-        )
-    return entries
 
 
 def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, data: Datalist) -> Preprocessing:

@@ -19,6 +19,7 @@ from medsynth.evaluation.report.page import Page
 from medsynth.storage import disk_errors, write_bytes, write_text
 
 PACKAGES = ("medsynth", "monai", "torch", "numpy", "scikit-learn", "scikit-image")
+BESIDE_EACH = ("split", "patients", "seed", "data_range", "mask")  # what a number alone does not say
 
 
 class ReportFolder:
@@ -48,9 +49,9 @@ class ReportFolder:
         Args:
             measures: for metrics.json; none of them, no such file.
             rows: for metrics.csv, one a subject.
-            facts: for provenance.json, and added to each measure of metrics.json: `seed`, `data_range`, `mask`.
+            facts: for provenance.json, and added to each measure of metrics.json: those of `BESIDE_EACH`.
         """
-        shared = {name: facts[name] for name in ("seed", "data_range", "mask") if name in facts}
+        shared = {name: facts[name] for name in BESIDE_EACH if name in facts}
         table = {measure.name: _finite(measure.to_dict()) | shared for measure in measures}
         figures = _figures(page)
         with disk_errors(self.folder):

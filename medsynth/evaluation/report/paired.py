@@ -18,6 +18,7 @@ from medsynth.evaluation.metrics.paired.lookup import Lookup, histogram_matching
 from medsynth.evaluation.metrics.paired.pair_measures import Row, body_mask, check_geometry, evaluate_pair, summarize
 from medsynth.evaluation.metrics.result import Measure
 from medsynth.evaluation.report.folder import ReportFolder, provenance
+from medsynth.evaluation.report.held_out import Patients, check_split
 from medsynth.evaluation.report.page import Page, plain
 from medsynth.evaluation.report.paired_sections import Case, case_sections, paired_measures, subject_table
 from medsynth.evaluation.report.predictions import Pair, Volume, bounds_of, find_pairs, read
@@ -59,6 +60,7 @@ class PairedEvaluation:
         modality: `ct` for Hounsfield units, else `mri` or `image`; None: as the targets look.
         data_range: lowest and highest possible value; None: that of CT, or of all targets. MRI whose sidecars say how
             it was prepared is compared from 0 to 1, each image between its own bounds.
+        split: patients of the datalist that count: `validation`, `test` or `both`.
         seed: of the bootstrap.
         more: subject -> measures of `catalog.PAIRED` that were taken elsewhere.
     """
@@ -70,15 +72,17 @@ class PairedEvaluation:
         output: ReportFolder,
         modality: str | None = None,
         data_range: Sequence[float] | None = None,
+        split: str = "test",
         seed: int = 0,
         more: Mapping[str, Row] | None = None,
     ) -> None:
-        self.target, self.prediction, self.output = target, prediction, output
+        check_split(split)
+        self.target, self.prediction, self.output, self.split = target, prediction, output, split
         self.modality, self.data_range, self.seed, self.more = modality, data_range, seed, more or {}
 
     def run(self) -> list[Verdict]:
         """Read, measure, write, and log the verdicts."""
-        pairs, training = find_pairs(self.target, self.prediction)
+        pairs, training, patients = find_pairs(self.target, self.prediction, self.split)
         if self.data_range is not None:  # then values are what they are
             pairs, training = ([replace(pair, recipe=None) for pair in some] for some in (pairs, training))
         modality, data_range = self._scale(pairs)
@@ -95,7 +99,7 @@ class PairedEvaluation:
         whole = {name: found for name, found in others.items() if len(found) == len(pairs)}
         measures = summarize(rows, modality, self.seed, whole)
         found = paired_verdicts(measures, len(pairs))
-        self._write(pairs, rows, measures, found, modality, data_range)
+        self._write(pairs, patients, rows, measures, found, modality, data_range)
         for verdict in found:
             log.info("%-11s %s", verdict.topic, verdict.headline)
         log.info("the report is %s", self.output.folder / "report.html")
@@ -125,6 +129,7 @@ class PairedEvaluation:
     def _write(
         self,
         pairs: Sequence[Pair],
+        patients: Patients,
         rows: Sequence[Row],
         measures: Sequence[Measure],
         found: Sequence[Verdict],
@@ -137,14 +142,18 @@ class PairedEvaluation:
         scaled = pairs[0].recipe is not None and not pairs[0].recipe.has_units
         unit = "HU" if modality == "ct" else "parts of each image's intensity range" if scaled else "stored units"
         low, high = data_range or (-1024.0, 3071.0)
-        facts = {
-            "targets": self.target.name if isinstance(self.target, Datalist) else str(self.target),
-            "predictions": str(self.prediction),
-            "modality": modality,
-            "seed": self.seed,
-            "data_range": [low, high],
-            "mask": "the entry's mask, else the body, found in the target",
-        } | provenance()
+        facts = (
+            {
+                "targets": self.target.name if isinstance(self.target, Datalist) else str(self.target),
+                "predictions": str(self.prediction),
+                "modality": modality,
+                "seed": self.seed,
+                "data_range": [low, high],
+                "mask": "the entry's mask, else the body, found in the target",
+            }
+            | patients.facts
+            | provenance()
+        )
         table = [{"subject": pair.subject} | row for pair, row in zip(pairs, rows, strict=True)]
         sections = [
             paired_measures(measures, unit, (low, high)),
@@ -152,7 +161,7 @@ class PairedEvaluation:
             subject_table([table[i] for i in order], unit),
         ]
         said = f"in {unit}; data range {low:g} to {high:g}, inside the body"
-        summary = f"{len(pairs)} predictions beside their targets, {said}."
+        summary = f"{len(pairs)} predictions beside their targets, {said}. {patients.words}"
         printed = {name.replace("_", " "): plain(value) for name, value in facts.items()}
         self.output.write(measures, table, Page("Predictions beside targets", summary, found, sections, printed), facts)
 

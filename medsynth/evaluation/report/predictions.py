@@ -21,6 +21,7 @@ from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.pipelines import Preprocessing, as_grey, locate, volume_bounds
 from medsynth.data.preprocessing.preparation import reason
 from medsynth.errors import MedsynthError
+from medsynth.evaluation.report.held_out import Patients, held_out_entries
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ class Volume:
         return Volume((self.voxels - low) / (high - low), self.affine)
 
 
-def find_pairs(target: str | Datalist | None, prediction: str | None) -> tuple[list[Pair], list[Pair]]:
+def find_pairs(
+    target: str | Datalist | None, prediction: str | None, split: str = "test"
+) -> tuple[list[Pair], list[Pair], Patients]:
     """Match predictions with targets: by the digest in their sidecar, equal file names, or a subject's id in the name.
 
     Where the digest is that of an entry's "target", the prediction goes the other way, and its truth is the "source".
@@ -83,15 +86,16 @@ def find_pairs(target: str | Datalist | None, prediction: str | None) -> tuple[l
     Args:
         target: a datalist, whose held-out entries with a "target" (or "image") count, or a folder.
         prediction: a folder.
+        split: of the datalist: `validation`, `test` or `both`.
 
-    Returns: the pairs, and the training pairs of the datalist (source and target), for baselines.
+    Returns: the pairs, the training pairs of the datalist (source and target), for baselines, and whose the pairs are.
 
     Raises:
         MedsynthError: nothing matches, or a prediction matches several targets.
     """
     if target is None or prediction is None:
         raise MedsynthError("pairs need both: --real, datalist or folder of the targets, and --synthetic, predictions")
-    held_out, training = _targets(target)
+    held_out, training = _targets(target, split)
     found = [path for path in sources.find_images(Path(prediction)) if "Quantity" not in _sidecar(path)]
     pairs = [pair for entry in held_out if (pair := _pair(entry, held_out, found)) is not None]
     if not pairs:
@@ -108,7 +112,7 @@ def find_pairs(target: str | Datalist | None, prediction: str | None) -> tuple[l
         for e in both
         if e.keys() >= set(PAIR)
     ]
-    return pairs, others
+    return pairs, others, Patients.of(held_out, [pair.subject for pair in pairs])
 
 
 def read(source: Source) -> Volume:
@@ -135,7 +139,7 @@ def bounds_of(source: Source, preprocessing: Preprocessing) -> tuple[float, floa
         raise MedsynthError(f"{source.path} {reason(error)}") from error
 
 
-def _targets(path: str | Datalist) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _targets(path: str | Datalist, split: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Held-out and training entries."""
     if isinstance(path, Datalist):
         data = path
@@ -146,11 +150,9 @@ def _targets(path: str | Datalist) -> tuple[list[dict[str, Any]], list[dict[str,
             data = datalist.read(path, PAIR)
         except MedsynthError:
             data = datalist.read(path)
-    held_out = [
-        entry for entry in data.splits["validation"] + data.splits["test"] if {"target", "image"} & entry.keys()
-    ]
+    held_out = [entry for entry in held_out_entries(data, split) if {"target", "image"} & entry.keys()]
     if not held_out:
-        raise MedsynthError(f"datalist {data.name} holds no validation or test targets: an evaluation needs some")
+        raise MedsynthError(f"datalist {data.name} holds no held-out targets: an evaluation needs some")
     return held_out, data.splits["training"]
 
 

@@ -132,7 +132,7 @@ def make_page(
     summary = (
         f"{len(sets.synthetic):,} synthetic images beside {len(sets.train):,} real ones of "
         f"{sets.train.subject_count} subjects that the generator learned from, and {len(sets.held_out):,} of "
-        f"{sets.held_out.subject_count} subjects that it never saw.{left_out}"
+        f"{sets.held_out.subject_count} subjects that it never saw. {sets.patients.words}{left_out}"
     )
     sections = [
         measure_section(result.measures, facts),

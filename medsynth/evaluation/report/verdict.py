@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from medsynth.evaluation.metrics.result import Measure
 
-FIDELITY = (
-    "fd_self", "kid_self", "fd_pca", "fd_radiomics", "fd_inception", "swd", "psd", "intensity_w1", "gradient_ratio",
-    "precision", "c2st_auc",
-)  # fmt: skip
+DISTANCES = ("fd_self", "kid_self", "fd_pca", "fd_radiomics", "fd_inception", "swd", "intensity_w1", "precision")
+FIDELITY = (*DISTANCES, "psd", "gradient_ratio", "c2st_auc")  # a distance can prefer ghosts, these don't
 DIVERSITY = ("recall", "coverage", "ms_ssim_pairs", "duplicates")
 AS_REAL, NEAR_REAL = 1.5, 4.0  # times the floor up to which a measure is at it, and near it
 LEAST_GAP = {
@@ -20,6 +18,15 @@ LEAST_GAP = {
     "closer_to_train": 0.1, "authenticity": 0.15, "membership_auc": 0.05, "class_effect": 0.2,
 }  # fmt: skip
 """The smallest distance from ideal that counts: floors of large sets may be smaller than what is visible."""
+
+TEXTURE = {
+    "gradient_ratio": "gradients are {:.2f} of real ones",
+    "psd": "the power spectrum is {:.1f} dB off",
+    "psd_top_third": "its finest third {:+.1f} dB",
+}
+SHARP = (0.95, 1.05)  # gradient ratios of good 64-pixel models and of real images; a blur of half a pixel has .79
+FINE_DB = 0.6  # that a good 64-pixel model's spectrum may be off; real images have .2, a blur of half a pixel 3.3
+TOLD_APART = 0.9  # AUC: real images of other subjects have .5, good 64-pixel models up to .85, a blur 1
 
 BASELINE = "a PCA-GMM (a model fitted in seconds)"
 SIGNS = {"good": "✓", "mixed": "~", "poor": "✕", "unknown": "?"}
@@ -109,19 +116,30 @@ def standing(measure: Measure) -> Standing:
 def verdicts(measures: Sequence[Measure]) -> list[Verdict]:
     """Fidelity, diversity, utility and privacy."""
     by_name = {measure.name: measure for measure in measures}
-    fidelity = _likeness("Fidelity", by_name, FIDELITY, _character)
+    judged = fidelity(by_name)
     return [
-        fidelity,
-        _likeness("Diversity", by_name, DIVERSITY, _variety),
+        judged,
+        _likeness("Diversity", by_name, DIVERSITY, _variety(by_name)),
         utility(by_name),
-        privacy(by_name, readable=fidelity.grade in ("good", "mixed")),
+        privacy(by_name, readable=judged.grade in ("good", "mixed")),
     ]
 
 
-def _likeness(
-    topic: str, by_name: dict[str, Measure], names: Sequence[str], describe: Callable[[dict[str, Measure]], list[str]]
-) -> Verdict:
-    """How similar images are to real ones, from all measures of a topic together."""
+def fidelity(by_name: dict[str, Measure]) -> Verdict:
+    """Whether images look like real ones; good distances don't excuse softness."""
+    faults = _faults(by_name)
+    found = _likeness("Fidelity", by_name, FIDELITY, [*faults.values(), *_brightness(by_name)])
+    if not faults or _likeness("Fidelity", by_name, DISTANCES, []).grade != "good":
+        return found
+    return replace(found, grade="mixed", headline=f"Good distances, but {' and '.join(faults)}.")
+
+
+def _likeness(topic: str, by_name: dict[str, Measure], names: Sequence[str], seen: Sequence[str]) -> Verdict:
+    """How similar images are to real ones, from all measures of a topic together.
+
+    Args:
+        seen: sentences on what is wrong.
+    """
     standings = [standing(by_name[name]) for name in names if name in by_name]
     known = [one for one in standings if one.times is not None]
     missing = [f"{s.measure.name}: {s.measure.note or 'not computed'}" for s in standings if s.times is None]
@@ -131,7 +149,7 @@ def _likeness(
     compared = [one for one in known if one.baseline_times is not None]
     far = sorted((one for one in known if one.times > NEAR_REAL), key=lambda one: -one.times)
     near = [one for one in known if AS_REAL < one.times <= NEAR_REAL]
-    reasons = []
+    reasons = list(seen)
     if losing:
         names = ", ".join(one.measure.name for one in losing)
         reasons.append(f"Worse than {BASELINE} in {len(losing)} of {len(compared)} measures: {names}.")
@@ -143,7 +161,6 @@ def _likeness(
     )
     if far:
         reasons.append("Farthest: " + "; ".join(one.words() for one in far[:4]) + ".")
-    reasons += describe(by_name)
     if missing:
         reasons.append("Not computed: " + "; ".join(missing) + ".")
     caught = ", ".join(one.measure.name for one in (far or losing or near))
@@ -165,27 +182,37 @@ _PRAISE = {
 _HALF = {"Fidelity": "Partly realistic.", "Diversity": "Partly varied."}
 
 
-def _off(by_name: dict[str, Measure], name: str) -> Measure | None:
-    """The measure, if it is known and beyond the floor's range."""
+def _off(by_name: dict[str, Measure], name: str, times: float = AS_REAL) -> Measure | None:
+    """The measure, if it is known and that many times the floor."""
     one = standing(by_name[name]) if name in by_name else None
-    return one.measure if one and one.times is not None and one.times > AS_REAL else None
+    return one.measure if one and one.times is not None and one.times > times else None
 
 
-def _character(by_name: dict[str, Measure]) -> list[str]:
-    """Faults of the images that the measures show."""
-    found = []
-    if (ratio := _off(by_name, "gradient_ratio")) and abs(ratio.value - 1) > 0.03:
-        detail = f"gradients are {figures(ratio.value)} of real ones"
-        if (fine := by_name.get("psd_top_third")) and fine.value is not None:
-            detail += f", power of the finest third {fine.value:+.1f} dB"
-        found.append(("Blurred: " if ratio.value < 1 else "Noisy, or of artificial texture: ") + detail + ".")
-    if (auc := by_name.get("c2st_auc")) and auc.value is not None and auc.value > 0.9:
-        found.append(f"A classifier separates them from unseen real images with an AUC of {auc.value:.2f}.")
-    if (shift := standing(by_name["intensity_w1"]) if "intensity_w1" in by_name else None) and (
-        shift.times is not None and shift.times > NEAR_REAL
-    ):
-        found.append("Their brightness or contrast differs from that of real images.")
-    return found
+def _faults(by_name: dict[str, Measure]) -> dict[str, str]:
+    """What a distance may not see, such as `soft`, each with a sentence."""
+    value = {name: measure.value for name, measure in by_name.items() if measure.value is not None}
+    ratio = value["gradient_ratio"] if _off(by_name, "gradient_ratio") else 1.0
+    fine = value.get("psd_top_third", 0.0) if (uneven := _off(by_name, "psd", NEAR_REAL)) else 0.0
+    kind = None
+    if ratio < SHARP[0] or fine < -FINE_DB:
+        kind, meaning = "soft", "Soft: detail is missing"
+    elif ratio > SHARP[1] or fine > FINE_DB:
+        kind, meaning = "grainy", "Grainy: noise, or texture that is not real"
+    elif uneven:
+        kind, meaning = "of another texture", "Texture is not as in real images"
+    faults = {}
+    if kind:
+        said = [words.format(value[name]) for name, words in TEXTURE.items() if name in value]
+        faults[kind] = f"{meaning}; {', '.join(said)}."
+    if (auc := value.get("c2st_auc", 0.0)) > TOLD_APART:
+        told = f"A classifier tells them from real images of other subjects: AUC {auc:.2f}, 0.5 where it cannot."
+        faults["told from real images by a classifier"] = told
+    return faults
+
+
+def _brightness(by_name: dict[str, Measure]) -> list[str]:
+    off = _off(by_name, "intensity_w1", NEAR_REAL)
+    return ["Their brightness or contrast differs from that of real images."] if off else []
 
 
 def _variety(by_name: dict[str, Measure]) -> list[str]:

@@ -26,6 +26,7 @@ from medsynth.evaluation.metrics.paired.interpolation import INTERPOLATIONS
 from medsynth.evaluation.metrics.paired.pair_measures import body_mask
 from medsynth.evaluation.metrics.paired.upscaling_measures import Row, measure_subject, summarize
 from medsynth.evaluation.report.folder import ReportFolder, provenance
+from medsynth.evaluation.report.held_out import Patients, check_split, held_out_entries
 from medsynth.evaluation.report.page import Page, plain
 from medsynth.evaluation.report.verdict import Verdict
 from medsynth.inference.image_folder import spread
@@ -103,11 +104,12 @@ class SuperResolutionEvaluation:
     Args:
         model: from `load_model`.
         checkpoint: its file.
-        real: datalist, of which validation and test are used; None: the built-in phantom.
+        real: datalist; None: the built-in phantom.
         output: the report's folder.
         upscaler: of the model's network.
         compare: model.pt of another model of the same kind; None: that of the first stage, if there is one.
         slices_per_subject: number of slices, evenly spread.
+        split: patients of the datalist that count: `validation`, `test` or `both`.
         seed: of the noise in the degradation and of the bootstrap.
     """
 
@@ -120,16 +122,18 @@ class SuperResolutionEvaluation:
         upscaler: SliceUpscaler,
         compare: str | None = None,
         slices_per_subject: int = 30,
+        split: str = "test",
         seed: int = 0,
     ) -> None:
         check_whole("slices_per_subject", slices_per_subject, 1)
+        check_split(split)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         network = upscaler.network
         self.degradation = Degradation(
             network.scale, network.degradation, model.extra.get("noise"), model.extra.get("blur")
         )
         self.model, self.real, self.output = model, real, output
-        self.slices_per_subject, self.seed = slices_per_subject, seed
+        self.slices_per_subject, self.split, self.seed = slices_per_subject, split, seed
         first_stage = Path(checkpoint).with_name(FIRST_STAGE_FILE)
         others = {COMPARED: compare} if compare else {FIRST_STAGE: first_stage} if first_stage.is_file() else {}
         self.upscalers = {NETWORK: upscaler} | {name: _other(path, upscaler) for name, path in others.items()}
@@ -137,9 +141,7 @@ class SuperResolutionEvaluation:
     def run(self) -> list[Verdict]:
         """Read, degrade, measure, write, and log the verdicts."""
         data = default.load(self.real)
-        entries = data.splits["validation"] + data.splits["test"]
-        if not entries:
-            raise MedsynthError(f"datalist {self.real} has no validation or test images, which an evaluation needs")
+        entries = held_out_entries(data, self.split)
         rows: dict[str, list[Row]] = {}
         cases: list[Case] = []
         reasons: list[str] = []
@@ -155,7 +157,8 @@ class SuperResolutionEvaluation:
             raise MedsynthError(f"none of the {len(entries)} held-out images can be used: {reasons[0]}")
         for reason in reasons:
             log.warning("left out: %s", reason)
-        return self._write(rows, cases, data.digest)
+        patients = Patients.of(entries, [case.subject for case in cases])
+        return self._write(rows, cases, data.digest, patients)
 
     def _case(self, subject: str, truth: Truth, seed: int, rows: dict[str, list[Row]]) -> Case:
         """Measure a subject, adding a row for each method."""
@@ -177,31 +180,37 @@ class SuperResolutionEvaluation:
         made = {name: _unit(method(middle, scale)) for name, method in INTERPOLATIONS.items()}
         return made | {name: _unit(upscaler(coarse)) for name, upscaler in self.upscalers.items()}, coarse
 
-    def _write(self, rows: dict[str, list[Row]], cases: Sequence[Case], digest: str) -> list[Verdict]:
+    def _write(
+        self, rows: dict[str, list[Row]], cases: Sequence[Case], digest: str, patients: Patients
+    ) -> list[Verdict]:
         baselines = list(INTERPOLATIONS)
         measures = summarize(rows, NETWORK, baselines, self.seed)
         _, *compared = self.upscalers
         found = superres_verdicts(rows, measures, NETWORK, baselines, *compared)
         made, scale = _in_words(self.degradation), self.degradation.scale
-        facts = {
-            "real": str(self.real or default.PHANTOM_FOLDER),
-            "datalist": digest,
-            "model": self.model.digest,
-            "scale": scale,
-            "degradation": made,
-            "seed": self.seed,
-            "data_range": "the intensity window of each scan as [0, 1]; scans and all results are clipped to it",
-            "mask": "the head, found in the scan",
-            "slices_per_subject": self.slices_per_subject,
-        } | provenance()
+        facts = (
+            {
+                "real": str(self.real or default.PHANTOM_FOLDER),
+                "datalist": digest,
+                "model": self.model.digest,
+                "scale": scale,
+                "degradation": made,
+                "seed": self.seed,
+                "data_range": "the intensity window of each scan as [0, 1]; scans and all results are clipped to it",
+                "mask": "the head, found in the scan",
+                "slices_per_subject": self.slices_per_subject,
+            }
+            | patients.facts
+            | provenance()
+        )
         table = [
             {"subject": case.subject, "slices": case.slices}
             | {f"{name}_{method}": value for method, found in rows.items() for name, value in found[index].items()}
             for index, case in enumerate(cases)
         ]
         summary = (
-            f"{len(cases)} held-out subjects made coarser {scale} times ({made}) and finer again by a network and by "
-            f"{len(baselines)} interpolations, beside the truth."
+            f"{len(cases)} scans made coarser {scale} times ({made}) and finer again by a network and by "
+            f"{len(baselines)} interpolations, beside the truth. {patients.words}"
         )
         printed = {name.replace("_", " "): plain(value) for name, value in facts.items()}
         sections = superres_sections(rows, measures, cases, NETWORK, scale)

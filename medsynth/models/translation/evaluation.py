@@ -23,6 +23,7 @@ from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.paired.pair_measures import Row
 from medsynth.evaluation.report.compared_sets import Preparation
 from medsynth.evaluation.report.folder import ReportFolder
+from medsynth.evaluation.report.held_out import held_out_entries
 from medsynth.evaluation.report.paired import PairedEvaluation
 from medsynth.evaluation.report.sets import UnpairedEvaluation
 from medsynth.inference.image_folder import ImageFolder
@@ -51,6 +52,7 @@ class TranslationEvaluation:
         output_dir: for the report and the translations; of both directions, each in a folder of its own.
         direction: of `DIRECTIONS`, or `both`.
         planes, overlap, batch_size, num_samples: as for inference.
+        split: patients of the datalist that count: `validation`, `test` or `both`.
         seed: of draws and of the bootstrap.
         overwrite: replace an existing report.
         cache_dir: folder of prepared slices; None: as in training.
@@ -67,26 +69,28 @@ class TranslationEvaluation:
         overlap: float,
         batch_size: int,
         num_samples: int,
+        split: str,
         seed: int,
         overwrite: bool,
         cache_dir: str | None,
         num_workers: int,
     ) -> None:
         self.model, self.seed = model, seed
-        self.preparation = Preparation(cache_dir=cache_dir, num_workers=num_workers)
+        self.preparation = Preparation(split=split, cache_dir=cache_dir, num_workers=num_workers)
         names = list(DIRECTIONS) if direction == BOTH else [direction]
         folders = {name: Path(output_dir) / name if direction == BOTH else Path(output_dir) for name in names}
         self.reports = {name: ReportFolder(folder, overwrite) for name, folder in folders.items()}
         inferers = {name: volume_inferer(model, name, planes, overlap, batch_size) for name in names}
         self.data = default.load(real, keys=PAIR)
-        self.held_out = held_out_pairs(self.data)
+        others = held_out_entries(self.data, split)
+        self.held_out = [entry for entry in others if entry.keys() >= set(PAIR)]
         self.translators = {}
         file_format = "png" if "image" in model.modalities else "nifti"  # as its truth is, to be compared
         for name, folder in folders.items():
             given, made = domains(name)
-            entries = self.held_out or held_out_images(self.data, given)
+            entries = self.held_out or with_image(others, given, self.data.name)
             if not self.held_out:
-                held_out_images(self.data, made)
+                with_image(others, made, self.data.name)
             inputs = [entry | {"image": entry[given]} for entry in entries]
             images = ImageFolder(folder, "translation", model.digest, overwrite, file_format, model.modalities)
             self.translators[name] = TranslationInference(
@@ -99,8 +103,8 @@ class TranslationEvaluation:
             translator.run()
             images = str(translator.output.images)
             if self.held_out:
-                opinions = self._opinions(name)
-                PairedEvaluation(self.data, images, self.reports[name], seed=self.seed, more=opinions).run()
+                how = {"split": self.preparation.split, "seed": self.seed, "more": self._opinions(name)}
+                PairedEvaluation(self.data, images, self.reports[name], **how).run()
             else:
                 made = only(self.data, domains(name)[1])
                 log.info("no held-out subject has both images: translations are compared with real images as sets")
@@ -120,22 +124,18 @@ class TranslationEvaluation:
         return {subject: {"discriminator_auc": auc} for subject, auc in found.items()}
 
 
-def held_out_pairs(data: Datalist) -> list[dict[str, Any]]:
-    """Validation and test entries that have both images; none where all have one."""
-    return [entry for entry in _held_out(data) if entry.keys() >= set(PAIR)]
-
-
-def held_out_images(data: Datalist, key: str) -> list[dict[str, Any]]:
-    """Validation and test entries that have a source, or a target.
+def with_image(entries: Sequence[dict[str, Any]], key: str, name: str) -> list[dict[str, Any]]:
+    """Held-out entries of the datalist `name` that have a source, or a target.
 
     Raises:
         MedsynthError: there are none.
     """
-    found = [entry for entry in _held_out(data) if key in entry]
+    found = [entry for entry in entries if key in entry]
     if not found:
+        splits = " or ".join(dict.fromkeys(entry["split"] for entry in entries))
         raise MedsynthError(
-            f"the datalist {data.name} has no validation or test subject with a {key}, and what was trained on proves "
-            "nothing: hold some out; to translate alone, use inference.json"
+            f"the datalist {name} has no {splits} subject with a {key}, and what was trained on proves nothing: hold "
+            "some out; to translate alone, use inference.json"
         )
     return found
 
@@ -147,10 +147,6 @@ def only(data: Datalist, key: str) -> Datalist:
         for split, entries in data.splits.items()
     }
     return replace(data, name=f"{key} images of {data.name}", splits=splits)
-
-
-def _held_out(data: Datalist) -> list[dict[str, Any]]:
-    return [entry | {"split": split} for split in ("validation", "test") for entry in data.splits[split]]
 
 
 @torch.inference_mode()

@@ -19,9 +19,10 @@ from medsynth.evaluation.metrics.paired.upscaling_measures import mean_over_subj
 from medsynth.evaluation.metrics.result import Measure
 from medsynth.evaluation.metrics.texture import mean_gradients
 from medsynth.evaluation.report import figures
-from medsynth.evaluation.report.compared_sets import held_out_entries, read_real_datalist
+from medsynth.evaluation.report.compared_sets import read_real_datalist
 from medsynth.evaluation.report.figures import Figure
 from medsynth.evaluation.report.folder import ReportFolder, provenance
+from medsynth.evaluation.report.held_out import Patients, check_split, held_out_entries
 from medsynth.evaluation.report.page import DASH, Cell, Column, Gallery, Page, Section, Table, number, numeric, plain
 from medsynth.evaluation.report.verdict import Verdict
 from medsynth.inference.reconstruct import read_stacks
@@ -89,13 +90,17 @@ class ReconstructionEvaluation:
 
     Args:
         model: from `load_model`, a VQ-VAE.
-        real: datalist, of which validation and test are used; None: the built-in phantom.
+        real: datalist; None: the built-in phantom.
         output: the report's folder.
         seed: of the bootstrap.
+        split: patients of the datalist that count: `validation`, `test` or `both`.
     """
 
-    def __init__(self, model: LoadedModel, real: str | None, output: ReportFolder, seed: int = 0) -> None:
-        self.model, self.real, self.output, self.seed = model, real, output, seed
+    def __init__(
+        self, model: LoadedModel, real: str | None, output: ReportFolder, seed: int = 0, split: str = "test"
+    ) -> None:
+        check_split(split)
+        self.model, self.real, self.output, self.seed, self.split = model, real, output, seed, split
 
     def run(self) -> list[Verdict]:
         """Read, encode, decode, measure, write, and log the verdicts."""
@@ -103,11 +108,13 @@ class ReconstructionEvaluation:
         if not isinstance(network, SliceVqVae):
             raise MedsynthError(f"the checkpoint holds a {type(network).__name__}: give the model.pt of a VQ-VAE")
         data = read_real_datalist(self.real)
-        stacks = read_stacks(held_out_entries(data), self.model)
+        entries = held_out_entries(data, self.split)
+        stacks = read_stacks(entries, self.model)
         cases = [measured(entry["subject"], stack.slices, network) for _, entry, stack in stacks]
         usage = torch.stack([case.usage for case in cases]).sum(dim=0)
         measures = summarized(cases, usage, network, self.seed)
         found = verdicts(measures)
+        patients = Patients.of(entries, [case.subject for case in cases])
         facts = {
             "real": str(self.real or default.PHANTOM_FOLDER),
             "datalist": data.digest,
@@ -115,8 +122,8 @@ class ReconstructionEvaluation:
             "seed": self.seed,
             "data_range": "the intensity window of each image as [0, 1]: range 1",
             "mask": "none, whole slices",
-        } | provenance()
-        summary = f"{len(cases)} held-out subjects brought through a codebook and back, beside the truth."
+        } | patients.facts | provenance()
+        summary = f"{len(cases)} images brought through a codebook and back, beside the truth. {patients.words}"
         printed = {name.replace("_", " "): plain(value) for name, value in facts.items()}
         page = Page("Reconstruction", summary, found, sections(cases, measures), printed)
         table = [{"subject": case.subject, "slices": case.slices} | case.row for case in cases]

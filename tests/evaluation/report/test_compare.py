@@ -13,7 +13,14 @@ from medsynth.evaluation.report.compare import compare
 from medsynth.evaluation.report.folder import ReportFolder
 from medsynth.storage import save_plain
 
-FACTS = {"real": "real.json", "real_sha256": "abc", "seed": 0, "preprocessing": {"image_size": 64}}
+FACTS = {
+    "real": "real.json",
+    "real_sha256": "abc",
+    "split": "test",
+    "patients": 8,
+    "seed": 0,
+    "preprocessing": {"image_size": 64},
+}
 
 
 @pytest.fixture
@@ -31,6 +38,13 @@ def run(tmp_path, measure) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+def configure(folder: Path, seed: int, channels: int = 32) -> Path:
+    """Write a run's configuration."""
+    paths = {"output_dir": str(folder), "log": f"{folder}/train.log"}
+    (folder / "config.json").write_text(json.dumps({"seed": seed, "channels": channels} | paths))
+    return folder
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -60,11 +74,43 @@ def test_the_cost_is_read_from_the_run_folders(run, tmp_path):
     assert second["parameters"] == ""
 
 
-def test_numbers_of_different_real_images_are_not_compared(run, tmp_path):
-    a, b = run("a", {"fd_self": 10.0}), run("b", {"fd_self": 30.0}, real_sha256="other", seed=1)
-    with pytest.raises(MedsynthError, match="a and b were evaluated with another real_sha256 and seed"):
-        compare([a, b], ReportFolder(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+def test_runs_that_differ_by_their_seed_alone_are_one_with_mean_and_range(run, tmp_path):
+    seeds = [configure(run(f"s{s}", {"fd_self": value}), seed=s) for s, value in enumerate((11.0, 11.8, 14.1))]
+    other = configure(run("other", {"fd_self": 20.0}), seed=0, channels=64)
+    compare([*seeds, other], ReportFolder(tmp_path / "out"))
+    first, second = rows(tmp_path / "out")
+    assert (first["run"], first["seeds"], second["run"], second["seeds"]) == ("s0, s1, s2", "3", "other", "1")
+    assert [float(first[f"fd_self{end}"]) for end in ("", "_low", "_high")] == pytest.approx([12.3, 11.0, 14.1])
+    assert (first["fd_self_rank"], second["fd_self_low"]) == ("1", "")
+    assert "12.3 (11.0 to 14.1)" in (tmp_path / "out/report.html").read_text()
+
+
+def test_deviations_to_both_sides_do_not_cancel(run, tmp_path):
+    seeds = [configure(run(f"s{s}", {"gradient_ratio": value}), seed=s) for s, value in enumerate((0.8, 1.2))]
+    steady = configure(run("steady", {"gradient_ratio": 0.9}), seed=0, channels=64)
+    compare([*seeds, steady], ReportFolder(tmp_path / "out"))
+    assert [row["gradient_ratio_rank"] for row in rows(tmp_path / "out")] == ["2", "1"]
+
+
+def test_two_evaluations_of_one_run_and_runs_without_a_configuration_are_not_merged(run, tmp_path):
+    twice = [configure(run(name, {"fd_self": 10.0}), seed=0) for name in ("a", "b")]
+    bare = [run(name, {"fd_self": 10.0}) for name in ("c", "d")]
+    compare([*twice, *bare], ReportFolder(tmp_path / "out"))
+    assert [row["run"] for row in rows(tmp_path / "out")] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"real_sha256": "other"}, "s0 and s1 were evaluated with another real_sha256 abc and other"),
+        ({"split": "validation"}, "s0 and s1 were evaluated with another split test and validation"),
+    ],
+)
+def test_runs_read_on_other_patients_are_neither_merged_nor_ranked_and_the_page_says_so(run, tmp_path, facts, told):
+    runs = [configure(run("s0", {"fd_self": 10.0}), seed=0), configure(run("s1", {"fd_self": 30.0}, **facts), seed=1)]
+    compare(runs, ReportFolder(tmp_path / "out"))
+    assert [(row["run"], row["fd_self_rank"]) for row in rows(tmp_path / "out")] == [("s0", ""), ("s1", "")]
+    assert f"Not comparable, so not ranked: {told}." in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_run_without_an_evaluation_is_told_what_to_do(run, tmp_path):

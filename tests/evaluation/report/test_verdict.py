@@ -56,13 +56,36 @@ def test_real_images_of_other_subjects_are_judged_close_to_real_varied_and_not_c
 
 @pytest.mark.parametrize(
     ("changed", "told"),
-    [(BLUR, "Blurred: gradients are 0.79 of real ones"), (NOISE, "Noisy, or of artificial texture")],
+    [(BLUR, "Soft: detail is missing; gradients are 0.79 of real ones"), (NOISE, "Grainy: noise, or texture")],
 )
 def test_corrupted_images_are_not_praised_and_the_words_say_what_is_wrong(judged, changed, told):
     verdict = judged(**changed)["Fidelity"]
     assert verdict.grade in ("mixed", "poor")
     assert "fd_self" in " ".join([verdict.headline, *verdict.reasons])
-    assert any(told in reason for reason in verdict.reasons)
+    assert told in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"gradient_ratio": 0.93}, "soft"),
+        ({"psd": 1.0, "psd_top_third": -2.0}, "soft"),
+        ({"gradient_ratio": 1.09}, "grainy"),
+        ({"psd": 1.0, "psd_top_third": 2.0}, "grainy"),
+        ({"psd": 1.0}, "of another texture"),
+        ({"c2st_auc": 0.95}, "told from real images by a classifier"),
+        ({"gradient_ratio": 0.9, "c2st_auc": 1.0}, "soft and told from real images by a classifier"),
+    ],
+)
+def test_good_distances_do_not_excuse_what_they_cannot_see(judged, changed, fault):
+    verdict = judged(**changed)["Fidelity"]
+    assert verdict.headline == f"Good distances, but {fault}."
+    assert verdict.grade == "mixed"
+
+
+@pytest.mark.parametrize("changed", [{"gradient_ratio": 0.96}, {"psd": 0.4, "psd_top_third": -0.4}, {"c2st_auc": 0.6}])
+def test_what_real_images_vary_by_is_no_fault(judged, changed):
+    assert judged(**changed)["Fidelity"].grade == "good"
 
 
 def test_a_collapse_to_few_subjects_is_caught_by_coverage(judged):

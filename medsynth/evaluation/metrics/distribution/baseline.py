@@ -18,7 +18,7 @@ def pca_gmm(train: ImageSet, count: int, seed: int) -> ImageSet:
     """Images drawn from a mixture of Gaussians fitted to the training images' principal components.
 
     Positions and classes, where the training set has them, are drawn with the images: they are more coordinates of
-    the mixture. Images are rounded to 8 bits.
+    the mixture. Draws are independent of each other, as a generator's are.
 
     Args:
         train: the generator's training images.
@@ -32,12 +32,12 @@ def pca_gmm(train: ImageSet, count: int, seed: int) -> ImageSet:
     points = np.concatenate([pca(train.images), facts], axis=1)
     mixture = GaussianMixture(gaussians, reg_covar=LEAST_VARIANCE, random_state=seed).fit(points)
     drawn = mixture.sample(count)[0][np.random.default_rng(seed).permutation(count)]
-    images = np.rint(pca.images(drawn[:, :components]).clip(0, 1) * 255) / 255
+    images = pca.images(drawn[:, :components]).clip(0, 1)
     positions = drawn[:, components].clip(0, 1) if np.isfinite(train.positions).any() else None
     labels = None
     if train.classes:
         labels = np.array(train.classes)[drawn[:, components + 1 :].argmax(1)]
-    return ImageSet(images.astype(np.float32), labels=labels, positions=positions, name="PCA-GMM")
+    return ImageSet(images, labels=labels, positions=positions, name="PCA-GMM")
 
 
 def _facts(train: ImageSet) -> np.ndarray:

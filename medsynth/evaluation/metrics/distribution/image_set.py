@@ -11,12 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.checks import RANGE_TOLERANCE
 
+LEVELS = 255  # steps from black to white, as pictures of 8 bits have
+
 
 class ImageSet:
     """Images and the subject, class and position of each.
 
     Args:
-        images: (N, H, W) in [0, 1], N at least 1.
+        images: (N, H, W) in [0, 1], N at least 1; all are rounded alike, for a classifier would tell by the rounding.
         subjects: (N,), whose image each is; None: each is a subject of its own, as synthetic images are.
         labels: (N,) classes, None or "" where unknown; None: all unknown.
         positions: (N,) in [0, 1], NaN where unknown; None: all unknown.
@@ -96,4 +98,4 @@ def _unit_images(images: ArrayLike, name: str) -> NDArray[np.float32]:
         raise MedsynthError(
             f"{name}: values from {low:g} to {high:g}, needs [0, 1]: scale both sets in the same way first"
         )
-    return array.astype(np.float32, copy=False)
+    return np.rint(array.clip(0, 1) * np.float32(LEVELS)).astype(np.float32) / np.float32(LEVELS)
