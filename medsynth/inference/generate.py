@@ -88,21 +88,21 @@ class Request:
 
 
 def check_request(
-    model: LoadedModel, kind: type[nn.Module], name: str, mode: str, modes: dict[str, bool], has_input: bool
+    model: LoadedModel, kind: type[nn.Module], name: str, mode: str, modes: dict[str, bool | None], has_input: bool
 ) -> None:
     """Refuse a mode that a system does not have, the model of another system, and an input where none is read.
 
     Args:
         kind: of the system's networks.
         name: of the system, in words.
-        modes: that it has, and whether each needs an input.
+        modes: that it has, and whether each needs an input; None: it may have one.
     """
     if mode not in modes:
         raise MedsynthError(f"mode is {mode!r}: choose one of {', '.join(modes)}")
     if not isinstance(model.network, kind):
         raise MedsynthError(f"the checkpoint holds a {type(model.network).__name__}: give the model.pt of a {name}")
-    if has_input and not modes[mode]:
-        advice = " or ".join(f"--mode {other}" for other, reads in modes.items() if reads)
+    if has_input and modes[mode] is False:
+        advice = " or ".join(f"--mode {other}" for other, reads in modes.items() if reads is not False)
         raise MedsynthError(f"mode is {mode} and there is an input: add {advice}")
     if modes[mode] and not has_input:
         raise MedsynthError(

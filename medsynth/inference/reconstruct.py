@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -138,27 +138,36 @@ def read_stacks(inputs: Sequence[dict[str, Any]], model: LoadedModel) -> Iterato
 
 
 def reconstruct(
-    inputs: Sequence[dict[str, Any]], model: LoadedModel, inferer: Inferer, output: ImageFolder, batch_size: int
+    inputs: Sequence[dict[str, Any]],
+    model: LoadedModel,
+    inferer: Inferer,
+    output: ImageFolder,
+    batch_size: int,
+    name: str = "reconstruct",
+    changed: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a reconstruction of each input, with its PSNR and SSIM; see `Route.run`.
 
     Args:
         inputs: from `find_inputs`.
-        inferer: calls the network on a batch of slices with their labels and positions.
+        inferer: calls the network on a batch of slices with their labels and positions, and with their covariates if
+            the network knows some.
         batch_size: slices at a time; changes the memory it takes, not the result.
+        name: of what is made, for file names.
+        changed: facts of what is made that are other than the inputs'.
     """
 
     def make(batch: Sequence[Input]) -> Iterator[Made]:
         for index, entry, source, stack in batch:
-            fake = _through(model, inferer, stack, entry["label"], batch_size)
+            fake = _through(model, inferer, stack, entry, batch_size)
             facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(fake)}
-            facts |= _closeness(fake, stack.slices)
+            facts |= _closeness(fake, stack.slices) | (changed or {})
             sidecar = {"Units": stack.space.units, "InputDigest": sources.digest(source)}
             some = some_slices(len(fake), len(inputs))
             shown = list(zip(stack.slices[some], fake[some], strict=True))
             yield Made(stack.volume(fake), stack.affine, facts, sidecar, shown)
 
-    route = Route("reconstruct", stack_reader(model), make, "inputs are reconstructed", one_below_the_other)
+    route = Route(name, stack_reader(model), make, f"inputs are {name}ed", one_below_the_other)
     route.run(inputs, output)
     for split in dict.fromkeys(row["split"] for row in output.rows):  # training patients have better values
         rows = [row for row in output.rows if row["split"] == split]
@@ -166,15 +175,27 @@ def reconstruct(
         log.info("mean PSNR %.2f dB, SSIM %.3f of the %d of %s", *means, len(rows), split or "this input")
 
 
+def covariates_of(entry: Mapping[str, Any], model: LoadedModel) -> Tensor:
+    """(K,) of an image, as the model's network knows them; NaN where the datalist doesn't say."""
+    known, names = entry.get("covariates") or {}, _covariate_names(model)
+    return torch.tensor([float(known.get(name, math.nan)) for name in names])
+
+
+def _covariate_names(model: LoadedModel) -> Sequence[str]:
+    return getattr(getattr(model.network, "conditions", None), "covariates", ())
+
+
 @torch.inference_mode()
-def _through(model: LoadedModel, inferer: Inferer, stack: Stack, label: str | None, batch_size: int) -> Tensor:
+def _through(model: LoadedModel, inferer: Inferer, stack: Stack, entry: Mapping[str, Any], batch_size: int) -> Tensor:
     """Reconstructions (N, 1, H, W) of a stack's slices, on the CPU."""
     device = next(iter(model.network.state_dict().values())).device
-    index = model.classes.index(label) if label in model.classes else -1
+    label = model.classes.index(entry["label"]) if entry["label"] in model.classes else -1
+    conditions = [torch.full((len(stack.slices),), label), stack.positions]
+    if _covariate_names(model):
+        conditions.append(covariates_of(entry, model).repeat(len(stack.slices), 1))
     parts = []
-    for slices, positions in zip(stack.slices.split(batch_size), stack.positions.split(batch_size), strict=True):
-        labels = torch.full((len(slices),), index)
-        parts.append(inferer(slices.to(device), model.network, labels.to(device), positions.to(device)).cpu())
+    for slices, *facts in zip(*(part.split(batch_size) for part in (stack.slices, *conditions)), strict=True):
+        parts.append(inferer(slices.to(device), model.network, *(fact.to(device) for fact in facts)).cpu())
     return torch.cat(parts)
 
 

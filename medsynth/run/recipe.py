@@ -17,7 +17,7 @@ from medsynth.errors import MedsynthError, is_whole
 from medsynth.run.model_file import require_model
 from medsynth.storage import load_plain, save_plain
 
-_FORMAT = 2  # raise it when an earlier model.pt no longer gives the same network or the same preprocessing
+_FORMAT = 3  # raise it when an earlier model.pt no longer gives the same network or the same preprocessing
 _PACKAGES = ("medsynth.models.", "medsynth.nn.", "monai.networks.")
 _PARTS = {"definition": dict, "weights": dict, "preprocessing": dict, "classes": list, "extra": dict}
 

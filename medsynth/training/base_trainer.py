@@ -14,15 +14,10 @@ from torch import Tensor, nn
 
 from medsynth.distributed import average_gradients, same_everywhere
 from medsynth.errors import MedsynthError, check_whole
+from medsynth.nn.precision import use_bfloat16
 from medsynth.training.replay import Compute, Named, RecordingMemory, Replayed
 
 LONGEST_GRADIENT = 1.0  # norm to which longer gradients of the networks that generate images are scaled down
-
-
-def use_bfloat16(device: torch.device, amp: bool) -> bool:
-    """Whether mixed precision is asked for and gains anything: on GPUs, and on CPUs that multiply bfloat16 matrices."""
-    of_cpu = getattr(torch.cpu, "get_capabilities", dict)  # older PyTorch has no public way to ask: float32 there
-    return amp and (device.type != "cpu" or of_cpu().get("amx_tile", False))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -141,10 +136,15 @@ class BaseTrainer(Trainer):
 
         def resume_warm_up() -> None:
             if (warm_up := getattr(ema, "momentum_scheduler", None)) is not None:
-                warm_up.event_index = self.state.iteration
+                warm_up.event_index = self.averaged_iterations
 
         ema.attach(self)
         self.add_event_handler(Events.EPOCH_STARTED, resume_warm_up)
+
+    @property
+    def averaged_iterations(self) -> int:
+        """How many there were since what is averaged now began to learn."""
+        return self.state.iteration
 
     def _begin_if_new(self) -> None:
         if self.state.iteration == 0:  # a run that was stopped in its first epoch starts that epoch again, later in it

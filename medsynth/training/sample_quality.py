@@ -75,7 +75,7 @@ class SampleQuality(Metric):
     Args:
         network: with `sample(count, seed)`, the moving average.
         train: the training slices, which the floor is measured with.
-        count: largest number of images drawn, and of real ones.
+        count: largest number of images drawn, and of real ones; 0: nothing is measured.
         seed: of the samples and the projections.
         key: the measure that chooses the best model, `swd_over_floor` or `fd_radiomics`.
     """
@@ -97,7 +97,9 @@ class SampleQuality(Metric):
         self._real.append(output[0].detach().cpu())
 
     def compute(self) -> dict[str, float]:
-        """All measures by name."""
+        """All measures by name; none where no images are to be drawn."""
+        if not self.count:
+            return {}
         real = _unit(_spread(torch.cat(self._real), self.count))
         if self._floor is None:
             self._floor = self._distances(real, self._train_images())
@@ -118,7 +120,7 @@ class SampleQuality(Metric):
     def completed(self, engine: Engine, name: Any) -> None:
         """Put every measure under its own name, that of `key` under `name` as well."""
         measures = self.compute()
-        engine.state.metrics |= measures | {str(name): measures[self.key]}
+        engine.state.metrics |= measures | ({str(name): measures[self.key]} if measures else {})
 
     def _train_images(self) -> np.ndarray:
         return _unit(self.train.read(_places(len(self.train), self.count))[:, None])

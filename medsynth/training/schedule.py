@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from medsynth import distributed
-from medsynth.errors import MedsynthError, check_whole
+from medsynth.errors import MedsynthError, check_whole, is_number
 
 if TYPE_CHECKING:
     from medsynth.run.run import Run
@@ -151,6 +151,68 @@ class TwoStages(Schedule):
             return self.second_rate * _half_cosine((share - self.first_share) / (1 - self.first_share))
         done = share / self.first_share
         return min(1.0, done / self.warm_up + FIRST_RATE) * _half_cosine(done)
+
+
+class TwoParts(Schedule):
+    """Two parts of a run that train different networks, each with a warm-up and a straight line to 0 at its end.
+
+    A run that is resumed in its second part stays there, however much longer it is to last.
+
+    Args:
+        optimizers, max_minutes: as `Schedule`.
+        first_share: of the run, that the first part takes.
+
+    Attributes:
+        second_from: number of iterations in the first part; None: it is not over.
+        in_second: whether the second part has begun.
+        done: how much of the part is over, from 0 to 1.
+    """
+
+    WARM_UP, DECAY = 0.02, 0.5  # shares of a part
+
+    def __init__(
+        self, run: Run, optimizers: Sequence[Optimizer], first_share: float, max_minutes: float | None = None
+    ) -> None:
+        super().__init__(run, optimizers, max_minutes)
+        if not is_number(first_share) or not 0 < first_share < 1:
+            raise MedsynthError(f"first_share is {first_share!r}: give a share between 0 and 1, such as 0.3")
+        self.first_share = first_share
+        self.done = 0.0
+        self.second_from: int | None = None
+        self._seconds_before = 0.0  # of this process, in the first part
+
+    @property
+    def in_second(self) -> bool:
+        return self.second_from is not None
+
+    def state_dict(self) -> dict[str, int]:
+        return {"second_from": -1 if self.second_from is None else self.second_from}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.second_from = None if state["second_from"] < 0 else int(state["second_from"])
+
+    def rate(self, engine: Engine) -> float:
+        """Rises to 1, and falls to 0 by the end of the part."""
+        if not self.in_second:
+            self.done = self.share(engine) / self.first_share
+            if self.done >= 1 - ROUNDING:
+                self.second_from, self._seconds_before = engine.state.iteration - 1, self.run.session_seconds
+        if self.in_second:
+            self.done = self._share_of_second(engine)
+        return self.factor(self.done)
+
+    def _share_of_second(self, engine: Engine) -> float:
+        before, state = self.second_from, engine.state
+        done = (state.iteration - 1 - before) / max(1, state.max_epochs * state.epoch_length - before)
+        if self.max_minutes is not None:
+            left = max(1e-9, 60 * self.max_minutes - self._seconds_before)
+            by_clock = (self.run.session_seconds - self._seconds_before) / left
+            done = max(done, distributed.all_reduce(by_clock, "MAX"))
+        return min(1.0, done)
+
+    def factor(self, share: float) -> float:
+        """Of the full rate, when `share` of the part is over."""
+        return min(1.0, share / self.WARM_UP + FIRST_RATE) * min(1.0, (1 - share) / self.DECAY)
 
 
 def _half_cosine(done: float) -> float:

@@ -1,4 +1,4 @@
-"""What a user gets from a trained VAE-GAN: new images, reconstructions, and strips between two images."""
+"""What a user gets from a trained VAE-GAN: new images, reconstructions, edited images, strips between two images."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from torch import Tensor
 
+from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.generate import Drawn, Request, check_batch_size, check_request, sampled, square, write_images
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.paths import STEPS, great_circle
-from medsynth.inference.reconstruct import reconstruct
-from medsynth.models.vaegan.network import VaeGan, check_temperature
+from medsynth.inference.reconstruct import covariates_of, read_stacks, reconstruct
+from medsynth.models.flow.network import SOLVER_STEPS
+from medsynth.models.vaegan.network import VaeGan
 from medsynth.run.recipe import LoadedModel
 
-MODES = {"generate": False, "reconstruct": True, "interpolate": False}  # and whether they need an input
+MODES = {"generate": False, "reconstruct": True, "interpolate": None, "edit": True}  # and whether they need an input
+MIDDLE = 0.5  # position of the slice that stands for an image, unless another is requested
 
 
 class VaeGanInference:
@@ -25,12 +29,14 @@ class VaeGanInference:
         model: from `load_model`.
         output: the folder.
         inferer: calls the network on a batch of slices.
-        mode: `generate`; `reconstruct`: the inputs as the network sees them, noise left out; `interpolate`: strips of
-            `STEPS` images from one sample to another, as many as hold `num_images`.
-        request: what to generate or interpolate.
-        inputs: what to reconstruct, from `find_inputs`.
-        batch_size: slices reconstructed at a time.
-        temperature: of what is generated or interpolated; None: the model's own.
+        mode: `generate`; `reconstruct`: the inputs as the network sees them, noise left out; `edit`: the inputs with
+            another class or other covariates; `interpolate`: strips of `STEPS` images, from each input to the next, or
+            from one new image to another, as many as hold `num_images`.
+        request: what to generate, interpolate or change.
+        inputs: from `find_inputs`.
+        batch_size: slices reconstructed or edited at a time.
+        steps: of the prior's solver; None: `SOLVER_STEPS`.
+        guidance: how strictly the prior follows conditions; 1 as learned, more exaggerates them.
     """
 
     def __init__(
@@ -42,48 +48,118 @@ class VaeGanInference:
         request: Request,
         inputs: Sequence[dict[str, Any]],
         batch_size: int,
-        temperature: float | None = None,
+        steps: int | None = None,
+        guidance: float = 1.0,
     ) -> None:
         check_request(model, VaeGan, "VAE-GAN", mode, MODES, bool(inputs))
         check_batch_size(batch_size)
-        self.temperature = model.network.temperature if temperature is None else check_temperature(temperature)
+        steps = SOLVER_STEPS if steps is None else steps
+        check_whole("steps", steps, 1)
+        if not is_number(guidance) or not 0 <= guidance < float("inf"):
+            raise MedsynthError(f"guidance is {guidance!r}: give 1, or a larger number such as 2")
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
+        self.condition = request.condition(model)
+        self.solver = {"steps": steps, "guidance": guidance}
 
     def run(self) -> None:
         """Do it."""
-        if self.mode == "reconstruct":
-            reconstruct(self.inputs, self.model, self.inferer, self.output, self.batch_size)
-            return
         request, model = self.request, self.model
-        condition = request.condition(model) | {"temperature": self.temperature}
-        if self.mode == "generate":
-            drawn = sampled(model.network.sample, request, condition)
-            count, columns = request.num_images, square(request.num_images)
+        if self.mode == "reconstruct":
+            reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
+        elif self.mode == "edit":
+            edit = Edit(model, request, self.condition["label"], self.solver)
+            reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts)
+        elif self.mode == "generate":
+            drawn = sampled(model.network.sample, request, self.condition | self.solver)
+            write_images(drawn, request.num_images, request, model, self.output, square(request.num_images))
         else:
-            strips = -(-request.num_images // STEPS)
-            drawn = (image for number in range(strips) for image in strip(model.network, request, condition, number))
-            count, columns = strips * STEPS, STEPS
-        write_images(drawn, count, request, model, self.output, columns)
+            strips = -(-request.num_images // STEPS) if not self.inputs else len(self.inputs) - 1
+            if strips < 1:
+                raise MedsynthError(
+                    "mode is interpolate and there is one input: give a folder or a datalist of several"
+                )
+            ends = self.real_ends() if self.inputs else self.new_ends(strips)
+            drawn = (image for pair in ends for image in strip(model.network, *pair, self.solver))
+            write_images(drawn, strips * STEPS, request, model, self.output, STEPS)
+
+    def new_ends(self, strips: int) -> Iterator[tuple[Point, Point]]:
+        """Pairs of random points."""
+        prior = self.model.network.prior
+        for number in range(strips):
+            random = torch.Generator().manual_seed(self.request.random_seed(number))
+            facts = prior.conditions.sample(2, generator=random, **self.condition)
+            noise = torch.randn(2, *prior.shape, generator=random).to(prior.mean.device)
+            yield tuple((noise[i : i + 1], *(fact[i : i + 1] for fact in facts)) for i in range(2))
+
+    def real_ends(self) -> Iterator[tuple[Point, Point]]:
+        """Each input's slice at the requested position, and the next one's."""
+        before, model, prior = None, self.model, self.model.network.prior
+        wanted = MIDDLE if self.request.position is None else self.request.position
+        for _, entry, stack in read_stacks(self.inputs, model):
+            away = (stack.positions - wanted).abs().nan_to_num(0.0)
+            nearest = int(away.argmin()) if away.any() else len(away) // 2
+            chosen = slice(nearest, nearest + 1)
+            label = torch.tensor([model.classes.index(entry["label"]) if entry["label"] in model.classes else -1])
+            facts = (label, stack.positions[chosen], covariates_of(entry, model)[None])
+            facts = tuple(fact.to(prior.mean.device) for fact in facts)
+            latents = model.network.latents(stack.slices[chosen].to(prior.mean.device))
+            point = (prior.travel(latents, *facts, self.solver["steps"], backwards=True), *facts)
+            if before is not None:
+                yield before, point
+            before = point
+
+
+Point = tuple[Tensor, ...]
+"""Noise (1, latent_channels, h, w), label (1,), position (1,) and covariates (1, K)."""
 
 
 @torch.inference_mode()
-def strip(network: VaeGan, request: Request, condition: dict[str, Any], number: int) -> Iterator[Drawn]:
-    """The images between two samples of one class: along the great circle of z, with positions in equal steps.
+def strip(network: VaeGan, start: Point, end: Point, solver: dict[str, Any]) -> Iterator[Drawn]:
+    """The images between two points: along the great circle of the noise, with all conditions but the class in step."""
+    shares = torch.linspace(0, 1, STEPS).tolist()
+    flat = start[0].flatten(1), end[0].flatten(1)
+    noise = torch.cat([great_circle(*flat, share) for share in shares]).view(-1, *start[0].shape[1:])
+    label, ends = start[1].expand(STEPS), zip(start[2:], end[2:], strict=True)
+    position, covariates = (torch.cat([a.lerp(b, share) for share in shares]) for a, b in ends)
+    latents = network.prior.travel(noise, label, position, covariates, **solver)
+    images = network.decode(latents).clamp(-1, 1).cpu()
+    yield from zip(images, label.tolist(), position.tolist(), covariates.tolist(), strict=True)
 
-    All images of a strip share the decoder's noise, so that only z and the position change.
+
+class Edit:
+    """Goes from slices to their noise under their own conditions, and back under others.
+
+    Under its own conditions, a slice comes back as its reconstruction, but for the error of the solver.
+
+    Args:
+        request: the new class and covariates.
+        label: index of the new class; None: that of each image.
+        solver: steps and guidance.
+
+    Attributes:
+        facts: what is changed, for sidecars and tables.
     """
-    seed = request.random_seed(number)
-    random = torch.Generator().manual_seed(seed)
-    label, temperature = condition["label"], condition["temperature"]
-    if label is None:
-        label = network.density.sample(1, generator=random)[1].item()
-    latents, labels, positions = network.density.sample(2, label, request.position, random, temperature)
-    device = latents.device
-    for share in torch.linspace(0, 1, STEPS).tolist():
-        latent = great_circle(latents[:1], latents[1:], share)
-        position = positions[:1].lerp(positions[1:], share)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            image = network.draw(latent, labels[:1], position)
-        yield image[0].clamp(-1, 1).cpu(), labels[0].item(), position.item()
+
+    def __init__(self, model: LoadedModel, request: Request, label: int | None, solver: dict[str, Any]) -> None:
+        if label is None and not request.covariates:
+            raise MedsynthError("mode is edit and nothing is to change: give --label or --covariates")
+        self.label, self.covariates, self.solver = label, request.covariates or {}, solver
+        self.names = model.network.conditions.covariates
+        self.facts = ({} if label is None else {"Label": request.label}) | (
+            {"Covariates": dict(self.covariates)} if self.covariates else {}
+        )
+
+    def __call__(
+        self, slices: Tensor, network: VaeGan, label: Tensor, position: Tensor, covariates: Tensor | None = None
+    ) -> Tensor:
+        """(N, 1, H, W) with their own conditions -> the edited slices."""
+        own = covariates if covariates is not None else slices.new_zeros(len(slices), 0)
+        other = own.clone()
+        for name, value in self.covariates.items():
+            other[:, self.names.index(name)] = value
+        new_label = label if self.label is None else torch.full_like(label, self.label)
+        latents = network.latents(slices)
+        noise = network.prior.travel(latents, label, position, own, self.solver["steps"], backwards=True)
+        latents = network.prior.travel(noise, new_label, position, other, **self.solver)
+        return network.decode(latents).clamp(-1, 1)

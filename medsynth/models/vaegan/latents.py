@@ -12,10 +12,7 @@ BATCH = 64
 
 
 class VaeGanLatents:
-    """z of a VAE-GAN: the mean that its encoder gives to an image of unknown class and position.
-
-    Class and position are kept from the encoder, or a map of z would show them whether or not the image does.
-    """
+    """z of a VAE-GAN: the mean that its encoder gives to an image, which is told neither class nor position."""
 
     name = "z"
 
@@ -27,4 +24,6 @@ class VaeGanLatents:
         """(N, H, W) in [0, 1] -> (N, features)."""
         device = next(self.network.parameters()).device
         scaled = torch.from_numpy(images.images)[:, None] * 2 - 1
-        return torch.cat([self.network.encode(part.to(device))[0].cpu() for part in scaled.split(BATCH)]).numpy()
+        return torch.cat(
+            [self.network.latents(part.to(device)).flatten(1).cpu() for part in scaled.split(BATCH)]
+        ).numpy()

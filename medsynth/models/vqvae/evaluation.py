@@ -115,14 +115,18 @@ class ReconstructionEvaluation:
         measures = summarized(cases, usage, network, self.seed)
         found = verdicts(measures)
         patients = Patients.of(entries, [case.subject for case in cases])
-        facts = {
-            "real": str(self.real or default.PHANTOM_FOLDER),
-            "datalist": data.digest,
-            "model": self.model.digest,
-            "seed": self.seed,
-            "data_range": "the intensity window of each image as [0, 1]: range 1",
-            "mask": "none, whole slices",
-        } | patients.facts | provenance()
+        facts = (
+            {
+                "real": str(self.real or default.PHANTOM_FOLDER),
+                "datalist": data.digest,
+                "model": self.model.digest,
+                "seed": self.seed,
+                "data_range": "the intensity window of each image as [0, 1]: range 1",
+                "mask": "none, whole slices",
+            }
+            | patients.facts
+            | provenance()
+        )
         summary = f"{len(cases)} images brought through a codebook and back, beside the truth. {patients.words}"
         printed = {name.replace("_", " "): plain(value) for name, value in facts.items()}
         page = Page("Reconstruction", summary, found, sections(cases, measures), printed)

@@ -1,0 +1,1 @@
+"""Rectified flow: a learned prior over latents."""
