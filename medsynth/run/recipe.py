@@ -17,7 +17,7 @@ from medsynth.errors import MedsynthError, is_whole
 from medsynth.run.model_file import require_model
 from medsynth.storage import load_plain, save_plain
 
-_FORMAT = 3  # raise it when an earlier model.pt no longer gives the same network or the same preprocessing
+_FORMAT = 2  # raise it when an earlier model.pt no longer gives the same network or the same preprocessing
 _PACKAGES = ("medsynth.models.", "medsynth.nn.", "monai.networks.")
 _PARTS = {"definition": dict, "weights": dict, "preprocessing": dict, "classes": list, "extra": dict}
 
@@ -103,10 +103,11 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
         )
     definition, discriminator = content["definition"], None
     check_recipe(definition, content["preprocessing"], str(path))
-    network = _with_weights(definition, content["weights"], device, str(path))
+    where = f"{path}, made by medsynth {content.get('version')}"
+    network = _with_weights(definition, content["weights"], device, where)
     if _has(content.get("discriminator"), {"definition": dict, "weights": dict}):
         check_recipe(content["discriminator"]["definition"], {}, str(path))
-        discriminator = _with_weights(**content["discriminator"], device=device, where=str(path))
+        discriminator = _with_weights(**content["discriminator"], device=device, where=where)
     return LoadedModel(
         network=network,
         preprocessing=content["preprocessing"],
@@ -197,4 +198,6 @@ def _build(value: Any, where: str) -> Any:
     try:
         return _network_class(value, where)(**arguments)
     except (TypeError, ValueError) as error:
-        raise MedsynthError(f"{where}: {value['_target_']} cannot be built as it says ({error})") from error
+        raise MedsynthError(
+            f"{where}: {value['_target_']} cannot be built as it says ({error}): train it again"
+        ) from error

@@ -76,11 +76,15 @@ def fit(flow: LatentFlow, encode: Callable[[Tensor], Tensor], dataset: SliceData
         encode: images (N, 1, H, W) in [-1, 1] -> latents.
         dataset: the training slices.
     """
-    some = np.linspace(0, len(dataset) - 1, min(len(dataset), FITTED_TO)).astype(np.int64)
-    images = dataset.read(some)[:, None].float().to(flow.mean.device)
+    images = spread_images(dataset, min(len(dataset), FITTED_TO)).to(flow.mean.device)
     latents = torch.cat([encode(part) for part in images.split(ENCODED_AT_ONCE)])
     facts = dataset.facts(np.arange(len(dataset)))
     flow.fit(latents, *(facts[name] for name in FACTS))
+
+
+def spread_images(dataset: SliceDataset, count: int) -> Tensor:
+    """(count, 1, H, W), evenly spread over a set of slices."""
+    return dataset.read(np.linspace(0, len(dataset) - 1, count).astype(np.int64))[:, None].float()
 
 
 def augmented(images: Tensor) -> tuple[Tensor, Tensor]:

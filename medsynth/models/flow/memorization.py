@@ -37,11 +37,16 @@ class MemorizationWatch:
         self.validator.add_event_handler(Events.COMPLETED, self._judge, engine)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "iteration": self._best_iteration, "mean": self._mean_at_best, "said": self._said}
+        return {
+            "best": self._best,
+            "iteration": self._best_iteration,
+            "mean": self._mean_at_best,
+            "said": self._said,
+        } | {"validations": self._validations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._best, self._best_iteration = state["best"], state["iteration"]
-        self._mean_at_best, self._said = state["mean"], state["said"]
+        self._mean_at_best, self._said, self._validations = state["mean"], state["said"], state["validations"]
 
     def _add(self, engine: Engine) -> None:
         found = engine.state.output["losses"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from medsynth.models.flow.learning import flow_loss
 from medsynth.models.flow.network import LatentFlow
 
-TIMES = 4  # at which each image is measured
+TIMES = 2  # at which each image is measured
 
 
 class HeldOutFlowLoss(Metric):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,10 @@ from medsynth.models.flow.network import SOLVER_STEPS
 from medsynth.models.vaegan.network import VaeGan
 from medsynth.run.recipe import LoadedModel
 
+log = logging.getLogger(__name__)
+
 MODES = {"generate": False, "reconstruct": True, "interpolate": None, "edit": True}  # and whether they need an input
+UNREAD = {"reconstruct": ("label", "position", "covariates"), "edit": ("position",)}  # of a request, by mode
 MIDDLE = 0.5  # position of the slice that stands for an image, unless another is requested
 
 
@@ -52,6 +56,10 @@ class VaeGanInference:
         guidance: float = 1.0,
     ) -> None:
         check_request(model, VaeGan, "VAE-GAN", mode, MODES, bool(inputs))
+        unread = UNREAD.get(mode, ("label", "covariates") if inputs else ())
+        for name in unread:
+            if getattr(request, name) is not None:
+                raise MedsynthError(f"mode is {mode}, where {name} changes nothing: leave {name} null")
         check_batch_size(batch_size)
         steps = SOLVER_STEPS if steps is None else steps
         check_whole("steps", steps, 1)
@@ -68,6 +76,8 @@ class VaeGanInference:
         if self.mode == "reconstruct":
             reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
         elif self.mode == "edit":
+            if not any(entry.get("label") or entry.get("covariates") for entry in self.inputs):
+                log.info("class and covariates of the inputs are not known: a datalist as input gives them")
             edit = Edit(model, request, self.condition["label"], self.solver)
             reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts)
         elif self.mode == "generate":
@@ -116,12 +126,20 @@ Point = tuple[Tensor, ...]
 
 @torch.inference_mode()
 def strip(network: VaeGan, start: Point, end: Point, solver: dict[str, Any]) -> Iterator[Drawn]:
-    """The images between two points: along the great circle of the noise, with all conditions but the class in step."""
+    """The images between two points: along the great circle of the noise, with the conditions in step.
+
+    A class, and what is unknown at one of the points, is that of the nearer point.
+    """
     shares = torch.linspace(0, 1, STEPS).tolist()
     flat = start[0].flatten(1), end[0].flatten(1)
     noise = torch.cat([great_circle(*flat, share) for share in shares]).view(-1, *start[0].shape[1:])
-    label, ends = start[1].expand(STEPS), zip(start[2:], end[2:], strict=True)
-    position, covariates = (torch.cat([a.lerp(b, share) for share in shares]) for a, b in ends)
+    nearer = [start if share < MIDDLE else end for share in shares]
+    label, *of_nearer = (torch.cat(facts) for facts in zip(*(point[1:] for point in nearer), strict=True))
+    between = []
+    for one, other, near in zip(start[2:], end[2:], of_nearer, strict=True):
+        values = torch.cat([one.lerp(other, share) for share in shares])
+        between.append(torch.where(values.isnan(), near, values))
+    position, covariates = between
     latents = network.prior.travel(noise, label, position, covariates, **solver)
     images = network.decode(latents).clamp(-1, 1).cpu()
     yield from zip(images, label.tolist(), position.tolist(), covariates.tolist(), strict=True)

@@ -14,8 +14,13 @@ from medsynth.distributed import same_everywhere
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.losses.adversarial import ADVERSARIAL_LOSSES, check_adversarial_loss
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
-from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
-from medsynth.models.flow.learning import FACTS, augmented, fit, training_loss
+from medsynth.losses.similarity import (
+    feature_distance,
+    sliced_patch_distance,
+    spectral_distance,
+    structural_dissimilarity,
+)
+from medsynth.models.flow.learning import FACTS, augmented, fit, spread_images, training_loss
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
 from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses, replayed
@@ -35,6 +40,7 @@ class VaeGanWeights:
         l1: mean absolute difference of image and reconstruction, in [-1, 1].
         ssim: 1 - SSIM of image and reconstruction.
         patch: sliced Wasserstein distance between the patches of reconstructions and of images, against blur.
+        spectrum: difference of the reconstructions' radial power spectrum from the images', likewise.
         feature: distance of image and reconstruction in the critic's features.
         kl: Kullback-Leibler divergence in nats per pixel.
         adversarial: how long the gradient of what the critic says is, at the reconstruction, relative to that of the
@@ -45,6 +51,7 @@ class VaeGanWeights:
     l1: float
     ssim: float
     patch: float
+    spectrum: float
     feature: float
     kl: float
     adversarial: float
@@ -138,6 +145,8 @@ class VaeGanTrainer(AdversarialTrainer):
             terms["ssim"] = structural_dissimilarity(fake, real)
         if weights.patch:
             terms["patch"] = sliced_patch_distance(fake, real, PROJECTIONS)
+        if weights.spectrum:
+            terms["spectrum"] = spectral_distance(fake, real)
         if has_critic:
             with self.autocast(), frozen(self.discriminator):
                 shown, shown_real = shifted(fake, real)
@@ -201,9 +210,13 @@ class VaeGanTrainer(AdversarialTrainer):
         """And the prior's optimizer, and where the second part began."""
         return super().stateful() | {"prior_optimizer": self.prior_optimizer, "schedule": self.schedule}
 
+    @torch.no_grad()
     def sample(self, count: int, seed: int) -> Tensor:
-        """(count, 1, H, W) samples in [-1, 1] on the CPU."""
-        return self.generator.eval().sample(count, seed)[0].cpu()
+        """(count, 1, H, W) in [-1, 1] on the CPU: samples, or while there is no prior, reconstructed training images."""
+        network = self.generator.eval()
+        if network.prior.is_fitted:
+            return network.sample(count, seed)[0].cpu()
+        return network(spread_images(self.data_loader.dataset, count).to(self.state.device)).cpu()
 
 
 def shifted(*sets: Tensor) -> list[Tensor]:
