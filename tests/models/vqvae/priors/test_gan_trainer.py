@@ -103,6 +103,16 @@ def test_the_encoder_learns_to_reconstruct_and_to_be_normal_only(build, term, mo
     assert any(name.startswith("encoder") for name in moved(trainer.network, lambda: step(trainer))) == moves
 
 
+def test_what_is_reconstructed_is_drawn_with_the_encoder_s_mean_and_variance(build):
+    trainer = build(reconstruction=1.0)
+    bias = trainer.network.encoder.out.bias
+    before = bias.detach().clone()
+    step(trainer)
+    mean, log_variance = (bias - before).chunk(2)
+    assert mean.abs().min() > 0
+    assert log_variance.abs().min() > 0
+
+
 def test_without_weights_only_the_critic_learns(build):
     trainer = build()
     assert not moved(trainer.network, lambda: step(trainer))
