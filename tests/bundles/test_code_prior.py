@@ -34,10 +34,8 @@ PRIORS = {
         "channels": 16,
         "discriminator_channels": 16,
         "latent_features": 12,
-        "mixture_components": 2,
-        "decoded_images": 8,
-        "temperature__iterations": 30,
-        "learning_rate": 0.002,
+        "learning_rate": 0.003,
+        "epoch_length": 60,
     },
     "vqvae/train_transformer.json": {"features": 32, "layers": 2, "heads": 2, "learning_rate": 0.005},
 }
@@ -76,21 +74,20 @@ def test_training_makes_codes_better_known(trained):
     start, *_, end = rows(folder / "losses.csv")
     first, *_, last = rows(folder / "metrics.csv")
     if config == GAN:
-        assert end["coarse_reconstruction"] < start["coarse_reconstruction"]  # decoded images fit their latent vectors
-        assert last["swd_over_floor"] < first["swd_over_floor"]
-        assert last["psd_db"] < first["psd_db"]
+        assert end["reconstruction"] < 0.8 * start["reconstruction"]
+        assert last["swd_over_floor"] < 0.9 * first["swd_over_floor"]
+        assert last["pair_js"] < 0.9 * first["pair_js"]
     else:
         assert last["swd_over_floor"] < 1.1 * first["swd_over_floor"]
         assert last["negative_log_likelihood"] < first["negative_log_likelihood"] < np.log(64)
 
 
 def test_code_measures_stand_beside_their_floors_every_epoch(trained):
-    config, folder = trained
+    _, folder = trained
     metrics = rows(folder / "metrics.csv")
     assert [row["epoch"] for row in metrics] == [1, 2, 3]
-    names = ["code_kl", "pair_js"] + (["snap_distance"] if config == GAN else [])
     for row in metrics:
-        assert all(row[name] > 0 and row[f"{name}_floor"] > 0 for name in names)
+        assert all(row[name] > 0 and row[f"{name}_floor"] > 0 for name in ("code_kl", "pair_js"))
     assert len({row["pair_js_floor"] for row in metrics}) == 1
     assert "pair_js" in (folder / "train.log").read_text()
 
@@ -138,19 +135,6 @@ def test_samples_have_the_training_set_s_classes_and_positions(trained):
     assert 0.2 < positions.mean() < 0.8
 
 
-def test_embeddings_can_be_snapped_to_codes_instead(train, tmp_path):
-    weights = dict.fromkeys(
-        ["weights__adversarial", "weights__feature", "weights__patch", "weights__coarse_reconstruction"], 0.0
-    )
-    weights |= {"weights__commitment": 0.25, "weights__reconstruction": 1.0}
-    options = {"max_epochs": 1, "epoch_length": 36, "assignment": "snap", "log_iterations": 12}
-    folder = train(GAN, tmp_path / "snap", **options, **weights)
-    start, *_, end = rows(folder / "losses.csv")
-    assert end["reconstruction"] < start["reconstruction"]
-    assert 0 < end["commitment"] < 1
-    assert load_model(folder / "model.pt").network.sample(2, 0)[0].shape == (2, 1, 32, 32)
-
-
 @pytest.mark.parametrize(
     ("mistake", "told"),
     [
@@ -162,8 +146,8 @@ def test_embeddings_can_be_snapped_to_codes_instead(train, tmp_path):
         ({"num_codes": 32}, "num_codes is 32, and stage one"),
         ({"image_size": 64}, "image_size is 64, and stage one"),
         ({"modality": "ct"}, "modality is ct, and stage one"),
-        ({"assignment": "nearest"}, "assignment is 'nearest'"),
         ({"batch_size": 100000}, "don't fill one batch"),
+        ({"batch_size": 1}, "batch_size is 1"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_that_names_it(refusal, train, mistake, told):

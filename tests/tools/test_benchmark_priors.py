@@ -17,7 +17,7 @@ def priors(monkeypatch):
 def test_the_peer_draws_images_of_the_same_size_from_a_transformer_of_the_same_sizes(priors):
     torch.manual_seed(0)
     stage_one = {"image_size": 16, "channels": [8, 16], "residual_layers": 1, "num_codes": 20, "code_features": 8}
-    gan = priors.CodeGan(stage_one | {"cosine": False}, channels=16)
+    gan = priors.CodeGan(stage_one | {"cosine": False}, 16, 8, 0, True)
     images = priors.monai_sampling(gan, {"features": 16, "layers": 1, "heads": 2})()
     assert images.shape == gan.sample(priors.MONAI_IMAGES, seed=0)[0].shape
 

@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
     stage_one = {"image_size": options.image_size} | defaults(
         "train", "channels", "residual_layers", "num_codes", "code_features", "cosine"
     )
-    gan = CodeGan(stage_one, **defaults("train_prior", "channels", "latent_features", "mixture_components")).eval()
+    gan_sizes = defaults("train_prior", "channels", "latent_features")
+    gan = CodeGan(stage_one, **gan_sizes, num_classes=0, use_position=True).eval()
     sizes = defaults("train_transformer", "features", "layers", "heads")
     transformer = CodeTransformer(stage_one, **sizes, dropout=0.0, num_classes=0, use_position=True).eval()
     count = options.images

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,46 +17,35 @@ SHOWN_FROM = 8  # chunks; fewer are encoded without a progress bar
 
 
 class CodeMaps:
-    """Code maps of slices, and optional features of each, computed once and held in memory.
+    """Code maps of slices, computed once and held in memory.
 
     Args:
         dataset: the slices.
         stage_one: encodes them.
         flip: include mirrored slices.
-        describe: images (N, 1, H, W) -> features (N, features).
     """
 
     @torch.no_grad()
-    def __init__(
-        self,
-        dataset: SliceDataset,
-        stage_one: SliceVqVae,
-        flip: bool = False,
-        describe: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, dataset: SliceDataset, stage_one: SliceVqVae, flip: bool = False) -> None:
         self.dataset, self.copies = dataset, 1 + flip
-        indices, described = [], []
+        indices = []
         for mirrored in range(self.copies):
             chunks = torch.arange(len(dataset)).split(CHUNK)
             for chunk in tqdm(chunks, desc="encoding", leave=False, disable=len(chunks) < SHOWN_FROM):
                 images = dataset.read(chunk.numpy())[:, None].float().to(stage_one.codebook.codes.device)
                 images = images.flip(-1) if mirrored else images
                 indices.append(stage_one.encode_indices(images).to(torch.int32))
-                if describe is not None:
-                    described.append(describe(images))
         self._indices = torch.cat(indices)
-        self._described = torch.cat(described) if described else None
         used = torch.bincount(self._indices.flatten(), minlength=stage_one.num_codes)
         warn_of_collapse(perplexity(used), stage_one.num_codes)
 
-    def all(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Code maps (M, h, w), their features (M, features), labels and positions (M,)."""
+    def conditions(self) -> tuple[Tensor, Tensor]:
+        """Labels and positions (M,) of the slices."""
         facts = self.dataset.facts(np.arange(len(self.dataset)))
-        conditions = (facts[name].repeat(self.copies) for name in ("label", "position"))
-        return self._indices, self._described, *conditions
+        return facts["label"], facts["position"]
 
-    def of(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Code maps (N, h, w) of the slices `index` (N,), mirrored at random if included, and their features."""
+    def of(self, index: Tensor) -> Tensor:
+        """Code maps (N, h, w) of the slices `index` (N,), mirrored at random if included."""
         if self.copies > 1:
             index = index + len(self.dataset) * torch.randint(self.copies, index.shape, device=index.device)
-        return self._indices[index].long(), None if self._described is None else self._described[index]
+        return self._indices[index].long()

@@ -43,19 +43,6 @@ def pair_divergence(real: Tensor, fake: Tensor, num_codes: int) -> float:
     return sum(divergences) / 2
 
 
-def snap_distance(latents: Tensor, codebook: Tensor) -> float:
-    """Root mean square distance of latents from their nearest code, relative to the codes' own spread; 0: on codes.
-
-    Args:
-        latents: (N, features, h, w).
-        codebook: (num_codes, features).
-    """
-    flat = latents.movedim(1, -1).flatten(0, -2).float()
-    nearest = torch.cat([torch.cdist(part, codebook.float()).amin(dim=1) for part in flat.split(16384)])
-    spread = (codebook.float() - codebook.float().mean(dim=0)).square().sum(dim=1).mean()
-    return (nearest.square().mean() / spread).sqrt().item()
-
-
 _CUT_RIGHT, _CUT_LEFT = (..., slice(None, -1)), (..., slice(1, None))
 _CUT_BOTTOM, _CUT_TOP = (..., slice(None, -1), slice(None)), (..., slice(1, None), slice(None))
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from medsynth.data.datasets.slices import SliceDataset
 from medsynth.models.vqvae.priors.base import CodePrior
-from medsynth.models.vqvae.priors.code_measures import histogram_divergence, pair_divergence, snap_distance
-from medsynth.models.vqvae.priors.gan import CodeGan
+from medsynth.models.vqvae.priors.code_measures import histogram_divergence, pair_divergence
 from medsynth.training.samples import SampleGrid
 
 
@@ -29,8 +28,7 @@ class CodeQuality(Metric):
     """Compares code maps that a prior draws with those of a validation's real images.
 
     In the validator's metrics: `code_kl`, the divergence of the frequencies of codes; `pair_js`, that of neighbouring
-    pairs; `snap_distance`, for a GAN, the distance of embeddings from the codes that replace them. Each has a
-    `..._floor`: the same measure of as many training images, and of the encoder's own latents.
+    pairs. Each has a `..._floor`: the same measure of as many training images.
 
     Args:
         network: the moving average of the prior.
@@ -61,9 +59,6 @@ class CodeQuality(Metric):
             self._measure_real()
         fake = self.network.sample_codes(len(self._real), self.seed)[0].cpu()
         measures = self._divergences(fake)
-        if isinstance(self.network, CodeGan):
-            aims = self.network.aims(len(self._real), self.seed)
-            measures["snap_distance"] = snap_distance(aims, self.network.codes)
         return {
             key: value
             for name in measures
@@ -79,10 +74,8 @@ class CodeQuality(Metric):
         images = torch.cat(self._images)[: self.count]
         indices = np.linspace(0, len(self.train) - 1, min(len(self.train), len(images))).astype(np.int64)
         others = self.train.read(indices)[:, None].float().to(images.device)
-        latents = stage_one.encode(images)
-        self._real = stage_one.index(latents).cpu()
+        self._real = stage_one.encode_indices(images).cpu()
         self._floor = self._divergences(stage_one.encode_indices(others).cpu())
-        self._floor["snap_distance"] = snap_distance(latents, stage_one.codebook.codes)
 
     def _divergences(self, codes: Tensor) -> dict[str, float]:
         num_codes = self.network.stage_one.num_codes

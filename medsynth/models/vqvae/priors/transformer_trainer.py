@@ -48,7 +48,7 @@ class CodeTransformerTrainer(BaseTrainer):
         return CodeMaps(self.data_loader.dataset, self.network.stage_one, self.flip)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        indices, _ = self.maps.of(batch["index"])
+        indices = self.maps.of(batch["index"])
         self.network.train()
         with self.autocast():
             loss = self.network.negative_log_likelihood(indices, batch["label"], batch["position"]).mean()
@@ -57,7 +57,7 @@ class CodeTransformerTrainer(BaseTrainer):
 
     def begin(self) -> None:
         """Learn the training set's classes and positions."""
-        self.network.conditions.fit(*self.maps.all()[2:])
+        self.network.conditions.fit(*self.maps.conditions())
         self.generator.load_state_dict(self.network.state_dict())
 
     @torch.no_grad()

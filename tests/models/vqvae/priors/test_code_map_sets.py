@@ -36,25 +36,26 @@ def stage_one() -> SliceVqVae:
 
 def test_maps_are_what_stage_one_makes_of_the_slices(stage_one):
     slices = Slices()
-    maps = CodeMaps(slices, stage_one, describe=lambda images: images.mean(dim=(2, 3)))
     index = torch.tensor([7, 2])
-    indices, means = maps.of(index)
+    indices = CodeMaps(slices, stage_one).of(index)
     assert torch.equal(indices, stage_one.encode_indices(slices.images[index][:, None]))
-    torch.testing.assert_close(means, slices.images[index].mean(dim=(1, 2))[:, None])
 
 
 def test_mirrored_slices_are_drawn_as_often_as_the_others(stage_one):
     slices = Slices()
     maps = CodeMaps(slices, stage_one, flip=True)
     torch.manual_seed(0)
-    drawn, _ = maps.of(torch.full((200,), 3))
+    drawn = maps.of(torch.full((200,), 3))
     ways = [stage_one.encode_indices(image[None, None])[0] for image in (slices.images[3], slices.images[3].flip(-1))]
     counts = [(drawn == way).all(dim=(1, 2)).sum().item() for way in ways]
     assert sum(counts) == 200
     assert min(counts) > 70
-    indices, _, labels, positions = maps.all()
-    assert len(indices) == len(labels) == len(positions) == 20
-    assert labels[3] == labels[13]
+
+
+def test_conditions_are_those_of_every_slice(stage_one):
+    labels, positions = CodeMaps(Slices(), stage_one, flip=True).conditions()
+    assert labels.tolist() == [0, 1, 2] * 3 + [0]
+    assert positions.tolist() == [i / 10 for i in range(10)]
 
 
 def test_a_collapsed_codebook_is_warned_of(caplog, stage_one):

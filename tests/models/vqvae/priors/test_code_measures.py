@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medsynth.models.vqvae.priors.code_measures import histogram_divergence, pair_divergence, snap_distance
+from medsynth.models.vqvae.priors.code_measures import histogram_divergence, pair_divergence
 
 
 def test_histogram_divergence_by_hand():
@@ -36,9 +36,3 @@ def test_pairs_tell_shuffled_maps_that_the_histogram_cannot():
     shuffled = real.flatten()[torch.randperm(real.numel())].view_as(real)
     assert histogram_divergence(real, shuffled, 8) == 0
     assert pair_divergence(real, shuffled, 8) > 0.3
-
-
-def test_snap_distance_by_hand():
-    codebook = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])  # their spread is 1
-    latents = torch.tensor([[1.0, 0.5], [-1.0, 0.0]]).T[None, :, None]  # 0.5 and 0 from the nearest
-    assert snap_distance(latents, codebook) == pytest.approx(math.sqrt(0.5**2 / 2))

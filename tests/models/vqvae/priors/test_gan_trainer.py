@@ -10,9 +10,9 @@ from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
 from medsynth.data.datasets.loader import SliceLoader
-from medsynth.errors import MedsynthError
+from medsynth.models.vqvae.priors import gan_trainer
 from medsynth.models.vqvae.priors.gan import CodeDiscriminator, CodeGan
-from medsynth.models.vqvae.priors.gan_trainer import CodeGanTrainer, CodeGanWeights, Cooling
+from medsynth.models.vqvae.priors.gan_trainer import CodeGanTrainer, CodeGanWeights
 
 TERMS = [field.name for field in fields(CodeGanWeights)]
 STAGE_ONE = {
@@ -48,23 +48,19 @@ class Blobs:
 def build() -> Callable[..., CodeGanTrainer]:
     """A trainer that has begun; only terms with a weight other than 0 are left."""
 
-    def make(assignment: str = "gumbel", **weights: float) -> CodeGanTrainer:
+    def make(**weights: float) -> CodeGanTrainer:
         torch.manual_seed(0)
-        network = CodeGan(STAGE_ONE, 16, 5, 2, mixture_components=1, assignment=assignment)
+        network = CodeGan(STAGE_ONE, 16, 5, 2, True)
         blobs = Blobs()
         network.stage_one.codebook.start(network.stage_one.encode(blobs.images[:, None]), seed=0)
-        critics = CodeDiscriminator(16, 4, 4, 16, 2)
+        critic = CodeDiscriminator(16, 4, 4, 16, 2, True)
         trainer = CodeGanTrainer(
             network,
-            critics,
+            critic,
             torch.optim.SGD(network.parameters(), lr=0.1),
-            torch.optim.SGD(critics.parameters(), lr=0.1),
+            torch.optim.SGD(critic.parameters(), lr=0.1),
             EMAHandler(network),
             CodeGanWeights(**(dict.fromkeys(TERMS, 0.0) | weights)),
-            Cooling(1.0, 0.5, 10),
-            instance_noise=0.1,
-            decoded_images=4,
-            penalty_images=2,
             flip=False,
             device="cpu",
             max_epochs=1,
@@ -93,62 +89,57 @@ def moved(network: nn.Module, by: Callable[[], object]) -> set[str]:
     return {name for name, value in network.state_dict().items() if not torch.equal(before[name], value)}
 
 
-@pytest.mark.parametrize("term", ["reconstruction", "adversarial", "feature", "patch", "coarse_reconstruction"])
+@pytest.mark.parametrize("term", ["reconstruction", "adversarial", "energy"])
 def test_every_term_trains_the_generator_and_never_stage_one(build, term):
     trainer = build(**{term: 1.0})
     changed = moved(trainer.network, lambda: step(trainer))
-    assert "head.rest.weight" in changed
-    assert not any(name.startswith(("stage_one", "components", "density")) for name in changed)
+    assert {"out.weight", "generator.start.weight"} <= changed
+    assert not any(name.startswith("stage_one") for name in changed)
 
 
-@pytest.mark.parametrize("term", ["reconstruction", "commitment", "adversarial", "patch"])
-def test_every_term_trains_a_generator_that_snaps(build, term):
-    trainer = build("snap", **{term: 1.0})
-    assert "shift.weight" in moved(trainer.network, lambda: step(trainer))
+@pytest.mark.parametrize(("term", "moves"), [("reconstruction", True), ("kl", True), ("energy", False)])
+def test_the_encoder_learns_to_reconstruct_and_to_be_normal_only(build, term, moves):
+    trainer = build(**{term: 1.0})
+    assert any(name.startswith("encoder") for name in moved(trainer.network, lambda: step(trainer))) == moves
 
 
-def test_without_weights_only_the_critics_learn(build):
+def test_what_is_reconstructed_is_drawn_with_the_encoder_s_mean_and_variance(build):
+    trainer = build(reconstruction=1.0)
+    bias = trainer.network.encoder.out.bias
+    before = bias.detach().clone()
+    step(trainer)
+    mean, log_variance = (bias - before).chunk(2)
+    assert mean.abs().min() > 0
+    assert log_variance.abs().min() > 0
+
+
+def test_without_weights_only_the_critic_learns(build):
     trainer = build()
-    assert moved(trainer.network, lambda: step(trainer)) <= {"gain", "spread"}  # which no loss moves
+    assert not moved(trainer.network, lambda: step(trainer))
+    assert "score.weight" in moved(trainer.discriminator, lambda: step(trainer))
+
+
+def test_a_map_drawn_is_judged_beside_the_real_one_of_its_conditions(build, monkeypatch):
+    trainer, seen = build(), []
+    monkeypatch.setattr(gan_trainer, "energy_score", lambda *maps: seen.extend(maps) or torch.zeros(()))
+    batch = next(iter(trainer.data_loader))
+    trainer._iteration(trainer, batch)
+    one, other, real = seen
+    codes = trainer.network.stage_one.embed(trainer.maps.of(batch["index"]))
+    assert torch.equal(real, trainer.network.scaled(codes)[4:])
+    assert one.shape == other.shape == real.shape
+    assert not torch.equal(one, other)
+
+
+def test_the_penalty_is_the_critic_s_squared_slope_at_real_maps(build):
     trainer = build()
-    changed = moved(trainer.discriminator, lambda: step(trainer))
-    assert {"codes.score.weight", "images.score.weight"} <= changed
+    trainer.discriminator.forward = lambda maps, label, position: 3 * maps.flatten(1)[:, 0]  # of slope 3
+    label = torch.zeros(6, dtype=torch.long)
+    assert trainer.penalty(torch.randn(6, 4, 4, 4), label, torch.zeros(6)).item() == pytest.approx(9)
 
 
-def test_the_penalty_is_the_slope_of_both_critics_at_real_maps(build):
-    trainer = build()
-    critics = trainer.discriminator
-    for critic in (critics.codes, critics.images):
-        critic.forward = lambda maps, label, position: 3 * maps.flatten(1)[:, 0]  # of slope 3
-    codes, images, label = torch.randn(4, 4, 4, 4), torch.randn(2, 1, 16, 16), torch.zeros(4, dtype=torch.long)
-    penalty = trainer.penalty(codes, images, label, torch.zeros(4), torch.tensor([0, 2]))
-    assert penalty.item() == pytest.approx(9 + 9)
-
-
-def test_the_temperature_falls_by_the_iterations_alone():
-    cooling = Cooling(1.0, 0.25, 100)
-    assert [cooling(i) for i in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.5, 0.25, 0.25])
-
-
-@pytest.mark.parametrize("values", [(1.0, 2.0, 10), (1.0, 0.0, 10), (1.0, 0.5, 0)])
-def test_a_temperature_that_does_not_fall_is_refused(values):
-    with pytest.raises(MedsynthError, match="temperature falls from"):
-        Cooling(*values)
-
-
-def test_real_and_generated_codes_are_softened_alike_and_less_as_it_cools(build):
-    trainer = build()
-    codes = trainer.network.codes[torch.randint(12, (50, 4, 4))].movedim(-1, 1)
-    noise = (trainer.with_instance_noise(codes, 0.5) - codes) / trainer.discriminator.deviation
-    assert noise.std().item() == pytest.approx(0.1 * 0.5, rel=0.1)
-
-
-def test_it_begins_with_density_and_maps_of_the_training_set(build):
-    trainer = build()
-    network = trainer.network
-    _, labels, positions = network.density.sample(200)
-    assert set(labels.tolist()) == {0, 1}
-    assert not positions.isnan().any()
-    assert network.slopes.abs().max() > 0
-    torch.testing.assert_close(trainer.discriminator.deviation.flatten(), network.codes.std(dim=0))
-    assert torch.equal(trainer.generator.components.axes, network.components.axes)
+def test_it_begins_with_the_training_set_s_classes_and_positions(build):
+    for network in (build().network, build().generator):
+        labels, positions = network.conditions.sample(200)
+        assert set(labels.tolist()) == {0, 1}
+        assert not positions.isnan().any()
