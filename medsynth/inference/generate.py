@@ -18,7 +18,6 @@ from medsynth.data.io.writing import safe
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits
-from medsynth.nn.conditioning import TrainingConditions
 from medsynth.run.recipe import LoadedModel
 
 BLOCK = 16  # images drawn together: a constant, since another number would give other images
@@ -66,11 +65,10 @@ class Request:
 
     def condition(self, model: LoadedModel) -> dict[str, Any]:
         """`label` and `position` as a network's `sample` takes them, and `covariates` if it was trained with some."""
-        learned = getattr(model.network, "conditions", None) or model.network.density
-        if self.position is not None and not learned.has_positions:
+        conditions = model.network.conditions
+        if self.position is not None and not conditions.has_positions:
             raise MedsynthError("the training images of this model had no positions: leave position null")
         condition = {"label": self._class_index(model.classes), "position": self.position}
-        conditions = learned if isinstance(learned, TrainingConditions) else TrainingConditions()
         conditions.check(self.covariates or {})
         return condition | ({"covariates": self.covariates} if conditions.covariates else {})
 

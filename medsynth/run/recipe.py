@@ -34,7 +34,7 @@ class LoadedModel:
         classes: names of its class indices, in order.
         definition: `_target_` and arguments of the network.
         digest: SHA-256 of the file.
-        extra: what else was stored: counters, metrics, a density of its latent space.
+        extra: what else was stored: counters, metrics, what the pixels of its slices stand for.
     """
 
     network: nn.Module
