@@ -190,7 +190,7 @@ class VaeGanTrainer(AdversarialTrainer):
         same_everywhere(self.network)
         self.generator.load_state_dict(self.network.state_dict())
         if (warm_up := getattr(self.ema, "momentum_scheduler", None)) is not None:
-            warm_up.event_index = self.averaged_iterations
+            warm_up.event_index = 0  # this iteration's, as the start of an epoch would set it for a resumed run
 
     @property
     def averaged_iterations(self) -> int:
