@@ -14,7 +14,7 @@ from medsynth.models.vaegan.network import Decoder, Encoder, ResidualBlock, VaeG
 @pytest.fixture
 def network() -> VaeGan:
     torch.manual_seed(0)
-    return VaeGan(**VAEGAN, num_classes=2, covariates=("age",)).eval()
+    return VaeGan(**(VAEGAN | {"num_classes": 2, "covariates": ["age"]})).eval()
 
 
 @pytest.fixture

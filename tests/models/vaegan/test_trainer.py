@@ -69,7 +69,7 @@ def build() -> Callable[..., VaeGanTrainer]:
         **arguments,
     ) -> VaeGanTrainer:
         torch.manual_seed(seed)
-        network, critic = VaeGan(**VAEGAN, num_classes=2), VaeGanCritic()
+        network, critic = VaeGan(**(VAEGAN | {"num_classes": 2})), VaeGanCritic()
         parts = network.autoencoder_parameters(), critic.parameters(), network.prior.parameters()
         optimizers = [optimizer(part, lr=learning_rate) for part in parts]
         run = SimpleNamespace(session_seconds=0.0, start_iteration=0)

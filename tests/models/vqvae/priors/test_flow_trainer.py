@@ -49,7 +49,7 @@ class Slices:
 @pytest.fixture
 def trainer() -> CodeFlowTrainer:
     torch.manual_seed(0)
-    network = CodeFlow(STAGE_ONE, [32, 32], 0.0, num_classes=2)
+    network = CodeFlow(STAGE_ONE, [32, 32], 0.0, num_classes=2, use_position=True)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     run = SimpleNamespace(session_seconds=0.0, start_iteration=0)
     return CodeFlowTrainer(
