@@ -152,5 +152,5 @@ def test_with_a_time_limit_both_parts_follow_the_clock_where_it_is_further():
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, "half", True])
 def test_a_share_that_leaves_no_part_is_told(share):
-    with pytest.raises(MedsynthError, match=f"first_share is {share!r}: give a share between 0 and 1"):
+    with pytest.raises(MedsynthError, match=f"prior_from is {share!r}: give a share between 0 and 1"):
         TwoParts(clock(0), [], share)
