@@ -13,6 +13,7 @@ from tables import losses, rows
 
 from medsynth.errors import as_line
 from medsynth.run.recipe import load_model
+from medsynth.tuning.search_space import read_search_space
 
 ROOT = Path(__file__).parents[2]
 CONFIG = json.loads((ROOT / "bundles/vaegan/train.json").read_text())
@@ -86,6 +87,14 @@ def test_samples_are_of_the_training_set_s_classes_and_positions_in_the_model_fi
     assert set(labels.tolist()) == {0, 1}
     assert 0.2 < positions.mean() < 0.8
     assert covariates.shape == (300, 0)
+
+
+def test_what_a_study_looks_for_is_measured_in_each_of_its_trials(trained):
+    folder = ROOT / "bundles/vaegan"
+    space = read_search_space(folder / "tune.json", folder / "train.json")
+    assert set(space.objectives) <= set(rows(trained / "metrics.csv")[0])
+    assert space.keys["val_samples"] == {"choices": [256]}  # training by itself draws none
+    assert space.first_trial().keys() == space.keys.keys() - {"val_samples"}  # the defaults lie in all other ranges
 
 
 def test_another_seed_gives_other_losses(train, trained, tmp_path):
