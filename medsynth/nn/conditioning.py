@@ -53,7 +53,9 @@ class Conditioning(nn.Module):
             if label is None:
                 label = torch.full((count,), UNKNOWN_CLASS, device=like.device)
             condition = condition + self.classes(label % (self.num_classes + 1))
-        if self.place is not None and position is not None:
+        if self.place is not None:
+            if position is None:
+                position = like.new_full((count,), torch.nan)
             known = (~position.isnan())[:, None].to(like.dtype)
             angles = position.nan_to_num()[:, None].to(like.dtype) * self.frequencies.to(like.dtype)
             waves = torch.cat([known, angles.sin() * known, angles.cos() * known], dim=1)

@@ -175,9 +175,7 @@ class TwoParts(Schedule):
     ) -> None:
         super().__init__(run, optimizers, max_minutes)
         if not is_number(first_share) or not 0 < first_share < 1:
-            raise MedsynthError(
-                f"the share of the first part (prior_from) is {first_share!r}: give a number between 0 and 1, such as 0.3"
-            )
+            raise MedsynthError(f"prior_from is {first_share!r}: give a share between 0 and 1, such as 0.3")
         self.first_share = first_share
         self.done = 0.0
         self.second_from: int | None = None

@@ -16,6 +16,7 @@ TINY = {
     "device": "cpu",
     "channels": 8,
     "latent_features": 8,
+    "prior_channels": [32, 32],
     "patch_size": 16,
     "minibatch_group": 2,
     "val_slices": 8,

@@ -38,8 +38,9 @@ PRIORS = {
         "epoch_length": 60,
     },
     "vqvae/train_transformer.json": {"features": 32, "layers": 2, "heads": 2, "learning_rate": 0.005},
+    "vqvae/train_flow.json": {"prior_channels": [32, 32], "learning_rate": 0.003, "epoch_length": 40},
 }
-GAN, TRANSFORMER = PRIORS
+GAN, TRANSFORMER, FLOW = PRIORS
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,7 @@ def train(run_bundle, heads, cache_dir, stage_one) -> Callable[..., Path]:
     return start
 
 
-@pytest.fixture(scope="session", params=PRIORS, ids=["gan", "transformer"])
+@pytest.fixture(scope="session", params=PRIORS, ids=["gan", "transformer", "flow"])
 def trained(request, train, tmp_path_factory) -> tuple[str, Path]:
     """A prior's config, and the folder of a run of three short epochs."""
     return request.param, train(request.param, tmp_path_factory.mktemp("prior") / "run", max_epochs=3)
@@ -77,6 +78,10 @@ def test_training_makes_codes_better_known(trained):
         assert end["reconstruction"] < 0.8 * start["reconstruction"]
         assert last["swd_over_floor"] < 0.9 * first["swd_over_floor"]
         assert last["pair_js"] < 0.9 * first["pair_js"]
+    elif config == FLOW:
+        assert end["flow"] < start["flow"]
+        assert last["validation_loss"] < first["validation_loss"] < 1
+        assert last["swd_over_floor"] < 1.1 * first["swd_over_floor"]
     else:
         assert last["swd_over_floor"] < 1.1 * first["swd_over_floor"]
         assert last["negative_log_likelihood"] < first["negative_log_likelihood"] < np.log(64)

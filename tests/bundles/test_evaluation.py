@@ -191,8 +191,15 @@ def test_a_model_is_evaluated_on_images_that_it_makes_with_a_map_of_its_latents(
 def model_of_discs(run_bundle, discs, cache_dir, tmp_path_factory) -> Path:
     """model.pt of a VAE-GAN trained for a moment."""
     folder = tmp_path_factory.mktemp("model") / "run"
-    options = {"datalist": str(discs), "modality": "image", "image_size": SIZE, "latent_features": 8, "channels": 32}
-    options |= {"mixture_components": 2, "batch_size": 8, "max_epochs": 1, "epoch_length": 2, "device": "cpu"}
+    options = {"datalist": str(discs), "modality": "image", "image_size": SIZE, "channels": 32}
+    options |= {
+        "prior_channels": [32, 32],
+        "prior_from": 0.5,
+        "batch_size": 8,
+        "max_epochs": 1,
+        "epoch_length": 2,
+        "device": "cpu",
+    }
     run_bundle("training", "vaegan/train.json", output_dir=str(folder), cache_dir=str(cache_dir), **options)
     return folder / "model.pt"
 

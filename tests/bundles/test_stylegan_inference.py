@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from small_networks import VAEGAN
 
 from medsynth.data.datalist import datalist
 from medsynth.errors import as_line
@@ -139,9 +140,8 @@ def test_mistakes_are_one_line_and_write_nothing(infer, tmp_path, overrides, mes
 
 
 def test_the_model_of_another_system_is_refused(infer, tmp_path):
-    definition = {"image_size": 16, "channels": 8, "latent_features": 4}
     target = {"_target_": "medsynth.models.vaegan.network.VaeGan"}
-    save_model(tmp_path / "vae.pt", VaeGan(**definition), target | definition, {})
+    save_model(tmp_path / "vae.pt", VaeGan(**VAEGAN), target | VAEGAN, {})
     with pytest.raises(RuntimeError) as refused:
         infer(checkpoint=str(tmp_path / "vae.pt"))
     assert as_line(refused.value) == "error: the checkpoint holds a VaeGan: give the model.pt of a StyleGAN"

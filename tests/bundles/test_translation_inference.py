@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from small_networks import VAEGAN
 
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.slice_space import SliceSpace
@@ -144,9 +145,8 @@ def test_what_cannot_be_is_told_in_one_line(translate, pairs, overrides, told, m
 
 
 def test_a_model_of_another_bundle_is_refused(translate, pairs, tmp_path):
-    arguments = {"image_size": 16, "latent_features": 8, "mixture_components": 2}
-    definition = {"_target_": "medsynth.models.vaegan.network.VaeGan"} | arguments
-    save_model(tmp_path / "other.pt", VaeGan(**arguments), definition, Preprocessing("mri", None, None, 16).to_dict())
+    definition = {"_target_": "medsynth.models.vaegan.network.VaeGan"} | VAEGAN
+    save_model(tmp_path / "other.pt", VaeGan(**VAEGAN), definition, Preprocessing("mri", None, None, 16).to_dict())
     with pytest.raises(RuntimeError) as stopped:
         translate(checkpoint=str(tmp_path / "other.pt"), input=str(pairs))
     assert "the checkpoint holds a VaeGan: give the model.pt of a translation" in as_line(stopped.value)

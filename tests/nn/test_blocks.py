@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from medsynth.errors import MedsynthError
-from medsynth.nn.blocks import MinibatchDeviation, ResidualDown, StyledNorm, binomial_blur, image_levels
+from medsynth.nn import blocks
+from medsynth.nn.blocks import (
+    ChannelNorm,
+    MinibatchDeviation,
+    ResidualDown,
+    SelfAttention,
+    StyledNorm,
+    binomial_blur,
+    image_levels,
+)
 
 
 @pytest.mark.parametrize(("size", "levels"), [(16, 2), (32, 3), (64, 4), (128, 5), (256, 6)])
@@ -100,3 +109,65 @@ def test_minibatch_deviation_has_a_finite_gradient_for_equal_images():
     features = torch.ones(4, 2, 2, 2, requires_grad=True)
     MinibatchDeviation()(features).sum().backward()
     assert features.grad.isfinite().all()
+
+
+def test_the_channel_norm_by_hand():
+    features = torch.tensor([[1.0, 3.0], [5.0, 5.0], [0.0, 8.0]]).view(3, 2, 1, 1).expand(-1, -1, 2, 3)
+    found = ChannelNorm(2)(features)
+    assert found.shape == (3, 2, 2, 3)
+    expected = torch.tensor([[-1.0, 1.0], [0.0, 0.0], [-1.0, 1.0]]).view(3, 2, 1, 1).expand(-1, -1, 2, 3)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert not list(ChannelNorm(2, affine=False).parameters())
+
+
+def test_the_channel_norm_of_a_place_depends_on_that_place_alone():
+    torch.manual_seed(0)
+    norm, features = ChannelNorm(8), torch.randn(2, 8, 5, 7)
+    torch.nn.init.normal_(norm.norm.weight)
+    torch.testing.assert_close(norm(features)[..., 2:4, 3:5], norm(features[..., 2:4, 3:5]))
+
+
+@pytest.fixture
+def attention() -> SelfAttention:
+    """Of two heads, whose output matters."""
+    torch.manual_seed(0)
+    attention = SelfAttention(64)
+    torch.nn.init.normal_(attention.out.weight, std=0.1)
+    return attention
+
+
+def test_self_attention_starts_as_the_identity():
+    features = torch.randn(2, 32, 3, 5)
+    assert torch.equal(SelfAttention(32)(features), features)
+
+
+def test_self_attention_of_one_head_by_hand():
+    attention = SelfAttention(2)
+    assert attention.heads == 1
+    with torch.no_grad():  # query 0, so that all places count alike; key and value are what is normalized
+        attention.query_key_value.weight.copy_(torch.cat([torch.zeros(2, 2), torch.eye(2), torch.eye(2)]))
+        attention.query_key_value.bias.zero_()
+        attention.out.weight.copy_(torch.eye(2))
+    features = torch.tensor([[1.0, 3.0], [9.0, 7.0], [0.0, 4.0], [2.0, 4.0]]).T.reshape(1, 2, 2, 2)
+    # normalized, three places are (-1, 1) and one (1, -1): the mean is (-0.5, 0.5)
+    expected = features + torch.tensor([-0.5, 0.5]).view(1, 2, 1, 1)
+    torch.testing.assert_close(attention(features), expected, atol=1e-4, rtol=0)
+
+
+def test_self_attention_moves_with_its_places_and_keeps_images_apart(attention):
+    features = torch.randn(3, 64, 4, 6)
+    found = attention(features)
+    torch.testing.assert_close(attention(features.flip(3)), found.flip(3))
+    torch.testing.assert_close(attention(features.transpose(2, 3)), found.transpose(2, 3))
+    torch.testing.assert_close(attention(features[1:2]), found[1:2])
+    changed = features.clone()
+    changed[0, :, 0, 0] += torch.randn(64)
+    assert (attention(changed)[0, :, -1, -1] - found[0, :, -1, -1]).abs().max() > 1e-4
+
+
+def test_fused_attention_and_attention_as_matrix_products_are_the_same(attention, monkeypatch):
+    assert attention.heads == 2
+    features = torch.randn(2, 64, 5, 3)
+    found = attention(features)
+    monkeypatch.setattr(blocks, "FEW_PLACES", 0)
+    torch.testing.assert_close(attention(features), found, atol=1e-5, rtol=1e-4)

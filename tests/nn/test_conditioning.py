@@ -28,6 +28,7 @@ def test_a_missing_label_is_an_unknown_one(like):
     condition = Conditioning(2, True, 7)
     position = torch.tensor([0.2, 0.4, 0.6])
     assert torch.equal(condition(None, position, like), condition(torch.full((3,), UNKNOWN_CLASS), position, like))
+    assert torch.equal(condition(None, None, like), condition(None, torch.full((3,), NAN), like))
 
 
 def test_an_unknown_position_is_finite_and_unlike_any_known_one(like):

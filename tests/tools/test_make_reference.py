@@ -44,10 +44,10 @@ def test_every_written_meaning_is_of_a_key(make_reference):
 
 def test_a_key_is_explained_by_the_docstring_of_what_it_is_passed_to_however_deep(make_reference, one_bundle):
     weights = {"_target_": "medsynth.models.vaegan.trainer.VaeGanWeights", "l1": 2.5}
-    network = {"_target_": "medsynth.models.vaegan.network.VaeGan", "latent_features": "@latent_features"}
-    config = {"latent_features": 8, "weights": weights, "parts": [{"network": network}]}
+    network = {"_target_": "medsynth.models.vaegan.network.VaeGan", "latent_channels": "@latent_channels"}
+    config = {"latent_channels": 4, "weights": weights, "parts": [{"network": network}]}
     page = make_reference.reference(one_bundle(config))
-    assert "| `latent_features` | `8` | length of the latent vector z |" in page
+    assert "| `latent_channels` | `4` | numbers at each place of z |" in page
     assert "| `weights#l1` | `2.5` | mean absolute difference of image and reconstruction, in [-1, 1] |" in page
     assert "parts" not in page
 

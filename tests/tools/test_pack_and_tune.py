@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
         ("pack_bundle.py bundles/vaegan --checkpoint nowhere/model.pt", "error: there is no model nowhere/model.pt"),
         ("tune.py bundles/nowhere", "error: there is no bundles/nowhere: give a bundle's folder"),
         ("tune.py bundles/vaegan --trials 0", "error: --trials 0: give 1 or more"),
-        ("tune.py bundles/vaegan --objectives beauty", "error: objective 'beauty': choose among fd_radiomics"),
+        ("tune.py bundles/vaegan --objectives beauty", "error: objective 'beauty': choose among swd_over_floor"),
         ("tune.py bundles/vaegan --output {tmp} -- --learning_rate 1", "error: --learning_rate is part of the search"),
     ],
 )

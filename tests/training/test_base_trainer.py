@@ -6,7 +6,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
-from medsynth.training.base_trainer import BaseTrainer, losses, replayed, use_bfloat16
+from medsynth.training.base_trainer import BaseTrainer, losses, replayed
 from medsynth.training.replay import PLAIN_CALLS, RecordingMemory
 
 
@@ -35,21 +35,6 @@ class LineTrainer(BaseTrainer):
         total = (self.network.weight * batch["image"].mean()).sum() * (2 if doubled else 1)
         total.backward()
         return {"total": total.detach()}
-
-
-@pytest.mark.parametrize(
-    ("device", "amp", "tiles", "expected"),
-    [
-        ("cuda", True, False, True),
-        ("cuda", False, False, False),
-        ("cpu", True, True, True),
-        ("cpu", True, False, False),
-        ("cpu", False, True, False),
-    ],
-)
-def test_bfloat16_is_used_where_asked_for_and_faster(monkeypatch, device, amp, tiles, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": tiles}, raising=False)
-    assert use_bfloat16(torch.device(device), amp) == expected
 
 
 @pytest.mark.parametrize(("bfloat16", "kind"), [(True, torch.bfloat16), (False, torch.float32)])

@@ -133,3 +133,10 @@ def test_it_leaves_the_random_numbers_of_training_alone():
     real, state = pictures(8), torch.get_rng_state()
     validate(SampleQuality(Sampler(real), Slices(pictures(8, 7)), count=8), [(real, real)])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_where_no_images_are_to_be_drawn_nothing_is_measured():
+    sampler = Sampler(pictures(4))
+    metric = SampleQuality(sampler, Slices(pictures(4, seed=1)), count=0)
+    assert validate(metric, [(pictures(4), pictures(4))]) == {}
+    assert not sampler.asked

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.metrics import cpu_seconds
 from medsynth.models.vqvae.priors.base import CodePrior
+from medsynth.models.vqvae.priors.flow import CodeFlow
 from medsynth.models.vqvae.priors.gan import CodeGan
 from medsynth.models.vqvae.priors.transformer import CodeTransformer
 
@@ -34,7 +35,7 @@ def add_options(parsers: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure the bundle's two priors and MONAI's inferer on the transformer's own size; print the table."""
+    """Measure the bundle's three priors and MONAI's inferer on the transformer's own size; print the table."""
     torch.set_num_threads(options.threads)
     stage_one = {"image_size": options.image_size} | defaults(
         "train", "channels", "residual_layers", "num_codes", "code_features", "cosine"
@@ -43,9 +44,13 @@ def run(options: argparse.Namespace) -> None:
     gan = CodeGan(stage_one, **gan_sizes, num_classes=0, use_position=True).eval()
     sizes = defaults("train_transformer", "features", "layers", "heads")
     transformer = CodeTransformer(stage_one, **sizes, dropout=0.0, num_classes=0, use_position=True).eval()
+    flow = CodeFlow(
+        stage_one, **defaults("train_flow", "prior_channels", "dropout"), num_classes=0, use_position=True
+    ).eval()
     count = options.images
     rates = {
         "GAN": images_per_cpu_second(lambda: gan.sample(count, seed=0), count),
+        "flow": images_per_cpu_second(lambda: flow.sample(count, seed=0), count),
         "transformer": images_per_cpu_second(lambda: transformer.sample(count, seed=0), count),
         "transformer, MONAI's inferer": images_per_cpu_second(monai_sampling(gan, sizes), MONAI_IMAGES, turns=1),
     }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.metrics import cpu_seconds
 from medsynth.models.superres.network import RRDBNet
 from medsynth.models.superres.trainer import MixedPrecisionInferer
-from medsynth.training.base_trainer import use_bfloat16
+from medsynth.nn.precision import use_bfloat16
 
 SHARED = {"degradation": "kspace", "channels": 64, "growth": 32, "neighbours": 0, "consistent": True}
 ORIGINAL = SHARED | {"scale": 4, "trunk": "dense", "blocks": 23, "residual_scale": 0.2, "upsampling": "nearest"}

@@ -37,16 +37,14 @@ class MemorizationWatch:
         self.validator.add_event_handler(Events.COMPLETED, self._judge, engine)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "best": self._best,
-            "iteration": self._best_iteration,
-            "mean": self._mean_at_best,
-            "said": self._said,
-        } | {"validations": self._validations}
+        best = {"best": self._best, "iteration": self._best_iteration, "mean": self._mean_at_best}
+        since = {"validations": self._validations, "said": self._said, "sum": float(self._sum), "count": self._count}
+        return best | since
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._best, self._best_iteration = state["best"], state["iteration"]
-        self._mean_at_best, self._said, self._validations = state["mean"], state["said"], state["validations"]
+        self._best, self._best_iteration, self._mean_at_best = state["best"], state["iteration"], state["mean"]
+        self._validations, self._said = state["validations"], state["said"]
+        self._sum, self._count = state["sum"], state["count"]
 
     def _add(self, engine: Engine) -> None:
         found = engine.state.output["losses"]

@@ -104,7 +104,7 @@ class VaeGanInference:
 
     def real_ends(self) -> Iterator[tuple[Point, Point]]:
         """Each input's slice at the requested position, and the next one's."""
-        before, model, prior = None, self.model, self.model.network.prior
+        before, model, prior, count = None, self.model, self.model.network.prior, 0
         wanted = MIDDLE if self.request.position is None else self.request.position
         for _, entry, stack in read_stacks(self.inputs, model):
             away = (stack.positions - wanted).abs().nan_to_num(0.0)
@@ -117,7 +117,11 @@ class VaeGanInference:
             point = (prior.travel(latents, *facts, self.solver["steps"], backwards=True), *facts)
             if before is not None:
                 yield before, point
-            before = point
+            before, count = point, count + 1
+        if count < 2:
+            raise MedsynthError(
+                f"{count} of the {len(self.inputs)} inputs can be used, and a strip goes from one to another: give more"
+            )
 
 
 Point = tuple[Tensor, ...]

@@ -126,9 +126,9 @@ class VaeGan(nn.Module):
         channels: int,
         prior_channels: Sequence[int],
         dropout: float,
-        num_classes: int = 0,
-        use_position: bool = True,
-        covariates: Sequence[str] = (),
+        num_classes: int,
+        use_position: bool,
+        covariates: Sequence[str],
     ) -> None:
         super().__init__()
         _check_sizes(image_size, factor, latent_channels, channels)

@@ -199,7 +199,7 @@ class VaeGanTrainer(AdversarialTrainer):
         same_everywhere(self.network)
         self.generator.load_state_dict(self.network.state_dict())
         if (warm_up := getattr(self.ema, "momentum_scheduler", None)) is not None:
-            warm_up.event_index = self.averaged_iterations
+            warm_up.event_index = 0  # this iteration's, as the start of an epoch would set it for a resumed run
 
     @property
     def averaged_iterations(self) -> int:
@@ -212,7 +212,7 @@ class VaeGanTrainer(AdversarialTrainer):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int) -> Tensor:
-        """(count, 1, H, W) in [-1, 1] on the CPU: samples, or while there is no prior, reconstructed training images."""
+        """(count, 1, H, W) in [-1, 1] on the CPU: samples, or, before the prior, reconstructions."""
         network = self.generator.eval()
         if network.prior.is_fitted:
             return network.sample(count, seed)[0].cpu()

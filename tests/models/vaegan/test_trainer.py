@@ -4,27 +4,27 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
 from ignite.handlers import EMAHandler
+from small_networks import VAEGAN
 from torch import Tensor, nn
 
 from medsynth.data.datasets.loader import SliceLoader
 from medsynth.errors import MedsynthError
-from medsynth.losses.adversarial import ADVERSARIAL_LOSSES
-from medsynth.losses.similarity import spectral_distance
+from medsynth.models.vaegan import trainer as vaegan_trainer
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
-from medsynth.models.vaegan.trainer import VaeGanTrainer, VaeGanWeights
+from medsynth.models.vaegan.trainer import SHIFT, VaeGanTrainer, VaeGanWeights, shifted
 from medsynth.training import random_state, replay
+from medsynth.training.schedule import TwoParts
 
-SIZE, CHANNELS, LATENT, CLASSES = 16, 32, 4, 2
+SIZE = VAEGAN["image_size"]
 TERMS = [field.name for field in fields(VaeGanWeights)]
 ALL = dict.fromkeys(TERMS, 1.0)
-SHARES = dict.fromkeys(("l1", "ssim", "feature", "kl"), (SIZE / 64) ** 2)  # of the weights of 64 pixels
 
 
 class Blobs:
@@ -49,6 +49,7 @@ class Blobs:
 
     def facts(self, indices: np.ndarray) -> dict[str, Tensor]:
         facts = {"label": self.labels[indices], "position": self.positions[indices], "index": indices}
+        facts["covariates"] = np.zeros((len(indices), 0), np.float32)
         return {name: torch.from_numpy(values) for name, values in facts.items()}
 
 
@@ -59,31 +60,30 @@ def build() -> Callable[..., VaeGanTrainer]:
     def make(
         weights: dict[str, float] = ALL,
         seed: int = 0,
-        batch_size: int = 8,
         epochs: int = 1,
         length: int = 2,
         optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
         learning_rate: float = 1e-3,
-        told: bool = True,
+        first_share: float = 0.5,
         average: Mapping[str, float] = MappingProxyType({"momentum": 0.1}),
         **arguments,
     ) -> VaeGanTrainer:
         torch.manual_seed(seed)
-        classes = CLASSES if told else 0
-        network = VaeGan(SIZE, 1, CHANNELS, LATENT, classes, told, mixture_components=2, mapping_features=8)
-        critic = VaeGanCritic(SIZE, 1, CHANNELS, classes, told)
-        optimizers = [optimizer(part.parameters(), lr=learning_rate) for part in (network, critic)]
-        options = {"adversarial_loss": "wasserstein", "reconstructed": 0.5, "shift": 0, "warmup": 1, "n_critic": 1}
-        options |= {"penalty_images": 4, "penalty_interval": 1, "penalty_target": 0.0} | arguments
+        network, critic = VaeGan(**(VAEGAN | {"num_classes": 2})), VaeGanCritic()
+        parts = network.autoencoder_parameters(), critic.parameters(), network.prior.parameters()
+        optimizers = [optimizer(part, lr=learning_rate) for part in parts]
+        run = SimpleNamespace(session_seconds=0.0, start_iteration=0)
+        options = {"adversarial_loss": "wasserstein", "critic_from": 0.0, "penalty_interval": 1} | arguments
         return VaeGanTrainer(
             network,
             critic,
             *optimizers,
-            EMAHandler(network, **average),
-            VaeGanWeights(**(dict.fromkeys(TERMS, 0.0) | weights)),
+            ema=EMAHandler(network, **average),
+            schedule=TwoParts(run, optimizers, first_share),
+            weights=VaeGanWeights(**(dict.fromkeys(TERMS, 0.0) | weights)),
             device="cpu",
             max_epochs=epochs,
-            train_data_loader=SliceLoader(Blobs(), batch_size),
+            train_data_loader=SliceLoader(Blobs(), 8),
             epoch_length=length,
             amp=False,
             **options,
@@ -97,14 +97,17 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def moved(before: dict[str, Tensor], network: nn.Module) -> set[str]:
-    return {name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)}
+    """The parts of a network, some of whose weights have changed."""
+    return {
+        name.split(".")[0] for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)
+    }
 
 
-def step(trainer: VaeGanTrainer, seed: int = 1) -> dict[str, float]:
-    """One step on the loader's first batch; its losses."""
-    torch.manual_seed(seed)
+def step(trainer: VaeGanTrainer, batch: dict[str, Tensor] | None = None) -> dict[str, float]:
+    """One step on a batch, or on the loader's next; its losses."""
+    torch.manual_seed(1)
     trainer.state.iteration += 1
-    output = trainer._iteration(trainer, next(iter(trainer.data_loader)))
+    output = trainer._iteration(trainer, next(iter(trainer.data_loader)) if batch is None else batch)
     return {name: value.item() for name, value in output["losses"].items()}
 
 
@@ -119,206 +122,268 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor], prefix: str = "") 
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_a_few_steps_train_every_trainable_part(build, bfloat16):
-    trainer = build(length=4)
+def test_a_few_steps_of_each_part_train_every_parameter_of_its_networks(build, bfloat16):
+    trainer = build(optimizer=torch.optim.SGD, learning_rate=0.1)
     trainer.bfloat16 = bfloat16
-    trainer.begin()
-    before = weights_of(trainer.network), weights_of(trainer.discriminator)
-    for _ in range(4):  # the layers that start at zero let gradients through from the second step on
-        assert all(math.isfinite(value) for value in step(trainer).values())
-    for start, network in zip(before, (trainer.network, trainer.discriminator), strict=True):
+    for part in ("first", "second"):
+        if part == "second":
+            trainer.schedule.second_from = 4
+            trainer.begin_prior()
+        before = weights_of(trainer.network) | weights_of(trainer.discriminator)
+        for _ in range(8):  # layers that start at zero let gradients through from the second step on
+            assert all(math.isfinite(value) for value in step(trainer).values())
+        now = weights_of(trainer.network) | weights_of(trainer.discriminator)
+        changed = {name for name in before if not torch.equal(before[name], now[name])}
+        of_prior = {name for name in now if name.startswith("prior")}
         # a bias that shifts all scores alike is the one thing that a Wasserstein loss does not feel
-        trainable = {name for name, p in network.named_parameters() if p.requires_grad and p.numel() > 1}
-        assert {name for name in moved(start, network) if start[name].numel() > 1} == trainable
-        assert all(parameter.isfinite().all() for parameter in network.parameters())
+        assert changed | {"score.bias"} == (of_prior | {"score.bias"} if part == "second" else set(now) - of_prior)
+        assert all(weight.isfinite().all() for weight in now.values())
 
 
-def test_the_first_update_is_of_the_generator_and_the_second_of_the_critic_alone(build, monkeypatch):
+def test_the_first_update_is_of_encoder_and_decoder_and_the_second_of_the_critic_alone(build, monkeypatch):
     trainer, seen = build(), []
     networks = trainer.network, trainer.discriminator
 
-    def spy(optimizer, **how):
+    def spy(optimizer, *longest):
         before = [weights_of(network) for network in networks]
         have_gradients = [any(p.grad is not None for p in network.parameters()) for network in networks]
-        VaeGanTrainer.descend(trainer, optimizer, **how)
-        have_moved = [bool(moved(start, network)) for start, network in zip(before, networks, strict=True)]
-        seen.append((have_gradients, have_moved))
+        VaeGanTrainer.descend(trainer, optimizer, *longest)
+        seen.append((have_gradients, [moved(start, network) for start, network in zip(before, networks, strict=True)]))
 
     monkeypatch.setattr(trainer, "descend", spy)
     step(trainer)
-    assert seen == [([True, False], [True, False]), ([False, True], [False, True])]
+    (first, of_first), (second, of_second) = seen
+    assert (first, of_first) == ([True, False], [{"encoder", "decoder"}, set()])
+    assert (second, of_second) == ([False, True], [set(), {"layers", "score"}])
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_the_adversarial_term_trains_encoder_and_decoder(build, part, bfloat16):
-    trainers = [build({"l1": 1.0, "adversarial": weight}) for weight in (0.0, 1.0)]
-    for trainer in trainers:
-        trainer.bfloat16 = bfloat16
-    without, with_it = (trained_by(trainer)[0] for trainer in trainers)
-    assert not same(without, with_it, part)
+def test_without_a_weight_of_the_adversarial_term_the_critic_never_learns(build):
+    trainer = build(ALL | {"adversarial": 0.0})
+    before = weights_of(trainer.discriminator)
+    trainer.schedule.done = 1.0
+    assert set(step(trainer)) == {"l1", "ssim", "patch", "kl"}
+    assert not moved(before, trainer.discriminator)
 
 
-@pytest.mark.parametrize("term", ["l1", "ssim", "feature", "adversarial"])
-def test_each_term_of_an_image_alone_trains_encoder_and_decoder(build, term):
-    trainer = build({term: 1.0})
+def test_the_critic_joins_after_its_share_of_the_first_part(build):
+    trainer, joined = build(epochs=2, length=10, critic_from=0.4), []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def look() -> None:
+        joined.append("critic" in trainer.state.output["losses"])
+
+    trainer.run()
+    assert joined == [False] * 4 + [True] * 6 + [False] * 10
+
+
+@pytest.mark.parametrize("term", ["l1", "ssim", "patch", "kl"])
+def test_each_weight_of_a_likeness_alone_trains_what_it_can(build, term):
+    trainer = build({term: 1.0, "l1": 1.0 if term == "l1" else 1e-12})
     before = weights_of(trainer.network)
     step(trainer)
-    assert {name.split(".")[0] for name in moved(before, trainer.network)} >= {"encoder", "decoder"}
-
-
-def test_the_divergence_trains_the_encoder_and_not_the_decoder(build):
-    trainer = build({"kl": 1.0})
-    before = weights_of(trainer.network)
-    step(trainer)
-    parts = {name.split(".")[0] for name in moved(before, trainer.network)}
-    assert "encoder" in parts
-    assert "decoder" not in parts
-
-
-def test_reconstruction_gradients_do_not_come_from_samples_of_the_prior(build, monkeypatch):
-    trainer = build({"l1": 1.0})
-    drawn = []
-
-    def far_away(count, label, position):
-        drawn.append(count)
-        return torch.full((count, LATENT), 50.0), label, position
-
-    plain = step(trainer)["l1"]
-    other = build({"l1": 1.0})
-    monkeypatch.setattr(other.network.density, "sample", far_away)
-    assert step(other)["l1"] == pytest.approx(plain, rel=0.2)  # the noise is another one
-    assert drawn == [8]
+    assert "encoder" in moved(before, trainer.network)
+    few = build({term: 1.0, "l1": 1.0 if term == "l1" else 0.0}, optimizer=torch.optim.SGD)
+    before = weights_of(few.network)
+    step(few)
+    assert moved(before, few.network) == ({"encoder"} if term == "kl" else {"encoder", "decoder"})
 
 
 @pytest.mark.parametrize("term", TERMS)
 def test_a_weight_of_zero_removes_its_term(build, term):
-    *with_it, reported = trained_by(build(ALL))
-    *without, fewer = trained_by(build(ALL | {term: 0.0}))
-    trained = 1 if term == "penalty" else 0
-    assert not same(with_it[trained], without[trained])
-    left = fewer["total"] if term == "penalty" else fewer["total"] + SHARES.get(term, 1) * reported[term]
-    assert reported["total"] == pytest.approx(left, rel=1e-3, abs=1e-4)
+    of_generator, of_critic, reported = trained_by(build(ALL, adversarial_loss="logistic"))
+    others = trained_by(build(ALL | {term: 0.0}, adversarial_loss="logistic"))
+    assert same(of_generator, others[0]) == (term == "penalty")
+    if term == "penalty":
+        assert not same(of_critic, others[1])
+    assert set(others[2]) >= set(reported) - {term, "feature", "adversarial", "critic", "penalty"}
 
 
-def test_without_any_weight_the_generator_stays_as_it_is(build):
-    trainer = build({}, optimizer=torch.optim.SGD)
-    before = weights_of(trainer.network)
-    assert step(trainer)["total"] == 0
-    assert not moved(before, trainer.network)
+def gradient_at_the_image(trainer: VaeGanTrainer, monkeypatch) -> Tensor:
+    """What goes from the reconstruction into the decoder."""
+    seen, backward = [], torch.autograd.backward
+
+    def spy(tensors, *gradients, **how):
+        if isinstance(tensors, list):
+            seen.append(gradients[0][0])
+        return backward(tensors, *gradients, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "backward", spy)
+        step(trainer)
+    return seen[0]
 
 
-def test_the_total_is_the_weighted_sum_with_divergence_and_adversarial_term_warming_up(build):
-    weights = {"l1": 2.0, "ssim": 0.5, "feature": 0.25, "kl": 8.0, "adversarial": 0.1, "penalty": 3.0}
-    trainer = build(weights, warmup=4)
-    for iteration, warmth in ((0, 0.25), (1, 0.5), (99, 1.0)):
-        trainer.state.iteration = iteration
-        reported = step(trainer)
-        weighted = {name: SHARES.get(name, 1) * weights[name] * reported[name] for name in weights if name != "penalty"}
-        rising = weighted["kl"] + weighted["adversarial"]
-        assert reported["total"] == pytest.approx(sum(weighted.values()) - (1 - warmth) * rising, rel=1e-4)
-
-
-def judged(trainer: VaeGanTrainer) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """The real and the fake images that the critic saw in a step, and the step's losses."""
-    seen, penalty = [], trainer.penalty
-
-    def spy(real, fake, *condition):
-        seen.extend((real, fake))
-        return penalty(real, fake, *condition)
-
-    trainer.penalty = spy
-    reported = step(trainer)
-    return *seen, reported
-
-
-@pytest.mark.parametrize("adversarial_loss", ADVERSARIAL_LOSSES)
-@pytest.mark.parametrize("batch_size", [2, 3, 5, 6, 8])
-def test_the_critic_judges_as_many_fake_images_as_real_ones_and_never_compares_the_two(
-    build, batch_size, adversarial_loss
-):
-    weights = {"adversarial": 1.0}
-    trainer = build(
-        weights, batch_size=batch_size, told=False, learning_rate=0.0, adversarial_loss=adversarial_loss, shift=2
+@pytest.mark.parametrize("adversarial_loss", ["wasserstein", "logistic"])
+def test_the_adversarial_gradient_is_as_long_at_the_image_as_its_weight_says(build, monkeypatch, adversarial_loss):
+    plain, some, more = (
+        gradient_at_the_image(build({"l1": 1.0, "adversarial": weight}, adversarial_loss=adversarial_loss), monkeypatch)
+        for weight in (1e-9, 0.25, 0.5)
     )
-    real, fake, reported = judged(trainer)
-    assert len(real) == len(fake) == batch_size
-    assert not fake.requires_grad
+    assert (some - plain).norm().item() == pytest.approx(0.25 * plain.norm().item(), rel=1e-3)
+    torch.testing.assert_close(more - plain, 2 * (some - plain), atol=1e-7, rtol=1e-3)
+
+
+def test_the_losses_of_a_batch_by_hand(build, monkeypatch):
+    trainer = build({"l1": 2.0, "kl": 0.5})
+    batch = next(iter(trainer.data_loader))
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
     with torch.no_grad():
-        apart = ADVERSARIAL_LOSSES[adversarial_loss][1](trainer.discriminator(real), trainer.discriminator(fake))
-    assert reported["critic"] == pytest.approx(apart.item(), abs=1e-4)
+        mean, log_variance = trainer.network.encode(batch["image"])
+        fake = trainer.network.decode(mean + (log_variance / 2).exp())
+    reported = step(trainer, batch)
+    assert reported["l1"] == pytest.approx((fake - batch["image"]).abs().mean().item(), rel=1e-4)
+    nats = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
+    assert reported["kl"] == pytest.approx(nats.item() / SIZE**2, rel=1e-4)
 
 
-def test_what_the_critic_sees_is_shifted_real_and_fake_images_alike(build):
-    trainer, seen = build(shift=2), set()
-    dot = torch.zeros(3, 1, SIZE, SIZE)
-    dot[..., 5, 7] = 1
-    for _ in range(200):
-        one, other = trainer.shifted(dot, dot[:2])
-        assert torch.equal(one[:2], other)
-        rows, columns = one.sum(dim=(0, 1)).nonzero(as_tuple=True)
-        seen.add((rows.item() - 5, columns.item() - 7))
-    assert seen == {(row, column) for row in range(-2, 3) for column in range(-2, 3)}
+@pytest.mark.parametrize(("adversarial_loss", "target"), [("logistic", 0.0), ("wasserstein", 1.0)])
+def test_the_penalty_is_taken_at_real_images_or_between_real_and_fake_ones(
+    build, monkeypatch, adversarial_loss, target
+):
+    trainer, seen = build(adversarial_loss=adversarial_loss), []
+
+    def penalty(critic, images, slope):
+        seen.append((images, slope))
+        return critic(images).mean()
+
+    monkeypatch.setattr(vaegan_trainer, "gradient_penalty", penalty)
+    monkeypatch.setattr(vaegan_trainer, "shifted", lambda *sets: list(sets))
+    monkeypatch.setattr(vaegan_trainer, "PENALTY_IMAGES", 3)
+    real, fake = torch.full((4, 1, SIZE, SIZE), 0.5), torch.full((4, 1, SIZE, SIZE), -0.5)
+    trainer.critic_step(real=real, fake=fake, with_penalty=True)
+    ((images, slope),) = seen
+    assert slope == target
+    assert len(images) == 3
+    assert images.requires_grad
+    assert torch.equal(images, real[:3]) == (adversarial_loss == "logistic")
+    assert images.abs().max() <= 0.5
+    assert not real.requires_grad
 
 
-def test_without_a_shift_the_critic_sees_images_as_they_are(build):
-    images = torch.randn(2, 1, SIZE, SIZE)
-    assert torch.equal(build(shift=0).shifted(images)[0], images)
-
-
-@pytest.mark.parametrize(("adversarial_loss", "same_penalty"), [("logistic", True), ("wasserstein", False)])
-def test_the_penalty_is_taken_at_real_images_or_between_real_and_fake_ones(build, adversarial_loss, same_penalty):
-    trainer, batch = build(adversarial_loss=adversarial_loss, penalty_images=8), next(iter(build().data_loader))
-    penalties = []
-    for fake in (batch["image"].flip(0), -batch["image"]):
-        torch.manual_seed(0)
-        penalties.append(trainer.penalty(batch["image"], fake, batch["label"], batch["position"]).item())
-    assert (penalties[0] == penalties[1]) == same_penalty
-    assert not batch["image"].requires_grad
+@pytest.mark.parametrize("adversarial_loss", ["wasserstein", "logistic"])
+def test_the_critic_learns_to_score_real_images_higher(build, adversarial_loss):
+    trainer = build(adversarial_loss=adversarial_loss)
+    real = next(iter(trainer.data_loader))["image"]
+    fake = -real
+    for _ in range(20):
+        trainer.critic_step(real=real, fake=fake, with_penalty=False)
+        trainer.descend(trainer.discriminator_optimizer)
+    with torch.no_grad():
+        assert trainer.discriminator(real).min() > trainer.discriminator(fake).max()
 
 
 def test_a_penalty_now_and_then_counts_for_the_steps_between(build):
-    def trained(interval: int, weight: float) -> list[dict[str, Tensor]]:
-        trainer = build({"penalty": weight}, optimizer=torch.optim.SGD, penalty_interval=interval)
-        return [(step(trainer), weights_of(trainer.discriminator))[1] for _ in range(2)]
+    def trained(interval: int, weight: float) -> dict[str, Tensor]:
+        weights = {"adversarial": 1.0, "l1": 1.0, "penalty": weight}
+        trainer = build(weights, penalty_interval=interval, adversarial_loss="logistic", optimizer=torch.optim.SGD)
+        trainer.state.iteration = 2
+        step(trainer)
+        return weights_of(trainer.discriminator)
 
-    often, rarely = trained(1, 6.0), trained(3, 2.0)
-    assert same(often[0], rarely[0])
-    assert not same(often[1], rarely[1])
+    assert same(trained(1, 6.0), trained(3, 2.0))
+    assert not same(trained(1, 6.0), trained(1, 2.0))
     trainer = build(penalty_interval=3)
-    assert ["penalty" in step(trainer) for _ in range(7)] == [True, False, False, True, False, False, True]
+    assert ["penalty" in step(trainer) for _ in range(7)] == [False, False, True, False, False, True, False]
 
 
-@pytest.mark.parametrize(("adversarial_loss", "weight"), [("logistic", 6.0 * (SIZE / 64) ** 2), ("wasserstein", 6.0)])
-def test_r1_counts_by_the_number_of_pixels(build, adversarial_loss, weight):
-    assert build(
-        {"penalty": 3.0}, adversarial_loss=adversarial_loss, penalty_interval=2
-    ).penalty_weight == pytest.approx(weight)
+def test_what_the_critic_sees_is_shifted_real_and_fake_images_alike():
+    torch.manual_seed(0)
+    seen, dot = set(), torch.zeros(3, 1, SIZE, SIZE)
+    dot[..., 5, 7] = 1
+    for _ in range(400):
+        one, other = shifted(dot, dot[:2])
+        assert torch.equal(one[:2], other)
+        rows, columns = one.sum(dim=(0, 1)).nonzero(as_tuple=True)
+        seen.add((rows.item() - 5, columns.item() - 7))
+    assert seen == {(row, column) for row in range(-SHIFT, SHIFT + 1) for column in range(-SHIFT, SHIFT + 1)}
 
 
-@pytest.mark.parametrize(("share", "reconstructed"), [(0.01, 1), (0.25, 2), (0.5, 4), (0.99, 7)])
-def test_the_share_of_reconstructions_is_the_configured_one(build, monkeypatch, share, reconstructed):
-    trainer, encoded = build(reconstructed=share), []
-    encode = trainer.network.encode
+def test_what_leaves_at_one_side_enters_at_the_other(monkeypatch):
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([1]))
+    found = shifted(torch.arange(12.0).view(1, 1, 3, 4))[0]
+    assert found[0, 0].tolist() == [[11, 8, 9, 10], [3, 0, 1, 2], [7, 4, 5, 6]]
+
+
+def test_the_second_part_begins_at_the_moving_average_and_leaves_encoder_and_decoder_at_rest(build):
+    trainer, seen = build(epochs=2, length=4), []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def look() -> None:
+        parts = (trainer.network, trainer.generator)
+        seen.append([{k: v.clone() for k, v in part.state_dict().items() if "prior" not in k} for part in parts])
+
+    trainer.run()
+    assert not same(seen[3][0], seen[3][1])
+    for network, average in seen[4:]:
+        assert same(network, seen[3][1])
+        assert all(torch.allclose(average[name], network[name], atol=1e-6) for name in network)
+    assert set(trainer.state.output["losses"]) == {"flow"}
+
+
+def test_the_prior_knows_the_latents_and_conditions_of_the_training_set(build):
+    trainer = build(epochs=2, length=4)
+    trainer.run()
+    images = trainer.data_loader.dataset.read(np.arange(40))[:, None]
+    for network in (trainer.network, trainer.generator):
+        latents = network.prior.normalize(network.latents(images))
+        torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(2), atol=1e-3, rtol=0)
+        torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(2), atol=1e-3, rtol=0)
+    _, labels, positions, _ = trainer.generator.sample(2000, 0)
+    assert [(labels == label).float().mean().item() for label in (-1, 0, 1)] == pytest.approx([1 / 3] * 3, abs=0.06)
+    assert positions.mean().item() == pytest.approx(trainer.data_loader.dataset.positions.mean(), abs=0.05)
+
+
+def test_the_moving_average_of_the_prior_warms_up_anew(build):
+    average = {"momentum": 0.01, "momentum_warmup": 0.5, "warmup_iters": 8}
+    trainer, momenta = build(epochs=2, length=8, average=average), []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def look() -> None:
+        momenta.append(trainer.state.ema_momentum)
+
+    trainer.run()
+    assert momenta[8:] == momenta[:8]
+    assert momenta[8] > 3 * momenta[7]
+
+
+def test_an_augmented_image_is_encoded_and_its_numbers_told(build, monkeypatch):
+    trainer, told = build(), []
+    trainer.schedule.second_from = 0
+    numbers = torch.rand(8, 6)
+    monkeypatch.setattr(vaegan_trainer, "augmented", lambda images: (-images, numbers))
     monkeypatch.setattr(
-        trainer.network, "encode", lambda image, *told: encoded.append(len(image)) or encode(image, *told)
+        vaegan_trainer, "training_loss", lambda prior, *given: told.append(given) or prior.mix.weight.sum()
     )
-    step(trainer)
-    assert encoded == [reconstructed]
+    batch = next(iter(trainer.data_loader))
+    step(trainer, batch)
+    ((latents, augmentation, facts),) = told
+    assert torch.equal(augmentation, numbers)
+    assert torch.equal(latents, trainer.network.latents(-batch["image"]))
+    assert not latents.requires_grad
+    assert torch.equal(facts["label"], batch["label"])
+
+
+def test_recorded_steps_train_as_plain_ones_do(build, record_on_cpu):
+    histories: list[list[dict[str, float]]] = []
+    for memory in (None, replay.RecordingMemory()):
+        trainer = build(penalty_interval=2)
+        record_on_cpu([*trainer.network.parameters(), *trainer.discriminator.parameters()])
+        trainer.recordings = memory
+        batches = iter(trainer.data_loader)
+        torch.manual_seed(0)
+        histories.append([])
+        for trainer.state.iteration in range(1, 5 * replay.PLAIN_CALLS):
+            if trainer.state.iteration == 3 * replay.PLAIN_CALLS:
+                trainer.schedule.second_from = trainer.state.iteration - 1
+            batch = next(batches, None) or next(batches := iter(trainer.data_loader))
+            found = trainer._iteration(trainer, batch)["losses"]
+            histories[-1].append({name: value.item() for name, value in found.items()})
+    assert histories[0] == histories[1]
 
 
 @pytest.mark.parametrize(
     "mistake",
-    [
-        {"adversarial_loss": "chess"},
-        {"reconstructed": 0.0},
-        {"reconstructed": 1},
-        {"reconstructed": "half"},
-        {"penalty_images": 0},
-        {"penalty_interval": 0},
-        {"shift": -1},
-        {"warmup": 0},
-    ],
+    [{"adversarial_loss": "chess"}, {"critic_from": -0.1}, {"critic_from": 1.5}, {"penalty_interval": 0}],
 )
 def test_settings_that_make_no_sense_are_told(build, mistake):
     ((name, value),) = mistake.items()
@@ -326,118 +391,14 @@ def test_settings_that_make_no_sense_are_told(build, mistake):
         build(**mistake)
 
 
-def test_the_critic_sees_reconstructions_and_samples_as_users_get_them(build, monkeypatch):
-    trainer = build({"adversarial": 1.0})
-    trainer.begin()
-
-    def far_away(count, label, position):
-        return torch.full((count, LATENT), 1e4), label, position
-
-    monkeypatch.setattr(trainer.network.density, "sample", far_away)
-    _, fake, _ = judged(trainer)
-    assert fake.abs().max() == 1
-    saturated = (fake.abs() == 1).float().mean(dim=(1, 2, 3))
-    assert (saturated > 0.9).sum() == 4
-    assert (saturated < 0.5).sum() == 4
-
-
-def test_samples_are_drawn_in_twos_for_the_classes_and_positions_of_half_of_the_batch(build, monkeypatch):
-    trainer = build(batch_size=6)
-    batch, seen = next(iter(trainer.data_loader)), []
-    draw = trainer.network.density.sample
-
-    def spy(count, label, position):
-        seen.append((count, label, position))
-        return draw(count, label, position)
-
-    monkeypatch.setattr(trainer.network.density, "sample", spy)
-    trainer._iteration(trainer, batch)
-    ((count, label, position),) = seen
-    assert count == 6
-    assert torch.equal(label, batch["label"][:3].repeat(2))
-    assert torch.equal(position, batch["position"][:3].repeat(2))
-
-
-def test_the_energy_score_makes_samples_as_varied_as_images(build):
-    def spread(energy: float) -> float:
-        trainer = build({"l1": 0.0, "energy": energy}, length=60, batch_size=16)
-        trainer.run()
-        images = trainer.network.sample(200, 0)[0]
-        return abs(images.std(dim=0).mean().item() - trainer.data_loader.dataset.images.astype("f").std(axis=0).mean())
-
-    assert spread(1.0) < spread(0.0)
-
-
-def test_the_spectral_distance_gives_samples_the_power_of_images(build):
-    def distance(spectrum: float) -> float:
-        trainer = build({"l1": 0.0, "spectrum": spectrum}, length=60, batch_size=16)
-        trainer.run()
-        real = torch.from_numpy(trainer.data_loader.dataset.images.astype("f"))[:, None]
-        return spectral_distance(trainer.network.sample(200, 0)[0], real).item()
-
-    assert distance(1.0) < distance(0.0) / 2
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_critic_learns_as_often_as_asked(build, monkeypatch, count):
-    trainer, updated = build(n_critic=count), []
-    monkeypatch.setattr(trainer, "descend", lambda optimizer, **how: updated.append(optimizer))
-    step(trainer)
-    assert updated == [trainer.network_optimizer] + [trainer.discriminator_optimizer] * count
-
-
-def test_recorded_steps_train_as_plain_ones_do(build, record_on_cpu):
-    histories: list[list[dict[str, float]]] = []
-    for memory in (None, replay.RecordingMemory()):
-        trainer = build(penalty_interval=2, n_critic=2, warmup=20, shift=1)
-        record_on_cpu([*trainer.network.parameters(), *trainer.discriminator.parameters()])
-        trainer.recordings = memory
-        torch.manual_seed(0)
-        trainer.begin()
-        batches = iter(trainer.data_loader)
-        histories.append([])
-        for trainer.state.iteration in range(1, 3 * replay.PLAIN_CALLS):
-            found = trainer._iteration(trainer, next(batches))["losses"]
-            histories[-1].append({name: value.item() for name, value in found.items()})
-    assert histories[0] == histories[1]
-
-
-@pytest.mark.parametrize("n_critic", [0, 1.5])
-def test_a_number_of_critic_updates_that_makes_no_sense_is_told(build, n_critic):
-    with pytest.raises(MedsynthError, match=f"n_critic is {n_critic}"):
-        build(n_critic=n_critic)
-
-
-@pytest.mark.parametrize(("target", "free"), [(0.0, False), (1e6, True)])
-def test_the_slope_that_is_free_is_the_configured_one(build, target, free):
-    assert (step(build(penalty_target=target))["penalty"] == 0) == free
-
-
-def test_the_average_lags_behind_by_its_momentum(build):
-    trainer, start = build(length=1), {}
-    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: start.update(weights_of(trainer.generator)))
-    trainer.run()
-    network, average = weights_of(trainer.network), weights_of(trainer.generator)
-    assert not same(start, network)
-    for name in start:
-        assert torch.allclose(average[name], 0.9 * start[name] + 0.1 * network[name], atol=1e-6)
-
-
-def test_a_run_starts_from_principal_components_and_a_density_of_the_training_set(build):
-    trainer = build(learning_rate=0.0)
-    trainer.run()
-    images = torch.from_numpy(trainer.data_loader.dataset.images).float()[:, None]
-    with torch.no_grad():
-        error = (trainer.generator(images) - images).square().mean()
-        _, singular, _ = torch.linalg.svd((images - images.mean(dim=0)).flatten(1), full_matrices=False)
-    assert error.item() == pytest.approx(singular[LATENT:].square().sum().item() / images.numel(), rel=0.1)
-    _, labels, positions = trainer.generator.density.sample(3000)
-    assert [(labels == label).float().mean().item() for label in (-1, 0, 1)] == pytest.approx([1 / 3] * 3, abs=0.06)
-    assert positions.mean().item() == pytest.approx(trainer.data_loader.dataset.positions.mean(), abs=0.05)
+@pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan, "much"])
+def test_weights_that_make_no_sense_are_told(weight):
+    with pytest.raises(MedsynthError, match=f"weights#patch is {weight!r}"):
+        VaeGanWeights(**(ALL | {"patch": weight}))
 
 
 def test_samples_for_the_handlers_are_the_average_network_s_and_of_their_seed(build):
-    trainer = build()
+    trainer = build(epochs=2, length=6, optimizer=torch.optim.SGD, learning_rate=0.3)
     trainer.run()
     images = trainer.sample(3, 7)
     assert images.device.type == "cpu"
@@ -446,31 +407,56 @@ def test_samples_for_the_handlers_are_the_average_network_s_and_of_their_seed(bu
     assert not torch.equal(images, trainer.sample(3, 8))
 
 
-def test_twice_as_many_steps_equal_half_of_them_and_the_rest_after_a_restore(build):
-    average = {"momentum": 0.1, "momentum_warmup": 0.6, "warmup_iters": 6}
-    through, first = (build(epochs=epochs, length=3, average=average) for epochs in (2, 1))
-    histories: dict[str, list] = {"through": [], "parts": []}
-    for name, trainer in (("through", through), ("parts", first)):
-        record(trainer, histories[name])
-        torch.manual_seed(5)
-        trainer.run()
-    saved = copy.deepcopy({name: part.state_dict() for name, part in first.stateful().items()})
-    random = random_state.capture()
-
-    resumed = build(seed=123, epochs=2, length=3, average=average)
-    record(resumed, histories["parts"])
-    resumed.state.max_epochs, resumed.state.epoch, resumed.state.iteration = 2, 1, 3
-    for name, part in resumed.stateful().items():
-        part.load_state_dict(saved[name])
-    random_state.restore(random)
-    resumed.run()
-    assert len(histories["parts"]) == 6
-    assert histories["parts"] == histories["through"]
-    assert same(resumed.generator.state_dict(), through.generator.state_dict())
-    assert torch.equal(resumed.sample(2, 0), through.sample(2, 0))
+AVERAGE = {"momentum": 0.1, "momentum_warmup": 0.6, "warmup_iters": 4}
 
 
 def record(trainer: VaeGanTrainer, history: list[dict[str, float]]) -> None:
     @trainer.on(Events.ITERATION_COMPLETED)
     def add(engine):
         history.append({name: value.item() for name, value in engine.state.output["losses"].items()})
+
+
+def continued(stopped: VaeGanTrainer, build: Callable[..., VaeGanTrainer], **settings: object) -> VaeGanTrainer:
+    """A new trainer in the state of one that has just stopped."""
+    random = random_state.capture()
+    trainer = build(seed=123, **settings)
+    trainer.state.epoch, trainer.state.iteration = stopped.state.epoch, stopped.state.iteration
+    saved = copy.deepcopy({name: part.state_dict() for name, part in stopped.stateful().items()})
+    for name, part in trainer.stateful().items():
+        part.load_state_dict(saved[name])
+    random_state.restore(random)
+    return trainer
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_that_is_resumed_in_either_part_is_to_the_bit_one_in_a_piece(build, stop):
+    settings = {"epochs": 4, "length": 3, "average": AVERAGE, "penalty_interval": 2}
+    through, first = build(**settings), build(**settings)
+    histories: dict[str, list] = {"through": [], "parts": []}
+    first.add_event_handler(Events.EPOCH_COMPLETED(once=stop), first.terminate)
+    for name, trainer in (("through", through), ("parts", first)):
+        record(trainer, histories[name])
+        torch.manual_seed(5)
+        trainer.run()
+    resumed = continued(first, build, **settings)
+    record(resumed, histories["parts"])
+    resumed.run()
+    assert len(histories["parts"]) == 12
+    assert histories["parts"] == histories["through"]
+    assert resumed.schedule.second_from == 6
+    for part in ("network", "discriminator", "generator"):
+        assert same(getattr(resumed, part).state_dict(), getattr(through, part).state_dict())
+    assert torch.equal(resumed.sample(2, 0), through.sample(2, 0))
+
+
+def test_a_run_that_is_prolonged_in_its_second_part_stays_there(build):
+    ended = build(epochs=4, length=3)
+    ended.run()
+    longer = continued(ended, build, epochs=40, length=3)
+    longer.add_event_handler(Events.EPOCH_COMPLETED(once=6), longer.terminate)
+    history: list[dict[str, float]] = []
+    record(longer, history)
+    longer.run()
+    assert [set(losses) for losses in history] == [{"flow"}] * 6
+    assert same(longer.network.state_dict(), ended.network.state_dict(), "encoder")
+    assert longer.schedule.second_from == 6

@@ -25,8 +25,8 @@ class CodeFlow(CodePrior):
         stage_one: dict[str, Any],
         prior_channels: Sequence[int],
         dropout: float,
-        num_classes: int = 0,
-        use_position: bool = True,
+        num_classes: int,
+        use_position: bool,
     ) -> None:
         super().__init__(stage_one)
         features = self.stage_one.code_features
