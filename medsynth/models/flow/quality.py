@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medsynth.models.flow.learning import flow_loss
 from medsynth.models.flow.network import LatentFlow
+from medsynth.nn.precision import autocast
 
 TIMES = 2  # at which each image is measured
 
@@ -56,14 +57,16 @@ class HeldOutFlowLoss(Metric):
         """(N,) at each of several times, on the CPU."""
         device = self.prior.mean.device
         images, *facts = (batch[name].to(device) for name in ("image", "label", "position", "covariates"))
-        latents = self.prior.normalize(self.encode(images))
-        condition = self.prior.embed(*facts, latents)
+        with autocast(device):
+            latents = self.prior.normalize(self.encode(images))
+            condition = self.prior.embed(*facts, latents)
         count, found = len(images), []
         for index in range(TIMES):
             uniform = (torch.rand(count, generator=self._random) + index) / TIMES
             noise = torch.randn(latents.shape, generator=self._random)
             drawn = (part.to(device) for part in (uniform, noise))
-            found.append(flow_loss(self.prior, latents, condition, None, *drawn).cpu())
+            with autocast(device):
+                found.append(flow_loss(self.prior, latents, condition, None, *drawn).cpu())
         return found
 
     def compute(self) -> float:

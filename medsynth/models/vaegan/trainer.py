@@ -43,8 +43,8 @@ class VaeGanWeights:
         spectrum: difference of the reconstructions' radial power spectrum from the images', likewise.
         feature: distance of image and reconstruction in the critic's features.
         kl: Kullback-Leibler divergence in nats per pixel.
-        adversarial: how long the gradient of what the critic says is, at the reconstruction, relative to that of the
-            terms before.
+        adversarial: what the critic makes of the reconstruction, over the root of the number of pixels: a critic of
+            slope 1 then pulls as hard as `l1` does, at any size.
         penalty: the critic's gradient penalty.
     """
 
@@ -82,8 +82,7 @@ class VaeGanTrainer(AdversarialTrainer):
         critic_from: share of the first part after which the critic joins.
         penalty_interval: iterations from one gradient penalty to the next, which counts for all of them.
 
-    Reference: Larsen et al., arXiv:1512.09300, algorithm 1; the adaptive weight: Esser et al., VQGAN, arXiv:2012.09841,
-    eq. 7; two stages: Rombach et al., latent diffusion, arXiv:2112.10752; WGAN-GP: arXiv:1704.00028; R1:
+    Reference: Larsen et al., arXiv:1512.09300, algorithm 1; two stages: Rombach et al., latent diffusion, arXiv:2112.10752; WGAN-GP: arXiv:1704.00028; R1:
     arXiv:1801.04406; lazy penalties: arXiv:1912.04958, section 3.1; shifts of both: arXiv:2006.10738.
     """
 
@@ -135,34 +134,32 @@ class VaeGanTrainer(AdversarialTrainer):
     @replayed("network_optimizer")
     def autoencoder_step(self, real: Tensor, has_critic: bool) -> Named:
         """The gradients of encoder and decoder; `fake`, reconstructions like `real` (N, 1, H, W), and `losses`."""
-        weights, terms = self.weights, {}
-        with self.autocast():
+        weights = self.weights
+        with self.autocast(), frozen(self.discriminator):
             mean, log_variance = self.network.encode(real)
-            reconstruction = self.network.decode(mean + (log_variance / 2).exp() * torch.randn_like(mean))
-        fake = reconstruction.detach().requires_grad_()
-        terms["l1"] = F.l1_loss(fake, real)
-        if weights.ssim:
-            terms["ssim"] = structural_dissimilarity(fake, real)
-        if weights.patch:
-            terms["patch"] = sliced_patch_distance(fake, real, PROJECTIONS)
-        if weights.spectrum:
-            terms["spectrum"] = spectral_distance(fake, real)
-        if has_critic:
-            with self.autocast(), frozen(self.discriminator):
+            fake = self.network.decode(mean + (log_variance / 2).exp() * torch.randn_like(mean))
+            terms = {
+                "l1": F.l1_loss(fake, real),
+                "kl": kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel(),
+            }
+            if weights.ssim:
+                terms["ssim"] = structural_dissimilarity(fake, real)
+            if weights.patch:
+                terms["patch"] = sliced_patch_distance(fake, real, PROJECTIONS)
+            if weights.spectrum:
+                terms["spectrum"] = spectral_distance(fake, real)
+            if has_critic:
                 shown, shown_real = shifted(fake, real)
                 features = self.discriminator.features(shown)
+                raised = ADVERSARIAL_LOSSES[self.adversarial_loss][0](self.discriminator.scores(features))
+                terms["adversarial"] = raised / real[0].numel() ** 0.5
                 if weights.feature:
-                    terms["feature"] = feature_distance(features, self.discriminator.features(shown_real))
-                adversarial = ADVERSARIAL_LOSSES[self.adversarial_loss][0](self.discriminator.scores(features))
-        likeness = sum(getattr(weights, name) * term for name, term in terms.items())
-        (gradient,) = torch.autograd.grad(likeness, fake, retain_graph=has_critic)
-        if has_critic:  # at the image, where both are known: one pass through the decoder does for both
-            (push,) = torch.autograd.grad(adversarial, fake)
-            gradient = gradient + weights.adversarial * push * gradient.norm() / (push.norm() + 1e-12)
-            terms["adversarial"] = adversarial
-        terms["kl"] = kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel()
-        torch.autograd.backward([reconstruction, weights.kl * terms["kl"]], [gradient, None])
-        return {"fake": fake.detach(), **losses(**terms)}
+                    with torch.no_grad():
+                        target = self.discriminator.features(shown_real)
+                    terms["feature"] = feature_distance(features, target)
+        total = sum(getattr(weights, name) * term for name, term in terms.items())
+        total.backward()
+        return {"fake": fake.detach(), **losses(total=total, **terms)}
 
     @replayed("discriminator_optimizer")
     def critic_step(self, real: Tensor, fake: Tensor, with_penalty: bool) -> dict[str, Tensor]:
