@@ -77,7 +77,7 @@ def callable_network(model: LoadedModel, metadata: dict[str, Any]) -> tuple[Forw
     """
     formats = metadata["network_data_format"]["inputs"]
     parameters = inspect.signature(model.network.forward).parameters
-    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    needed = [name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
     if len(needed) != len(formats):
         raise MedsynthError(
             f"a {type(model.network).__name__} is not a single call from {' and '.join(formats)} to an image, and "

@@ -43,12 +43,12 @@ def test_no_two_blocks_are_alike(model_pt):
 
 def test_class_and_position_are_those_requested(model_pt):
     drawn = draw(load_model(model_pt()), 5, label="NC", position=0.25)
-    assert {label for _, label, _ in drawn} == {1}
-    assert [position for *_, position in drawn] == pytest.approx([0.25] * 5, abs=1e-5)
+    assert {label for _, label, *_ in drawn} == {1}
+    assert [position for _, _, position, _ in drawn] == pytest.approx([0.25] * 5, abs=1e-5)
 
 
 def test_without_a_label_the_classes_are_as_in_the_training_set(model_pt):
-    labels = [label for _, label, _ in draw(load_model(model_pt()), 200)]
+    labels = [label for _, label, *_ in draw(load_model(model_pt()), 200)]
     assert 60 < sum(labels) < 140
 
 

@@ -328,7 +328,7 @@ def test_the_prior_knows_the_latents_and_conditions_of_the_training_set(build):
         latents = network.prior.normalize(network.latents(images))
         torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(2), atol=1e-3, rtol=0)
         torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(2), atol=1e-3, rtol=0)
-    _, labels, positions, _ = trainer.generator.sample(2000, 0)
+    _, labels, positions, _ = trainer.generator.sample(2000, 0, steps=1)
     assert [(labels == label).float().mean().item() for label in (-1, 0, 1)] == pytest.approx([1 / 3] * 3, abs=0.06)
     assert positions.mean().item() == pytest.approx(trainer.data_loader.dataset.positions.mean(), abs=0.05)
 
