@@ -82,8 +82,9 @@ class VaeGanTrainer(AdversarialTrainer):
         critic_from: share of the first part after which the critic joins.
         penalty_interval: iterations from one gradient penalty to the next, which counts for all of them.
 
-    Reference: Larsen et al., arXiv:1512.09300, algorithm 1; two stages: Rombach et al., latent diffusion, arXiv:2112.10752; WGAN-GP: arXiv:1704.00028; R1:
-    arXiv:1801.04406; lazy penalties: arXiv:1912.04958, section 3.1; shifts of both: arXiv:2006.10738.
+    Reference: Larsen et al., arXiv:1512.09300, algorithm 1; two stages: Rombach et al., latent diffusion,
+    arXiv:2112.10752; WGAN-GP: arXiv:1704.00028; R1: arXiv:1801.04406; lazy penalties: arXiv:1912.04958, section 3.1;
+    shifts of both: arXiv:2006.10738.
     """
 
     def __init__(
