@@ -27,6 +27,7 @@ SMALL = {
     "batch_size": 8,
     "prior_from": 0.5,
     "epoch_length": 30,
+    "val_interval": 1,
     "sample_epochs": 2,
     "device": "cpu",
     "val_samples": 60,
