@@ -184,14 +184,17 @@ def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:
     """Mean squared difference of the logarithms of two sets' radial power spectra; 0: equal.
 
     Repeated upsampling leaves too little power at some frequencies and too much (grain, a checkerboard) at others. A
-    discriminator with strided convolutions hardly sees this.
+    discriminator with strided convolutions hardly sees this. Images fade to black towards their borders (Hann window):
+    one bright pixel in a corner, which a network finds by its padding, would have power at all frequencies.
 
     Args:
         fake, real: (N, C, H, H) and (M, C, H, H), in [-1, 1].
 
     Reference: Durall et al., Watch your up-convolution, arXiv:2003.01826; there of each image, here of the sets' means.
     """
-    of_fake, of_real = (radial_power(images.float()).log() for images in (fake, real))
+    window = torch.hann_window(real.shape[-1], periodic=False, device=real.device)
+    window = torch.outer(window, window)
+    of_fake, of_real = (radial_power((images.float() + 1) * window).log() for images in (fake, real))
     return (of_fake - of_real).square().mean()
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from medsynth.training.base_trainer import BaseTrainer
+
+SHIFT = 3  # pixels at most
 
 
 @contextmanager
@@ -21,6 +24,19 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def shifted(*sets: Tensor) -> list[Tensor]:
+    """Sets of images (N, C, H, W), all shifted alike; what leaves at one side enters at the opposite one.
+
+    Reference: Zhao et al., differentiable augmentation, arXiv:2006.10738.
+    """
+    rows, columns = (
+        (torch.arange(size, device=sets[0].device) - torch.randint(-SHIFT, SHIFT + 1, (1,), device=sets[0].device))
+        % size
+        for size in sets[0].shape[-2:]
+    )
+    return [images.index_select(2, rows).index_select(3, columns) for images in sets]
 
 
 class AdversarialTrainer(BaseTrainer):

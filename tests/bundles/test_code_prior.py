@@ -38,7 +38,12 @@ PRIORS = {
         "epoch_length": 60,
     },
     "vqvae/train_transformer.json": {"features": 32, "layers": 2, "heads": 2, "learning_rate": 0.005},
-    "vqvae/train_flow.json": {"prior_channels": [32, 32], "learning_rate": 0.003, "epoch_length": 40, "val_interval": 1},
+    "vqvae/train_flow.json": {
+        "prior_channels": [32, 32],
+        "learning_rate": 0.003,
+        "epoch_length": 40,
+        "val_interval": 1,
+    },
 }
 GAN, TRANSFORMER, FLOW = PRIORS
 

@@ -105,8 +105,16 @@ def test_descending_the_patch_distance_makes_images_as_rough_as_the_real_ones():
 def test_spectral_distance_by_hand_knows_power_alone():
     torch.manual_seed(0)
     images = torch.randn(5, 1, 16, 16)
-    assert spectral_distance(images.roll((3, 5), dims=(2, 3)), images).item() == pytest.approx(0, abs=1e-6)
-    assert spectral_distance(2 * images, images).item() == pytest.approx(math.log(4) ** 2, rel=1e-4)
+    assert spectral_distance(images.flip(2).transpose(2, 3), images).item() == pytest.approx(0, abs=1e-6)
+    assert spectral_distance(2 * images + 1, images).item() == pytest.approx(math.log(4) ** 2, rel=1e-4)
+
+
+def test_a_bright_corner_adds_nothing_to_the_spectrum():
+    torch.manual_seed(0)
+    images = torch.randn(5, 1, 16, 16)
+    with_corner = images.clone()
+    with_corner[..., 0, 0] = 10.0
+    assert spectral_distance(with_corner, images).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_radial_power_puts_a_wave_into_its_ring():

@@ -22,14 +22,13 @@ from medsynth.losses.similarity import (
 )
 from medsynth.models.flow.learning import FACTS, augmented, fit, spread_images, training_loss
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
-from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
+from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen, shifted
 from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses, replayed
 from medsynth.training.replay import Named
 from medsynth.training.schedule import TwoParts
 
 PROJECTIONS = 16  # of the patches of a scale
 PENALTY_IMAGES = 8
-SHIFT = 3  # pixels at most, that what the critic sees is moved by
 
 
 @dataclass(frozen=True)
@@ -111,13 +110,14 @@ class VaeGanTrainer(AdversarialTrainer):
         self.prior_optimizer = prior_optimizer
         self.weights, self.adversarial_loss = weights, check_adversarial_loss("adversarial_loss", adversarial_loss)
         self.critic_from, self.penalty_interval = critic_from, penalty_interval
+        self.has_prior = False  # in Python: reading the network's own word each time would wait for the GPU
         schedule.attach(self)
         self.average(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         real = batch["image"]
         if self.schedule.in_second:
-            if not self.network.prior.is_fitted:
+            if not self.has_prior:
                 self.begin_prior()
             found = self.prior_step(image=real, facts={name: batch[name] for name in FACTS})
             self.descend(self.prior_optimizer, LONGEST_GRADIENT)
@@ -191,7 +191,13 @@ class VaeGanTrainer(AdversarialTrainer):
         return {"flow": loss.detach()}
 
     def begin_prior(self) -> None:
-        """Put encoder and decoder to rest at their moving average, and tell the prior how z is distributed."""
+        """Put encoder and decoder to rest at their moving average, and tell the prior how z is distributed.
+
+        Nothing happens in a run that is resumed after this.
+        """
+        self.has_prior = True
+        if self.network.prior.is_fitted:
+            return
         self.network.load_state_dict(self.generator.state_dict())
         fit(self.network.prior, self.network.latents, self.data_loader.dataset)
         same_everywhere(self.network)
@@ -215,13 +221,3 @@ class VaeGanTrainer(AdversarialTrainer):
         if network.prior.is_fitted:
             return network.sample(count, seed)[0].cpu()
         return network(spread_images(self.data_loader.dataset, count).to(self.state.device)).cpu()
-
-
-def shifted(*sets: Tensor) -> list[Tensor]:
-    """Sets of images (N, C, H, W), all shifted alike; what leaves at one side enters at the opposite one."""
-    rows, columns = (
-        (torch.arange(size, device=sets[0].device) - torch.randint(-SHIFT, SHIFT + 1, (1,), device=sets[0].device))
-        % size
-        for size in sets[0].shape[-2:]
-    )
-    return [images.index_select(2, rows).index_select(3, columns) for images in sets]
