@@ -171,7 +171,7 @@ class CodeGan(CodePrior):
 
     def draw(self, count: int, label: int | None, position: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """Code maps (count, h, w), their labels and positions, by torch's own random state."""
-        labels, positions = self.conditions.sample(count, label, position)
+        labels, positions, _ = self.conditions.sample(count, label, position)
         parts = zip(*(part.split(TOGETHER) for part in (self.noise(count), labels, positions)), strict=True)
         return torch.cat([self.choose(self(*part))[1] for part in parts]), labels, positions
 

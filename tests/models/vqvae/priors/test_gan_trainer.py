@@ -140,6 +140,6 @@ def test_the_penalty_is_the_critic_s_squared_slope_at_real_maps(build):
 
 def test_it_begins_with_the_training_set_s_classes_and_positions(build):
     for network in (build().network, build().generator):
-        labels, positions = network.conditions.sample(200)
+        labels, positions, _ = network.conditions.sample(200)
         assert set(labels.tolist()) == {0, 1}
         assert not positions.isnan().any()
