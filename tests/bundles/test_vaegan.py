@@ -68,7 +68,7 @@ def test_the_losses_have_their_names_and_the_terms_without_weight_are_not_comput
              for part in (False, True)}  # fmt: skip
     counts = {"iteration", "epoch", "images", "seconds"}
     used = {name for name, weight in CONFIG["weights"].items() if name != "_target_" and weight}
-    assert known[False] - counts == used | {"critic"}
+    assert known[False] - counts == used | {"critic", "total"}
     assert known[True] - counts == {"flow"}
 
 
