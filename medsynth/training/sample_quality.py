@@ -94,7 +94,8 @@ class SampleQuality(Metric):
 
     def update(self, output: tuple[Tensor]) -> None:
         """Keep the real images of a validator's output."""
-        self._real.append(output[0].detach().cpu())
+        if self.count:
+            self._real.append(output[0].detach().cpu())
 
     def compute(self) -> dict[str, float]:
         """All measures by name; none where no images are to be drawn."""
