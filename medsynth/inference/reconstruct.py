@@ -175,6 +175,11 @@ def reconstruct(
         log.info("mean PSNR %.2f dB, SSIM %.3f of the %d of %s", *means, len(rows), split or "this input")
 
 
+def label_index(entry: Mapping[str, Any], model: LoadedModel) -> int:
+    """Of an image's class, as the model knows it; -1 where it doesn't."""
+    return model.classes.index(entry["label"]) if entry["label"] in model.classes else -1
+
+
 def covariates_of(entry: Mapping[str, Any], model: LoadedModel) -> Tensor:
     """(K,) of an image, as the model's network knows them; NaN where the datalist doesn't say."""
     known, names = entry.get("covariates") or {}, _covariate_names(model)
@@ -189,8 +194,7 @@ def _covariate_names(model: LoadedModel) -> Sequence[str]:
 def _through(model: LoadedModel, inferer: Inferer, stack: Stack, entry: Mapping[str, Any], batch_size: int) -> Tensor:
     """Reconstructions (N, 1, H, W) of a stack's slices, on the CPU."""
     device = next(iter(model.network.state_dict().values())).device
-    label = model.classes.index(entry["label"]) if entry["label"] in model.classes else -1
-    conditions = [torch.full((len(stack.slices),), label), stack.positions]
+    conditions = [torch.full((len(stack.slices),), label_index(entry, model)), stack.positions]
     if _covariate_names(model):
         conditions.append(covariates_of(entry, model).repeat(len(stack.slices), 1))
     parts = []

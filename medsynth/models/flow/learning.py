@@ -68,6 +68,16 @@ def training_loss(flow: LatentFlow, latents: Tensor, augmentation: Tensor, facts
     return flow_loss(flow, flow.normalize(latents), condition, augmentation).mean()
 
 
+def augmented_loss(
+    flow: LatentFlow, encode: Callable[[Tensor], Tensor], images: Tensor, facts: dict[str, Tensor]
+) -> Tensor:
+    """`training_loss` of images (N, 1, H, W) in [-1, 1], after `augmented`; the encoder learns nothing."""
+    with torch.no_grad():
+        moved, augmentation = augmented(images)
+        latents = encode(moved)
+    return training_loss(flow, latents, augmentation, facts)
+
+
 @torch.no_grad()
 def fit(flow: LatentFlow, encode: Callable[[Tensor], Tensor], dataset: SliceDataset) -> None:
     """Tell a flow how the latents of a training set are distributed, and which conditions its images have.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOSS = "flow"  # name of the training loss
 PARTED = 1.01  # how many times its least value the held-out loss is when it and the training loss have parted
 PATIENCE = 0.5  # share of the flow's iterations so far, in which the held-out loss may stay above its least value
 LEAST_VALIDATIONS = 8  # in that time
@@ -22,11 +23,10 @@ class MemorizationWatch:
 
     Args:
         validator: the evaluator, whose key metric is the held-out loss.
-        loss: name of the training loss.
     """
 
-    def __init__(self, run: Run, validator: Engine, loss: str = "flow") -> None:
-        self.validator, self.loss = validator, loss
+    def __init__(self, run: Run, validator: Engine) -> None:
+        self.validator = validator
         self._best, self._best_iteration, self._validations, self._said = 1.0, 0, 0, False
         self._sum, self._count, self._mean_at_best = 0.0, 0, 1.0
         run.stateful["memorization"] = self
@@ -48,8 +48,8 @@ class MemorizationWatch:
 
     def _add(self, engine: Engine) -> None:
         found = engine.state.output["losses"]
-        if self.loss in found:
-            self._sum, self._count = self._sum + found[self.loss], self._count + 1  # a tensor: nothing waits for it
+        if LOSS in found:
+            self._sum, self._count = self._sum + found[LOSS], self._count + 1  # a tensor: nothing waits for it
 
     def _judge(self, trainer: Engine) -> None:
         if not self._count:  # the flow has not begun

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from ignite.engine import Engine
@@ -72,7 +71,3 @@ class HeldOutFlowLoss(Metric):
     def compute(self) -> float:
         """The mean."""
         return torch.cat(self._values).mean().item()
-
-    def completed(self, engine: Engine, name: Any) -> None:
-        """Put it under its name."""
-        engine.state.metrics[str(name)] = self.compute()

@@ -30,9 +30,9 @@ from medsynth.inference.route import Input, Made, Route, origin
 from medsynth.inference.volumes import refuse_ct
 from medsynth.models.superres.degradation import SCALES
 from medsynth.models.superres.network import RRDBNet
+from medsynth.nn.precision import autocast
 from medsynth.nn.resampling import repeat
 from medsynth.run.recipe import LoadedModel
-from medsynth.training.base_trainer import use_bfloat16
 
 STEM = "superres"
 SHOWN = 256  # fine pixels of each
@@ -148,7 +148,7 @@ class SliceUpscaler:
         whole = slices.new_empty(len(slices), 1, scale * rows, scale * columns)
         for tall, wide in itertools.product(*(_spans(side, self.tile_size, self.overlap) for side in (rows, columns))):
             seen = slices[..., tall.seen, wide.seen].contiguous(memory_format=torch.channels_last)
-            with torch.autocast(seen.device.type, torch.bfloat16, enabled=use_bfloat16(seen.device, self.amp)):
+            with autocast(seen.device, self.amp):
                 detail = self.network.detail(seen)
             whole[..., tall.fine(scale), wide.fine(scale)] = detail[..., tall.inner(scale), wide.inner(scale)]
         return whole

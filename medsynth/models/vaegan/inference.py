@@ -14,7 +14,7 @@ from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.generate import Drawn, Request, check_batch_size, check_request, sampled, square, write_images
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.paths import STEPS, great_circle
-from medsynth.inference.reconstruct import covariates_of, read_stacks, reconstruct
+from medsynth.inference.reconstruct import covariates_of, label_index, read_stacks, reconstruct
 from medsynth.models.flow.network import SOLVER_STEPS
 from medsynth.models.vaegan.network import VaeGan
 from medsynth.run.recipe import LoadedModel
@@ -110,8 +110,11 @@ class VaeGanInference:
             away = (stack.positions - wanted).abs().nan_to_num(0.0)
             nearest = int(away.argmin()) if away.any() else len(away) // 2
             chosen = slice(nearest, nearest + 1)
-            label = torch.tensor([model.classes.index(entry["label"]) if entry["label"] in model.classes else -1])
-            facts = (label, stack.positions[chosen], covariates_of(entry, model)[None])
+            facts = (
+                torch.tensor([label_index(entry, model)]),
+                stack.positions[chosen],
+                covariates_of(entry, model)[None],
+            )
             facts = tuple(fact.to(prior.mean.device) for fact in facts)
             latents = model.network.latents(stack.slices[chosen].to(prior.mean.device))
             point = (prior.travel(latents, *facts, self.solver["steps"], backwards=True), *facts)

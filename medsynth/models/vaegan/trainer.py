@@ -20,7 +20,7 @@ from medsynth.losses.similarity import (
     spectral_distance,
     structural_dissimilarity,
 )
-from medsynth.models.flow.learning import FACTS, augmented, fit, spread_images, training_loss
+from medsynth.models.flow.learning import FACTS, augmented_loss, fit, spread_images
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen, shifted
 from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses, replayed
@@ -183,10 +183,7 @@ class VaeGanTrainer(AdversarialTrainer):
     def prior_step(self, image: Tensor, facts: Named) -> dict[str, Tensor]:
         """The gradients of the prior; its loss."""
         with self.autocast():
-            with torch.no_grad():
-                moved, augmentation = augmented(image)
-                latents = self.network.encode(moved)[0]
-            loss = training_loss(self.network.prior, latents, augmentation, facts)
+            loss = augmented_loss(self.network.prior, self.network.latents, image, facts)
         loss.backward()
         return {"flow": loss.detach()}
 

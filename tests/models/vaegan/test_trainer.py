@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medsynth.data.datasets.loader import SliceLoader
 from medsynth.errors import MedsynthError
+from medsynth.models.flow import learning
 from medsynth.models.vaegan import trainer as vaegan_trainer
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
 from medsynth.models.vaegan.trainer import VaeGanTrainer, VaeGanWeights
@@ -346,10 +347,8 @@ def test_an_augmented_image_is_encoded_and_its_numbers_told(build, monkeypatch):
     trainer, told = build(), []
     trainer.schedule.second_from = 0
     numbers = torch.rand(8, 6)
-    monkeypatch.setattr(vaegan_trainer, "augmented", lambda images: (-images, numbers))
-    monkeypatch.setattr(
-        vaegan_trainer, "training_loss", lambda prior, *given: told.append(given) or prior.mix.weight.sum()
-    )
+    monkeypatch.setattr(learning, "augmented", lambda images: (-images, numbers))
+    monkeypatch.setattr(learning, "training_loss", lambda prior, *given: told.append(given) or prior.mix.weight.sum())
     batch = next(iter(trainer.data_loader))
     step(trainer, batch)
     ((latents, augmentation, facts),) = told

@@ -8,7 +8,7 @@ from ignite.handlers import EMAHandler
 from torch import Tensor
 
 from medsynth.distributed import same_everywhere
-from medsynth.models.flow.learning import FACTS, augmented, fit, training_loss
+from medsynth.models.flow.learning import FACTS, augmented_loss, fit
 from medsynth.models.vqvae.priors.flow import CodeFlow
 from medsynth.training.base_trainer import LONGEST_GRADIENT, BaseTrainer, losses, replayed
 from medsynth.training.replay import Named
@@ -48,10 +48,7 @@ class CodeFlowTrainer(BaseTrainer):
     def flow_step(self, image: Tensor, facts: Named) -> dict[str, Tensor]:
         """The gradients of the flow; its loss."""
         with self.autocast():
-            with torch.no_grad():
-                moved, augmentation = augmented(image)
-                latents = self.network.latents(moved)
-            loss = training_loss(self.network.flow, latents, augmentation, facts)
+            loss = augmented_loss(self.network.flow, self.network.latents, image, facts)
         loss.backward()
         return {"flow": loss.detach()}
 

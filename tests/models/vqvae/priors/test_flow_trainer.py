@@ -10,7 +10,7 @@ from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
 from medsynth.data.datasets.loader import SliceLoader
-from medsynth.models.vqvae.priors import flow_trainer
+from medsynth.models.flow import learning
 from medsynth.models.vqvae.priors.flow import CodeFlow
 from medsynth.models.vqvae.priors.flow_trainer import CodeFlowTrainer
 from medsynth.training.schedule import TwoStages
@@ -90,8 +90,8 @@ def test_a_new_run_begins_by_normalizing_the_embeddings_of_both_networks(trainer
 
 def test_the_embeddings_of_augmented_images_are_learned_and_their_numbers_told(trainer, monkeypatch):
     told, numbers = [], torch.rand(8, 6)
-    monkeypatch.setattr(flow_trainer, "augmented", lambda images: (-images, numbers))
-    monkeypatch.setattr(flow_trainer, "training_loss", lambda flow, *given: told.append(given) or flow.mix.weight.sum())
+    monkeypatch.setattr(learning, "augmented", lambda images: (-images, numbers))
+    monkeypatch.setattr(learning, "training_loss", lambda flow, *given: told.append(given) or flow.mix.weight.sum())
     batch = next(iter(trainer.data_loader))
     trainer._iteration(trainer, batch)
     ((latents, augmentation, facts),) = told
