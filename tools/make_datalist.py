@@ -64,6 +64,10 @@ def check(options: argparse.Namespace) -> None:
         raise MedsynthError(
             f"--covariates {' '.join(options.covariates)} names columns of a table: give the table with --participants"
         )
+    if options.split:
+        datalist.check_shares(options.split)
+        if not options.split[0]:
+            raise MedsynthError(f"--split {options.split} leaves no subject to train on: raise its first share")
     if bool(options.source) != bool(options.target):
         raise MedsynthError("pairs need both --source and --target, such as '*_T1w.nii.gz' and '*_FLAIR.nii.gz'")
 
@@ -77,11 +81,16 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
     """Images, or pairs of them that are checked for alignment."""
     from medsynth.data.datalist.layout import survey
     from medsynth.data.datalist.pairs import check_alignment, find_pairs, pair_domains
+    from medsynth.data.datalist.quick_look import look
 
     if options.source:
         found = find_pairs(options.folder, options.source, options.target, table, options.subject_pattern)
     else:
         found = survey(options.folder, table, options.pattern, options.frame, options.label, options.subject_pattern)
+        if found.pair is not None:
+            source, target = found.pair
+            found = find_pairs(options.folder, source, target, table, options.subject_pattern)
+            found.pair = (source, target)
         if found.layout == "domains":
             pair_domains(found)
     if any(entry.keys() >= set(PAIR) for entry in found.entries):
@@ -91,6 +100,8 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
         check_alignment(found, folder)
     elif options.register:
         raise MedsynthError("--register aligns pairs: give --source and --target, the patterns of their names")
+    if not options.quick:
+        look(found)
     return found
 
 
@@ -147,6 +158,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--name", help="of the study; default: the name of the datalist")
+    parser.add_argument("--quick", action="store_true", help="list without a look at the values of each image")
     parser.add_argument("--overwrite", action="store_true", help="replace a datalist that is there already")
     return parser.parse_args()
 
@@ -155,14 +167,14 @@ def table_of(found: Survey, splits: dict[str, list[dict]], covariates: Covariate
     """What was found, what was left out and why, line by line."""
     from medsynth.data.datalist.layout import LAYOUTS
 
-    beside = sum("segmentation" in entry for entry in found.entries)
     rows = [
         ("layout", LAYOUTS.get(found.layout, "pairs")),
+        *([("pairs", chosen(found.pair))] if found.pair else []),
         ("subjects", str(len({entry["subject"] for entry in found.entries}))),
         ("images", str(sum(len(datalist.files_of(entry)) for entry in found.entries))),
         *([("names", found.example)] if found.example else []),
         ("classes", classes_of(found.entries)),
-        *([("segmentations", str(beside))] if beside else []),
+        *[row for key in datalist.BESIDE if (row := beside(found.entries, key))],
         *(covariate_rows(found.entries, covariates) if covariates else []),
     ]
     if found.example:  # pictures have no slices, and no millimetres
@@ -174,16 +186,41 @@ def table_of(found: Survey, splits: dict[str, list[dict]], covariates: Covariate
     for split, entries in splits.items():
         subjects = len({entry["subject"] for entry in entries})
         rows.append((split, f"{subjects} subjects, {len(entries)} images: {classes_of(entries)}"))
-    rows.append(("left out", str(len(found.left_out))))
-    rows += [("", f"{path} {reason}") for path, reason in list(found.left_out.items())[:MOST_LINES]]
-    if len(found.left_out) > MOST_LINES:
-        rows.append(("", f"and {len(found.left_out) - MOST_LINES} more"))
+    rows += left_out_rows(found.left_out)
     rows += [("note", note) for note in found.notes]
     if len({entry["subject"] for entry in found.entries}) == 1:
         rows.append(("note", "there is one subject only: inference can use this list, training needs two or more"))
     else:
         rows += [("note", f"{split} has no subjects: see --split") for split, entries in splits.items() if not entries]
     return [f"{name:<15} {value}" for name, value in rows]
+
+
+def chosen(pair: tuple[str, str]) -> str:
+    """Which patterns were chosen for source and target, and how to choose others."""
+    source, target = pair
+    return (
+        f"--source '{source}' and --target '{target}' were chosen: give other patterns, or one contrast with "
+        f"--pattern '{target}'"
+    )
+
+
+def beside(entries: list[dict], key: str) -> tuple[str, str] | None:
+    """How many images have a mask or a segmentation; None if none has."""
+    found = [entry[key] for entry in entries if key in entry]
+    return (f"{key}s", f"{len(found)}, such as {found[0]}: listed beside their images") if found else None
+
+
+def left_out_rows(left_out: dict[Path, str]) -> list[tuple[str, str]]:
+    """What was left out, once for each reason."""
+    reasons: dict[str, list[Path]] = {}
+    for path, reason in left_out.items():
+        reasons.setdefault(reason, []).append(path)
+    lines = [
+        f"{paths[0]} {reason}" + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
+        for reason, paths in reasons.items()
+    ]
+    rest = [f"and {len(lines) - MOST_LINES} more reasons"] if len(lines) > MOST_LINES else []
+    return [("left out", str(len(left_out))), *(("", line) for line in [*lines[:MOST_LINES], *rest])]
 
 
 def covariate_rows(entries: list[dict], covariates: Covariates) -> list[tuple[str, str]]:

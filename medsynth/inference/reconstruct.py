@@ -17,7 +17,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medsynth.data.datalist import datalist
-from medsynth.data.datalist.names import match_segmentations
+from medsynth.data.datalist.label_maps import match_label_maps
 from medsynth.data.io import sources
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.pipelines import Preprocessing, volume_transforms
@@ -54,9 +54,9 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
 
 
 def without_segmentations(images: Sequence[Path], folder: Path) -> list[Path]:
-    """A folder's images without the pictures that are segmentations of others by their names; the log counts them."""
-    pictures = [path.relative_to(folder) for path in images if sources.is_picture(path)]
-    found = {folder / path for path, image in match_segmentations(pictures).items() if image is not None}
+    """A folder's images without those that are label maps or masks by their names, which the log counts."""
+    named = [path.relative_to(folder) for path in images if not sources.is_dicom(path)]
+    found = {folder / path for path in match_label_maps(named)}
     if found:
         log.info("%d segmentations, such as %s, are left out", len(found), min(found))
     return [path for path in images if path not in found]

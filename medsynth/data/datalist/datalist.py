@@ -159,8 +159,7 @@ def split_by_patient(
         fractions: shares of training, validation and test; they sum to 1.
         seed: of the order in which the subjects of a class are dealt.
     """
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise MedsynthError(f"split is {list(fractions)}: give three shares that sum to 1, such as 0.7 0.15 0.15")
+    check_shares(fractions)
     images: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in entries:
         images[entry["subject"]].append(entry)
@@ -174,6 +173,12 @@ def split_by_patient(
         dealt[furthest_behind] += 1
         splits[SPLITS[furthest_behind]] += images[subject]
     return {split: sorted(chosen, key=lambda entry: list(files_of(entry).values())) for split, chosen in splits.items()}
+
+
+def check_shares(fractions: Sequence[float]) -> None:
+    """Refuse shares of training, validation and test that do not sum to 1."""
+    if len(fractions) != len(SPLITS) or not min(fractions) >= 0 or not abs(sum(fractions) - 1) <= 1e-6:
+        raise MedsynthError(f"split is {list(fractions)}: give three shares that sum to 1, such as 0.7 0.15 0.15")
 
 
 def hold_out(entries: Sequence[dict[str, Any]], seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medsynth.data.datalist.contrasts import check_modalities, contrasts_of, default_pair, patterns_of
 from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS, files_of
+from medsynth.data.datalist.label_maps import match_label_maps
 from medsynth.data.datalist.listing import is_listing, read_listing
-from medsynth.data.datalist.names import (
-    CONTRAST,
-    CONTRASTS,
-    STUDY_IDS,
-    Reading,
-    arrange,
-    by_pattern,
-    compiled,
-    domain_of,
-    match_segmentations,
-    read_names,
-    split_in,
+from medsynth.data.datalist.names import Reading, arrange, by_pattern, compiled, domain_of, read_names, split_in
+from medsynth.data.datalist.subjects import (
+    NO_SUBJECT,
+    channels_of,
+    guess_subjects,
+    owner,
     split_of,
-    stem,
+    study_id,
+    subject_of,
 )
 from medsynth.data.datalist.survey import Survey, has_classes, notes_of, some
+from medsynth.data.datalist.words import bare, fits, stem
 from medsynth.data.io import dicom
 from medsynth.data.io.sources import FORMATS, Source, find_images, is_dicom, is_picture, read_header
 from medsynth.errors import MedsynthError
-
-NO_SUBJECT = re.compile(
-    rf"({CONTRASTS}|anat|func|images?|scans?|dicom|nifti|raw|(ses|session|visit|run)[-_ ]?\w*)$", re.IGNORECASE
-)
-"""Names of folders that lie between a subject's folder and its images."""
 
 NOT_RAW = ("derivatives", "sourcedata", "code")  # folders of a BIDS data set that do not hold its raw images
 MOST_SCANS = 10  # of one subject in its folder: a folder of more holds scans of many
@@ -63,7 +55,7 @@ def survey(
     Args:
         folder: searched with all its subfolders; or a .csv or .tsv file, see `listing.read_listing`.
         table: class of each subject, from `read_participants`; without classes, the folders of pictures are theirs.
-        pattern: of the names of the files to take.
+        pattern: of the names of the files to take; with a slash, of their paths from the folder on.
         frame: which volume of 4D files to take.
         label: column of the class in a table of paths.
         subject_pattern: regular expression that finds `subject` and optionally `slice` in a path below the folder,
@@ -72,7 +64,7 @@ def survey(
     folder, result = Path(folder), Survey()
     names = None if subject_pattern is None else compiled(subject_pattern)
     if is_listing(folder):
-        result.layout, entries = "listing", _listed(folder, table, label, names, result.notes)
+        result.layout, entries = "listing", _listed(folder, table, label, names, result)
     else:
         result.layout, entries = _found(folder, table, pattern, names, result)
     for entry in entries:
@@ -82,40 +74,17 @@ def survey(
     if not result.entries:
         bad = [f"{path} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
         raise MedsynthError(f"none of the {len(result.left_out)} images in {folder} can be used: {'; '.join(bad)}")
+    if result.pair is None:
+        single = [
+            result.contrast_of[file]
+            for e in result.entries
+            if not e.keys() & set(PAIR)
+            for file in files_of(e).values()
+        ]
+        check_modalities(folder, single, result.patterns)
     result.notes += notes_of(result, table)
     result.splits = _given_splits(result)
     return result
-
-
-def subject_of(path: Path, arrangement: str = "flat", known: Iterable[str] = (), own: str | None = None) -> str:
-    """Whose image a file is.
-
-    Args:
-        path: from the folder of all images on.
-        arrangement: of that folder, a key of `LAYOUTS`.
-        known: ids of participants; one that is in the path is preferred to a guess.
-        own: the guess; None: from the path.
-    """
-    own = own or _guess_subject(path, arrangement)
-    if own in known:
-        return own
-    text = path.with_name(stem(path)).as_posix()
-    named = [
-        name for name in known if name in text and re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text)
-    ]
-    return max(named, key=len, default=own)
-
-
-def _guess_subject(path: Path, arrangement: str) -> str:
-    """The id of a study whose scheme is known, else the subject's folder, else the file's name without its contrast."""
-    folders = path.parent.parts
-    for part in (stem(path), *reversed(folders)):
-        if match := STUDY_IDS.search(part):
-            return match[1]
-    own = CONTRAST.sub("", stem(path))
-    if arrangement == "subjects" and (names := [n for n in folders if not NO_SUBJECT.match(n) and not split_of(n)]):
-        return "/".join(names)
-    return "/".join((*folders, own)) if arrangement in ("classes", "domains") else own
 
 
 def _found(
@@ -126,23 +95,20 @@ def _found(
     result: Survey,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The layout of a folder, and an entry for each image in it."""
-    paths = _images(folder, pattern, result.notes)
-    segmentations = match_segmentations([part for path, part in paths.items() if is_picture(path)])
-    for path in [path for path, part in paths.items() if part in segmentations]:
-        if segmentations[paths[path]] is None:
-            result.left_out[path] = "is a segmentation by its name, and no image belongs to it"
-        del paths[path]
-    beside = {image: folder / part for part, image in segmentations.items() if image is not None}
+    paths, beside = _images(folder, pattern, result)
+    parts = list(paths.values())
+    channels = channels_of(folder, parts)
+    _set_contrasts(result, paths, channels, pattern == "*")
 
-    layout = _layout(folder, list(paths.values()))
+    layout = _layout(folder, parts)
     labels = dict.fromkeys(paths)
     if layout in ("classes", "subjects") and all(map(is_picture, paths)):
-        labels = dict(zip(paths, arrange(list(paths.values()))[1], strict=True))
-    only = {part.parent.name for part in paths.values()}
+        labels = dict(zip(paths, arrange(parts)[1], strict=True))
+    only = {part.parent.name for part in parts}
     is_alone = table is None and layout == "flat" and len(only) == 1
     if is_alone and (name := only.pop()) and not NO_SUBJECT.match(name) and not split_of(name):
         result.notes.append(f"all images are in one folder, {name}: classes need two or more folders")
-    readings = _readings(paths, layout, names, result)
+    readings = _readings(paths, layout, names, channels, result)
     entries = []
     for path, part in paths.items():
         if (reading := readings[path]) is None:
@@ -154,31 +120,63 @@ def _found(
             entry = {domain_of(part): entry.pop(IMAGE[0])} | entry
         if split := split_in(part):
             entry["split"] = split
-        if part in beside:
-            entry["segmentation"] = str(beside[part].absolute())
+        entry |= {key: str(file.absolute()) for key, file in beside.get(part, {}).items()}
         entries.append(entry)
     return layout, entries
 
 
-def _images(folder: Path, pattern: str, notes: list[str]) -> dict[Path, Path]:
-    """Each image of a folder, and its path from there on."""
-    images = [path for path in find_images(folder) if fnmatch.fnmatch(path.name, pattern)]
-    paths = {path: path.relative_to(folder) for path in images}
+def _images(folder: Path, pattern: str, result: Survey) -> tuple[dict[Path, Path], dict[Path, dict[str, Path]]]:
+    """Each image of a folder with its path from there on, and the label maps beside each of these.
+
+    Label maps are told by their names, but for DICOM.
+    """
+    found = {path: path.relative_to(folder) for path in find_images(folder)}
+    raw = found
     if (folder / "dataset_description.json").is_file():
-        raw = {path: part for path, part in paths.items() if part.parts[0] not in NOT_RAW}
-        if len(raw) < len(paths):
-            notes.append(f"{len(paths) - len(raw)} images in {', '.join(NOT_RAW)} are not raw data: left out")
-        paths = raw
+        raw = {path: part for path, part in found.items() if part.parts[0] not in NOT_RAW}
+        if len(raw) < len(found):
+            result.notes.append(f"{len(found) - len(raw)} images in {', '.join(NOT_RAW)} are not raw data: left out")
+    paths = {path: part for path, part in raw.items() if fits(part, pattern)}
+    near = [part for part in raw.values() if not fits(part, pattern) and fits(Path(str(part).lower()), pattern.lower())]
+    case = f"{len(near)} fit but for upper and lower case, such as {near[0].name}" if near else ""
     if not paths:
         if not folder.exists():
             raise MedsynthError(f"there is no folder {folder}: give the one with the scans")
         named = "" if pattern == "*" else f" named {pattern}"
-        raise MedsynthError(f"{folder} holds no image{named}: {FORMATS} files are needed")
-    return paths
+        raise MedsynthError(f"{folder} holds no image{named}: {case or f'{FORMATS} files are needed'}")
+    if near:
+        result.notes.append(f"of the files that do not fit {pattern}, {case}")
+    maps = match_label_maps(
+        [part for path, part in found.items() if not is_dicom(path)],
+        [part for path, part in paths.items() if not is_dicom(path)],
+    )
+    beside: dict[Path, dict[str, Path]] = defaultdict(dict)
+    for part, one in maps.items():
+        for image in one.images:
+            beside[image][one.key] = folder / part
+    for path in [path for path, part in paths.items() if part in maps]:
+        if not maps[paths.pop(path)].images:
+            result.left_out[path] = "is a label map by its name, and no image belongs to it, or one that has another"
+    return paths, beside
+
+
+def _set_contrasts(result: Survey, paths: dict[Path, Path], channels: dict[str, str], is_whole: bool) -> None:
+    """Note the contrast of each image, how to choose one, and the pairs that a whole folder is made for."""
+    found = contrasts_of(paths, channels)
+    result.contrast_of = {str(path.absolute()): contrast for path, contrast in found.items()}
+    by_part = {paths[path]: contrast for path, contrast in found.items()}
+    result.patterns = patterns_of(by_part)
+    pair = default_pair(by_part, channels) if is_whole and not any(map(domain_of, by_part)) else None
+    if pair is not None and all(contrast in result.patterns for contrast in pair):
+        result.pair = (result.patterns[pair[0]], result.patterns[pair[1]])
 
 
 def _readings(
-    paths: dict[Path, Path], layout: str, names: re.Pattern[str] | None, result: Survey
+    paths: dict[Path, Path],
+    layout: str,
+    names: re.Pattern[str] | None,
+    channels: dict[str, str],
+    result: Survey,
 ) -> dict[Path, Reading | None]:
     """What the name of each image says; None where it does not match the user's pattern, and is left out."""
     if names is not None:
@@ -188,8 +186,12 @@ def _readings(
         }
         return found
     guesses = _dicom_subjects({path: part for path, part in paths.items() if is_dicom(path)}, result.notes)
-    found = {path: Reading(guesses.get(path), None) for path in paths}
-    if pictures := {path: part for path, part in paths.items() if is_picture(path)}:
+    pictures = {path: part for path, part in paths.items() if is_picture(path)}
+    volumes = {path: part for path, part in paths.items() if path not in guesses and path not in pictures}
+    subjects, notes = guess_subjects(list(volumes.values()), layout, channels)
+    result.notes += notes
+    found = {path: Reading(guesses.get(path) or subjects[paths[path]], None) for path in [*guesses, *volumes]}
+    if pictures:
         readings, notes = read_names(list(pictures.values()), layout)
         result.notes += notes
         found |= dict(zip(pictures, readings, strict=True))
@@ -197,22 +199,22 @@ def _readings(
 
 
 def _listed(
-    path: Path, table: dict[str, str | None] | None, label: str | None, names: re.Pattern[str] | None, notes: list[str]
+    path: Path, table: dict[str, str | None] | None, label: str | None, names: re.Pattern[str] | None, result: Survey
 ) -> list[dict[str, Any]]:
     """An entry for each row of a table of paths, each with its subject."""
     entries = read_listing(path, None if table else label)
-    parent = os.path.commonpath([path.parent.absolute(), *(file for one in entries for file in files_of(one).values())])
+    parent = Path(
+        os.path.commonpath([path.parent.absolute(), *(file for one in entries for file in files_of(one).values())])
+    )
     files = [Path(next(iter(files_of(entry).values()))).relative_to(parent) for entry in entries]
-    layout = _layout(Path(parent), files)
+    every = [Path(file) for entry in entries for file in files_of(entry).values()]
+    found = contrasts_of({file: file.relative_to(parent) for file in every}, {})
+    result.contrast_of = {str(file): contrast for file, contrast in found.items()}
+    layout = _layout(parent, files)
     layout = layout if layout != "domains" else "flat"
-    unnamed = [file for entry, file in zip(entries, files, strict=True) if "subject" not in entry and is_picture(file)]
-    readings: dict[Path, Reading | None] = {}
-    if names is not None:
-        readings = {file: by_pattern(file, names) for file in files}
-    elif unnamed:
-        found, said = read_names(unnamed, layout)
-        readings = dict(zip(unnamed, found, strict=True))
-        notes += said
+    unnamed = {parent / file: file for entry, file in zip(entries, files, strict=True) if "subject" not in entry}
+    wanted = dict(zip(map(parent.__truediv__, files), files, strict=True)) if names else unnamed
+    readings = {wanted[path]: reading for path, reading in _readings(wanted, layout, names, {}, result).items()}
     for entry, file in zip(entries, files, strict=True):
         reading = readings.get(file) or Reading(None, None)
         entry.setdefault("subject", subject_of(file, layout, table or (), reading.subject))
@@ -230,10 +232,13 @@ def _layout(folder: Path, paths: Sequence[Path]) -> str:
         return "bids"
     if all(map(is_picture, paths)):
         return arrange(paths)[0]
-    folders = {path.parent for path in paths}
-    if len(folders) == 1:
-        return "flat" if not is_dicom(folder / paths[0]) else "subjects"
-    return "subjects" if len(paths) <= MOST_SCANS * len(folders) else "flat"
+    if is_dicom(folder / paths[0]):
+        folders = {path.parent for path in paths}
+        return "subjects" if len(folders) == 1 or len(paths) <= MOST_SCANS * len(folders) else "flat"
+    owners = {owner(path) for path in paths}
+    if () in owners or (len(owners) == 1 and any(bare(stem(path)) for path in paths)):
+        return "flat"
+    return "subjects" if len(paths) <= MOST_SCANS * len(owners) else "flat"
 
 
 def _dicom_subjects(paths: dict[Path, Path], notes: list[str]) -> dict[Path, str]:
@@ -248,8 +253,9 @@ def _dicom_subjects(paths: dict[Path, Path], notes: list[str]) -> dict[Path, str
         stretches = [part.parts[:depth] for depth in range(1, len(part.parts))]
         own = [names for names in stretches if len(inside[names]) == 1]
         stretch = next((names for names in own if not NO_SUBJECT.match(names[-1])), own[-1] if own else None)
-        study = next((match[1] for name in part.parts if (match := STUDY_IDS.search(name))), None)
-        subjects[path] = study or ("/".join(stretch) if stretch else patients[path] or path.parent.absolute().name)
+        subjects[path] = study_id(part) or (
+            "/".join(stretch) if stretch else patients[path] or path.parent.absolute().name
+        )
     named = {
         patient: sorted({subjects[path] for path in paths if patients[path] == patient})
         for patient in patients.values()
@@ -267,17 +273,17 @@ def _dicom_subjects(paths: dict[Path, Path], notes: list[str]) -> dict[Path, str
 
 def _add(result: Survey, entry: dict[str, Any], frame: int | None) -> None:
     """Put an entry among those that can be used, or those that are left out."""
-    headers = []
+    headers = {}
     for file in files_of(entry).values():
         try:
-            headers.append(read_header(Source(file, entry.get("frame", frame))))
+            headers[file] = read_header(Source(file, entry.get("frame", frame)))
         except MedsynthError as error:
             result.left_out[Path(file)] = str(error)
             return
-    if frame is not None and any(header.frames > 1 for header in headers):
+    if frame is not None and any(header.frames > 1 for header in headers.values()):
         entry.setdefault("frame", frame)
     result.entries.append(entry)
-    result.headers += headers
+    result.header_of |= headers
 
 
 def _set_positions(entries: Sequence[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS, UNKNOWN_LABELS
+from medsynth.data.datalist.datalist import BESIDE, IMAGE, PAIR, SPLITS, UNKNOWN_LABELS
 from medsynth.errors import MedsynthError
 
 SUBJECT_COLUMNS = ("subject", "subject_id", "participant_id", "patient", "patient_id", "id")
@@ -51,13 +51,15 @@ def read_listing(path: str | Path, label: str | None = None) -> list[dict[str, A
     """Entries of a datalist from a table of paths, which are relative to it.
 
     The column of paths is called image, path or file, or is the first that holds files; a table of one column needs no
-    header row. Two columns source and target make pairs. Columns of subjects, labels, splits and frames are optional.
+    header row. Two columns source and target make pairs. Columns of subjects, labels, splits, frames, masks and
+    segmentations are optional.
 
     Args:
         path: of the table.
         label: the column of the classes; None: the first of `LABEL_COLUMNS` that is there.
 
-    Returns: entries {"image" or "source" and "target", "label", and "subject", "split", "frame" where given}.
+    Returns: entries {"image" or "source" and "target", "label", and "subject", "split", "frame", "mask", "segmentation"
+        where given}.
     """
     path = Path(path)
     rows = read_rows(path)
@@ -66,7 +68,7 @@ def read_listing(path: str | Path, label: str | None = None) -> list[dict[str, A
     if len(rows) < 2:
         raise MedsynthError(f"{path} lists no image: a header row and a row for each image are needed")
     names = [name.lower() for name in rows[0]]
-    files = _file_columns(path, rows[1:], names)
+    files = _file_columns(path, rows[1:], names) | {key: names.index(key) for key in BESIDE if key in names}
     if label is not None and label.lower() not in names:
         raise MedsynthError(f"{path} has no column {label}, only {', '.join(rows[0])}")
     columns = {
@@ -88,7 +90,7 @@ def _entry(
     for key, column in files.items():
         if cell(column):
             entry[key] = str(_file(path, cell(column)) or Path(path.parent.absolute(), cell(column)))
-    if not entry:
+    if not entry.keys() - set(BESIDE):
         raise MedsynthError(f"{path} line {number} names no file: fill it in, or remove the line")
     label = cell(columns["label"])
     entry["label"] = None if label in UNKNOWN_LABELS else label

@@ -1,4 +1,4 @@
-"""What the names of files and folders say: patients, slices, classes, splits, segmentations and pairs."""
+"""What the names of files and folders say: patients, slices, classes, splits and pairs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsynth.data.datalist.listing import SPLIT_NAMES
+from medsynth.data.datalist.subjects import DOMAIN, split_of, study_id
+from medsynth.data.datalist.words import CONTRASTS, FIRST_CONTRAST, bare, stem, without_contrast
 from medsynth.errors import MedsynthError
 
-CONTRASTS = "T1w|T2w|T1|T2|T1c|T1ce|T1gd|MPRAGE|PDw|PD|FLAIR|T2starw|SWI|MRA|DWI|CT|MR|MRI|PET"
-CONTRAST = re.compile(rf"[_-]({CONTRASTS})$", re.IGNORECASE)
-FIRST_CONTRAST = re.compile(rf"^({CONTRASTS})([_-]|(?=\d))", re.IGNORECASE)
-STUDY_IDS = re.compile(
-    r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+|IXI\d{3}-[A-Za-z]+-\d{4}|OAS1_\d{4}|OAS2_\d{4}|OAS3\d{4}|\d{3}_S_\d{4,5})(?![A-Za-z0-9])"
-)
-"""BIDS, IXI, OASIS-1 to 3 and ADNI."""
-DOMAIN = re.compile(r"(train|val|test)([AB])", re.IGNORECASE)
-"""Folders of CycleGAN's data: a split and a domain."""
 NUMBERED = re.compile(
     r"(?P<before>.*?)[ _.-]*(?:(?:slice|slc|image|img|frame|z)[ _.-]*)?(?P<number>\d+)", re.IGNORECASE
 )
 """What stands before the number that ends a name, and that number: `case_001_slice_12`, `218391_78`, `mild_3`."""
-SEGMENTATION = re.compile(
-    r"(?<![A-Za-z0-9])(d?seg|segs|segmentations?|masks?|labels?|labelmaps?)(?![A-Za-z0-9])", re.IGNORECASE
-)
-IMAGE_WORD = re.compile(r"(?<![A-Za-z0-9])(images?|imgs?|img|case|scans?|slices?)(?![A-Za-z0-9])", re.IGNORECASE)
 MOST_CLASSES = 10  # more folders of pictures than that are one for each subject
 LEAST_NAMES, LEAST_WORDS = 2, 3  # beginnings of names in a folder, with and without figures, that stand for patients
 
@@ -45,19 +33,6 @@ class Reading:
     subject: str | None
     slice: int | None
     is_own: bool = False
-
-
-def stem(path: str | Path) -> str:
-    """A file's name without its ending, `.nii.gz` and all."""
-    return re.sub(r"(\.nii)?\.[^.]+$", "", Path(path).name)
-
-
-def split_of(folder: str) -> str | None:
-    """The split that a folder's name gives, alone or as its first or last word: `test`, `slices_train`, `valA`."""
-    if match := DOMAIN.fullmatch(folder):
-        folder = match[1]
-    words = re.split(r"[ _.-]+", folder.lower())
-    return next((SPLIT_NAMES[word] for word in (folder.lower(), words[0], words[-1]) if word in SPLIT_NAMES), None)
 
 
 def split_in(path: Path) -> str | None:
@@ -105,12 +80,12 @@ def read_names(paths: Sequence[Path], layout: str) -> tuple[list[Reading], list[
     starts_anew = has_patients and _starts_anew(paths, parsed)
     found = []
     for path, (before, number) in zip(paths, parsed, strict=True):
-        if layout == "subjects" or any(STUDY_IDS.search(part) for part in (stem(path), *path.parts[:-1])):
+        if layout == "subjects" or study_id(path):
             found.append(Reading(None, number))
         elif has_patients and before and number is not None:
             found.append(Reading("/".join((*_folders(path), before)) if starts_anew else before, number))
         else:
-            own = stem(path) if layout == "domains" else _without_contrast(stem(path))
+            own = stem(path) if layout == "domains" else bare(stem(path)) or without_contrast(stem(path))
             folders = path.parts[:-1] if layout in ("classes", "domains") else ()
             found.append(Reading("/".join((*folders, own)), None, is_own=True))
     return found, _notes(paths, found, starts_anew)
@@ -143,19 +118,6 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return made
 
 
-def match_segmentations(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """For each picture that is a segmentation by its name or folder, its image, or None if it has none.
-
-    They belong together by equal names but for words such as `seg` and `case`, or by equal numbers in equal folders.
-    """
-    segmentations = [path for path in paths if SEGMENTATION.search(path.with_suffix("").as_posix())]
-    if len(segmentations) == len(paths):
-        return {}  # a word that all names have says nothing
-    images = sorted(set(paths) - set(segmentations))
-    by_name, by_number = (_unique(images, key) for key in (_bare, _numbers))
-    return {path: by_name.get(_bare(path)) or by_number.get(_numbers(path)) for path in segmentations}
-
-
 def match_domains(sources: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Pictures of two domains that equal names, or equal numbers in them, may make pairs of, split by split."""
     for name in (_words, lambda path: tuple(re.findall(r"\d+", "_".join(_words(path))))):
@@ -174,14 +136,9 @@ def _are_patients(folders: set[tuple[str, ...]]) -> bool:
 
 
 def _parse(path: Path) -> tuple[str, int | None]:
-    """What stands before a name's last number, without contrasts, and that number."""
-    match = NUMBERED.fullmatch(_without_contrast(stem(path)))
-    return (_without_contrast(match["before"]), int(match["number"])) if match else ("", None)
-
-
-def _without_contrast(name: str) -> str:
-    bare = FIRST_CONTRAST.sub("", CONTRAST.sub("", name))
-    return bare or name
+    """What names the patient before a name's last number, and that number."""
+    match = NUMBERED.fullmatch(without_contrast(stem(path)))
+    return (bare(match["before"]), int(match["number"])) if match else ("", None)
 
 
 def _words(path: Path) -> tuple[str, ...]:
@@ -221,17 +178,6 @@ def _notes(paths: Sequence[Path], found: Sequence[Reading], starts_anew: bool) -
             "the same patients, they may end up in two splits: give --subject_pattern"
         )
     return notes
-
-
-def _bare(path: Path) -> str:
-    """A path without the words that distinguish segmentations from images."""
-    whole = path.with_name(stem(path)).as_posix()
-    return re.sub(r"[ _.-]+", "_", IMAGE_WORD.sub("", SEGMENTATION.sub("", whole))).replace("/_", "/").strip("_/")
-
-
-def _numbers(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The folders without such words, and the numbers of the name."""
-    return _bare(path.parent / "x"), tuple(re.findall(r"\d+", stem(path)))
 
 
 def _unique(paths: Iterable[Path], key) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,27 +15,26 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from monai.data import MetaTensor
-from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 from skimage.metrics import normalized_mutual_information
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS
 from medsynth.data.datalist.layout import survey
-from medsynth.data.datalist.names import CONTRAST, match_domains, stem
+from medsynth.data.datalist.names import match_domains
+from medsynth.data.datalist.quick_look import WORKERS, read_scan
 from medsynth.data.datalist.registration import Alignment, align, better_shift, resample
 from medsynth.data.datalist.survey import Survey
+from medsynth.data.datalist.words import CONTRAST, stem
 from medsynth.data.io import itk
-from medsynth.data.io.sources import Source, is_picture, read_volume
+from medsynth.data.io.sources import Source, is_picture
 from medsynth.data.io.writing import nifti, safe
-from medsynth.data.preprocessing.transforms import CheckFinite
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes
 
 MOST_COMPARED, LEAST_COMPARED = 48, 4  # pairs of pictures of equal names that are compared with others
 LEAST_ALIKE = 0.7  # part of them that must be more alike than others; chance is a quarter
 FEWEST_VOXELS = 8  # along each axis of a volume whose alignment can be judged
-WORKERS = min(4, os.cpu_count() or 1)  # each holds a few volumes in memory
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,11 @@ def find_pairs(
         for entry in entries
     }
     result = Survey(
-        [entry for subject in subjects.values() for entry in _matched(subject, patterns)],
-        [header for images in found.values() for header in images.headers],
+        [entry for subject in subjects.values() for entry in _matched(subject, patterns, folder)],
         {path: reason for images in found.values() for path, reason in images.left_out.items()},
         sorted({note for images in found.values() for note in images.notes}),
+        header_of=found["source"].header_of | found["target"].header_of,
+        contrast_of=found["source"].contrast_of | found["target"].contrast_of,
     )
     result.example = found["source"].example
     result.splits = _given_splits(result, given)
@@ -148,21 +147,28 @@ def read_pair(entry: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
     return source, MetaTensor(itk.voxels_of(moved)[None], meta=source.meta)
 
 
-def _matched(subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str, str]) -> list[dict[str, Any]]:
+def _matched(
+    subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str, str], folder: Path
+) -> list[dict[str, Any]]:
     """Entries of one subject: its one source with its one target, else those of the same name but for the pattern."""
     names: dict[Any, dict[str, dict[str, Any]]] = defaultdict(dict)
     single = all(len(subject[key]) == 1 for key in PAIR)
     for key, pattern in patterns.items():
         stars = re.compile(fnmatch.translate(pattern.replace("*", "\0")).replace("\0", "(.*)"))
         for number, entry in enumerate(subject[key]):
-            name = "" if single else stars.match(Path(entry["image"]).name).groups()
+            path = Path(entry["image"])
+            text = f"/{path.relative_to(folder.absolute()).as_posix()}" if "/" in pattern else path.name
+            name = "" if single else stars.match(text).groups()
             # two files of one name, in two folders: nothing says which belong together
             names[(name, key, number) if key in names[name] else name][key] = entry
-    return [
-        {key: found["image"] for key, found in group.items()}
-        | {name: value for name, value in next(iter(group.values())).items() if name not in IMAGE}
-        for group in names.values()
-    ]
+    return [_merged(group) for group in names.values()]
+
+
+def _merged(group: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """One entry of a source and a target, or of the one that is there; what both have beside them is the source's."""
+    images = {key: entry["image"] for key, entry in group.items()}
+    both = [group[key] for key in reversed(PAIR) if key in group]
+    return images | {name: value for entry in both for name, value in entry.items() if name not in IMAGE}
 
 
 def _given_splits(found: Survey, given: Mapping[str, str]) -> dict[str, list[dict[str, Any]]] | None:
@@ -268,7 +274,7 @@ def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[s
         off = f"{found.offset_mm:.1f} mm off by its headers (mutual information {found.before:.2f}, "
         off += f"{found.after:.2f} once registered, {found.chance:.2f} by chance)"
         if not verdict.aligned and (registered or found.failed):
-            lines.append(f"{subject}: could not be aligned; do both show the same head? Inspect it, or leave it out")
+            lines.append(f"{subject}: could not be aligned; do both show the same anatomy? Inspect it, or leave it out")
         elif found.misaligned:
             lines.append(f"{subject}: {'registered, was' if registered else 'not aligned,'} {off}")
     if judged:
@@ -282,12 +288,9 @@ def _in_words(judged: Sequence[tuple[str, Verdict]], registered: bool) -> list[s
 
 def _read(entry: Mapping[str, Any], key: str) -> MetaTensor:
     try:
-        volume = CheckFinite()({Keys.IMAGE: read_volume(Source.of(entry, key))})[Keys.IMAGE]
+        return read_scan(Source.of(entry, key))
     except MedsynthError as error:
         raise MedsynthError(f"{entry[key]} {error}") from error
-    if volume.min() == volume.max():
-        raise MedsynthError(f"{entry[key]} holds the same value everywhere: export it again")
-    return volume
 
 
 def _as_image(volume: MetaTensor) -> sitk.Image:

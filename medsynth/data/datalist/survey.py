@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medsynth.data.datalist.datalist import files_of
-from medsynth.data.datalist.names import CONTRAST, stem
+from medsynth.data.datalist.contrasts import advice, counted
+from medsynth.data.datalist.datalist import PAIR, files_of
 from medsynth.data.io.header import Header
 from medsynth.data.io.sources import is_picture
 from medsynth.errors import MedsynthError
@@ -22,27 +22,43 @@ class Survey:
 
     Args:
         entries: of a datalist: {"image", "subject", "label"}, or with "source" or "target" instead of "image".
-        headers: one an image.
         left_out: for each image that cannot be used, what is wrong with it.
         notes: what a user should look at.
         layout: what the folders stand for, a key of `layout.LAYOUTS`.
         example: how the name of one picture was read; empty where there are none.
         splits: the entries of training, validation and test where folders or a table give them; else None.
+        contrast_of: what each file shows, such as T1w, by its path; empty where nothing says it.
+        header_of: of each file, by its path.
+        patterns: for each contrast, the pattern of names that chooses it; without those that no pattern chooses.
+        pair: patterns of source and target, where a folder is made for pairs; else None.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[Header] = field(default_factory=list)
     left_out: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     layout: str = ""
     example: str = ""
     splits: dict[str, list[dict[str, Any]]] | None = None
+    contrast_of: dict[str, str] = field(default_factory=dict)
+    header_of: dict[str, Header] = field(default_factory=dict)
+    patterns: dict[str, str] = field(default_factory=dict)
+    pair: tuple[str, str] | None = None
 
     @property
     def contrasts(self) -> list[str]:
-        """Contrasts that end the file names, such as T1w; the most frequent first."""
-        found = (CONTRAST.search(stem(file)) for entry in self.entries for file in files_of(entry).values())
-        return [name for name, _ in Counter(match[1] for match in found if match).most_common()]
+        """Contrasts of the images, such as T1w; the most frequent first."""
+        return [name for name, _ in Counter(filter(None, self.shown)).most_common()]
+
+    @property
+    def headers(self) -> list[Header]:
+        """That of each image, where it is known."""
+        files = (file for entry in self.entries for file in files_of(entry).values())
+        return [self.header_of[file] for file in files if file in self.header_of]
+
+    @property
+    def shown(self) -> list[str]:
+        """The contrast of each image."""
+        return [self.contrast_of.get(file, "") for entry in self.entries for file in files_of(entry).values()]
 
 
 def has_classes(table: dict[str, str | None] | None) -> bool:
@@ -69,10 +85,8 @@ def notes_of(found: Survey, table: dict[str, str | None] | None) -> list[str]:
             )
         lack = " and have no class" if has_classes(table) else ""
         notes.append(f"{len(unlisted)} subjects are not in the table of participants{lack}: {some(unlisted)}")
-    if len(found.contrasts) > 1 and not any("target" in entry for entry in found.entries):
-        notes.append(
-            f"several contrasts in one datalist ({', '.join(found.contrasts)}): choose with --pattern '*_T1w.nii.gz'"
-        )
+    if len(found.contrasts) > 1 and not any(entry.keys() & set(PAIR) for entry in found.entries):
+        notes.append(f"several contrasts in one list, {counted(found.shown)}: {advice(found.shown, found.patterns)}")
     pictures = [is_picture(file) for entry in found.entries for file in files_of(entry).values()]
     if len(set(pictures)) > 1:
         notes.append("volumes and pictures in one datalist: choose with --pattern '*.nii.gz'")

@@ -170,6 +170,11 @@ def subject_of(path: Path) -> str | None:
     return "patient-" + hashlib.sha256(patient.encode()).hexdigest()[:8] if patient else None
 
 
+def modality_of(path: Path) -> str:
+    """The modality of the series of that file, such as MR; empty if its header does not say."""
+    return str(series_of(path).facts.get("Modality") or "").strip()
+
+
 @functools.lru_cache(maxsize=4)
 def _series_in(folder: Path, state: tuple[tuple, ...]) -> list[Series]:
     """Of a folder that is in that state."""

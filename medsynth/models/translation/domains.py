@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medsynth.data.datalist.datalist import PAIR
-from medsynth.data.datalist.names import stem
+from medsynth.data.datalist.words import stem
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.spacing import fit_spacing, log_scaled_pictures
 from medsynth.errors import MedsynthError

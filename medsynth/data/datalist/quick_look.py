@@ -1,0 +1,202 @@
+"""A look at the values of the images of a list, so that what is no scan is told before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data import MetaTensor
+from monai.utils.enums import CommonKeys as Keys
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from medsynth.data.datalist.datalist import IMAGE, PAIR, files_of
+from medsynth.data.datalist.survey import Survey, some
+from medsynth.data.io.masks import read_mask
+from medsynth.data.io.sources import Source, is_picture, read_volume
+from medsynth.data.preprocessing.transforms import CheckFinite
+from medsynth.errors import MedsynthError
+
+WORKERS = min(4, os.cpu_count() or 1)  # each holds a few volumes in memory
+MOST_LABELS = 256  # values of a label map
+LEAST_FLAT = 0.5  # part of the voxels of labels that equal their neighbours
+MOST_SAMPLED = 200_000  # voxels among which values are counted
+CT_AIR_HU = -500.0  # CT has values below it, MRI has none
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the values of an entry's image say.
+
+    Args:
+        trouble: why it cannot be used, in words that follow the file's name.
+        is_label_map: by its values.
+        low: the lowest value; None for pictures and pairs.
+        is_black: a picture that is the same everywhere.
+        no_mask: why its mask cannot be used, in words that follow the mask's name.
+        mask_note: what was done to its mask, likewise.
+    """
+
+    trouble: str | None = None
+    is_label_map: bool = False
+    low: float | None = None
+    is_black: bool = False
+    no_mask: str | None = None
+    mask_note: str | None = None
+
+
+def look(found: Survey) -> None:
+    """Leave out images that are constant, not finite or label maps, and masks that are empty or none; note the rest.
+
+    Pairs of volumes are read when their alignment is checked; of these, the masks alone are.
+
+    Args:
+        found: its entries, what is left out and the notes are changed.
+
+    Raises:
+        MedsynthError: nothing is left, or the values are those of MRI and of CT.
+    """
+    doing = [entry for entry in found.entries if not entry.keys() >= set(PAIR) or "mask" in entry]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        bar = tqdm(pool.map(_seen, doing), "looking at values", len(doing), unit="image", disable=not doing)
+        seen = list(zip(doing, bar, strict=True))
+    _settle_masks(found, seen)
+    _settle_probability_maps(found)
+    are_all_labels = all(one.is_label_map for _, one in seen)
+    if are_all_labels and seen:
+        found.notes.append("all images are label maps by their values: whole numbers in even areas")
+    for entry, one in seen:
+        label_map = one.is_label_map and not are_all_labels
+        trouble = "is a label map by its values: whole numbers in even areas" if label_map else one.trouble
+        if trouble:
+            found.left_out[_file(entry)] = trouble
+            found.entries = [other for other in found.entries if other is not entry]
+    if not found.entries:
+        path, reason = next(iter(found.left_out.items()))
+        raise MedsynthError(f"none of the {len(found.left_out)} images can be used: {path} {reason}")
+    if black := [_file(entry).name for entry, one in seen if one.is_black]:
+        found.notes.append(f"{len(black)} pictures hold the same value everywhere: {some(black)}")
+    _check_modalities(found, seen)
+
+
+def read_scan(source: Source) -> MetaTensor:
+    """Voxels (1, X, Y, Z) that are finite and not all the same.
+
+    Raises:
+        MedsynthError: in words that follow the file's name.
+    """
+    volume = CheckFinite()({Keys.IMAGE: read_volume(source)})[Keys.IMAGE]
+    if volume.min() == volume.max():
+        raise MedsynthError("holds the same value everywhere: export it again")
+    return volume
+
+
+def is_label_map(values: NDArray) -> bool:
+    """Whether voxels (X, Y, Z) are few whole numbers, and those that are not the most frequent lie in even areas."""
+    sample = values.ravel()[:: max(1, values.size // MOST_SAMPLED)]
+    found, counts = np.unique(sample, return_counts=True)
+    if len(found) > min(MOST_LABELS, values.size // 16) or not np.array_equal(values, np.round(values)):
+        return False
+    inside = values[1:] != found[counts.argmax()]
+    return bool(inside.any() and (values[1:] == values[:-1])[inside].mean() > LEAST_FLAT)
+
+
+def is_probability_map(path: Path) -> bool:
+    """Whether it is a 4D NIfTI file of real numbers from 0 to 1 that sum to 1 at most at each voxel."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    try:
+        image = nib.load(path)
+        if image.ndim != 4 or image.shape[3] < 2 or image.get_data_dtype().kind != "f":
+            return False
+        values = np.asarray(image.dataobj)
+        return bool(values.min() >= 0 and 0 < values.max() <= 1 and values.sum(3).max() < 1.01)
+    except Exception:  # on damaged bytes, nibabel raises errors of any type
+        return False
+
+
+def _seen(entry: Mapping[str, Any]) -> Seen:
+    mask = {}
+    if "mask" in entry and not is_picture(file := str(entry.get("target") or _file(entry))):
+        mask = _seen_mask(entry, file)
+    if entry.keys() >= set(PAIR):
+        return Seen(**mask)
+    if is_picture(_file(entry)):
+        return Seen(is_black=_is_black(_file(entry)))
+    try:
+        values = read_scan(Source(str(_file(entry)), entry.get("frame")))[0].numpy()
+    except MedsynthError as error:
+        return Seen(str(error), **mask)
+    return Seen(None, is_label_map(values), float(values.min()), **mask)
+
+
+def _seen_mask(entry: Mapping[str, Any], file: str) -> dict[str, str | None]:
+    try:
+        image = read_volume(Source(file, entry.get("frame")))
+    except MedsynthError:
+        return {}  # the image is left out
+    try:
+        return {"mask_note": read_mask(entry["mask"], image.shape[1:], image.affine.numpy())[1]}
+    except MedsynthError as error:
+        return {"no_mask": str(error)}
+
+
+def _is_black(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return bool(np.ptp(np.asarray(picture)) == 0)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # reading it tells what is wrong
+
+
+def _settle_masks(found: Survey, seen: list[tuple[dict[str, Any], Seen]]) -> None:
+    """List images whose masks cannot be used without them, and note which are resampled."""
+    for entry, one in seen:
+        if one.no_mask:
+            found.left_out[Path(entry.pop("mask"))] = f"of subject {entry['subject']} {one.no_mask}"
+    if moved := [
+        f"{entry['mask']} of subject {entry['subject']} {one.mask_note}" for entry, one in seen if one.mask_note
+    ]:
+        found.notes.append(moved[0] + (f" (and {len(moved) - 1} similar)" if len(moved) > 1 else ""))
+
+
+def _settle_probability_maps(found: Survey) -> None:
+    """Say of 4D files that they are probability maps; one of their volumes is no image either."""
+    four = {_file(entry): entry for entry in found.entries if "frame" in entry}
+    for path in [path for path in [*four, *found.left_out] if is_probability_map(path)]:
+        found.left_out[path] = "is a 4D probability map by its values"
+        found.entries = [entry for entry in found.entries if entry is not four.get(path)]
+
+
+def _check_modalities(found: Survey, seen: list[tuple[dict[str, Any], Seen]]) -> None:
+    """Refuse values of MRI and of CT in one set of images whose names do not say what they are."""
+    lows = {
+        _file(entry): one.low for entry, one in seen if IMAGE[0] in entry and one.low is not None and not one.trouble
+    }
+    unnamed = {path: low for path, low in lows.items() if not found.contrast_of.get(str(path))}
+    ct, mri = ([path for path, low in unnamed.items() if is_so(low)] for is_so in (_is_ct, _is_mri))
+    if ct and mri:
+        raise MedsynthError(
+            f"{len(ct)} images have values as CT has, below {CT_AIR_HU:g}, such as {ct[0].name}, and {len(mri)} have "
+            f"none below 0, as MRI, such as {mri[0].name}, and one set must not mix them: choose with --pattern, or "
+            "make pairs with --source and --target"
+        )
+
+
+def _is_ct(low: float) -> bool:
+    return low < CT_AIR_HU
+
+
+def _is_mri(low: float) -> bool:
+    return low >= 0
+
+
+def _file(entry: Mapping[str, Any]) -> Path:
+    return Path(next(iter(files_of(entry).values())))
