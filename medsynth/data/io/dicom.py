@@ -28,6 +28,7 @@ from medsynth.errors import MedsynthError
 
 ENDINGS = (".dcm", ".dicom", ".ima")
 MOST_META_BYTES = 4096  # in which the transfer syntax is named
+DIRECTORY = re.compile(rb"1\.2\.840\.10008\.1\.3\.10(?![\d.])")  # the SOP class of a DICOMDIR
 MOST_TRAILING_BYTES = 2**16
 SCOUT = re.compile(r"locali[sz]er|scout|survey|topogram", re.IGNORECASE)
 TAGS = """
@@ -71,11 +72,21 @@ def is_dicom(path: str | os.PathLike) -> bool:
         return False
 
 
+def is_directory(path: str | os.PathLike) -> bool:
+    """Whether it is a DICOMDIR, the table of contents of a disc."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(MOST_META_BYTES)
+    except OSError:
+        return False
+    return start[128:132] == b"DICM" and bool(DIRECTORY.search(start))
+
+
 def find_series(paths: Iterable[Path]) -> list[Series]:
     """The series of the DICOM files of one folder, ordered by their first files."""
     groups: dict[Any, list[Slice]] = defaultdict(list)
     series, facts = [], {}
-    for path in sorted(paths):
+    for path in sorted(path for path in paths if not is_directory(path)):
         try:
             found = _tags(path)
             slices = _slices(path, found)
@@ -92,6 +103,10 @@ def find_series(paths: Iterable[Path]) -> list[Series]:
 
 def series_of(path: Path) -> Series:
     """The series of its folder that a file belongs to."""
+    if is_directory(path):
+        raise MedsynthError(
+            f"is a DICOMDIR, the table of contents of a disc: give the folder that it is in, {path.parent}"
+        )
     with os.scandir(path.parent) as entries:
         files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
     state = tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in files))

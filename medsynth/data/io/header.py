@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +18,19 @@ from medsynth.errors import MedsynthError
 MOST_VOXELS = 2**28  # 1 GiB as float32: a head at 0.35 mm
 MOST_PIXELS = 2**26  # of a picture or a slice
 MOST_HEADER_BYTES = 2**24
+NIFTI_SIZES = {348, 540}  # of the headers of NIfTI-1, Analyze and NIfTI-2, which begin with it
 VOXEL_MM = (0.01, 100.0)  # what a voxel of a head can measure
+GZIP = b"\x1f\x8b"
+OTHER_KINDS = {
+    b"PK\x03\x04": "a ZIP archive: unpack it",
+    b"BZh": "packed with bzip2: unpack it",
+    b"\xfd7zXZ": "packed with xz: unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run git lfs pull",
+    b"/annex/": "a pointer of git-annex, not the file itself: run git annex get",
+    b"../.git/annex": "a pointer of git-annex, not the file itself: run git annex get",
+    b"<": "a web page or XML: download the file again",
+}
+"""What a file that should be an image begins with where it is something else."""
 DEFLATE_RATIO = 1032  # a compressed byte never holds more than that many
 
 
@@ -65,6 +80,39 @@ def volume_header(shape: Sequence[int], affine: np.ndarray, notes: Sequence[str]
     order = [next(i for i, label in enumerate(labels) if label in pair) for pair in ("AP", "LR", "IS")]
     upright = tuple(shape[i] for i in order)
     return Header(upright, tuple(float(sizes[i]) for i in order), None, np.asarray(affine, float), tuple(notes), frames)
+
+
+def check_packing(path: Path) -> None:
+    """Refuse a file that is packed otherwise than its name says, or is another kind of file.
+
+    Raises:
+        MedsynthError: what it is, and what to do, in words that follow the file's name.
+    """
+    with path.open("rb") as file:
+        start = file.read(132)
+    if kind := next((kind for begins, kind in OTHER_KINDS.items() if start.startswith(begins)), None):
+        raise MedsynthError(f"is {kind}")
+    if start[128:] == b"DICM":
+        raise MedsynthError(f"is a DICOM file: rename it to {path.name.split('.')[0]}.dcm")
+    ending = path.suffix.lower()
+    if ending == ".gz" and _is_nifti(start):
+        raise MedsynthError(f"is not packed with gzip, as its name says: rename it to {path.name[:-3]}")
+    if not start.startswith(GZIP):
+        return
+    try:
+        with gzip.open(path) as file:
+            inside = file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return  # damaged, which its reader reports
+    if ending == ".gz" and inside.startswith(GZIP):
+        raise MedsynthError("is packed with gzip twice: unpack it once with gunzip, and name the result .nii.gz")
+    if ending != ".gz":
+        cure = f"rename it to {path.name}.gz" if ending == ".nii" and _is_nifti(inside) else "unpack it with gunzip"
+        raise MedsynthError(f"is packed with gzip, and its name says that it is not: {cure}")
+
+
+def _is_nifti(start: bytes) -> bool:
+    return bool({int.from_bytes(start[:4], order) for order in ("little", "big")} & NIFTI_SIZES)
 
 
 def check_size(shape: Sequence[int]) -> None:

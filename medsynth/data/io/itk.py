@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import SimpleITK as sitk
 
-from medsynth.data.io.header import DEFLATE_RATIO, Header, check_size, pick_frame, volume_header
+from medsynth.data.io.header import DEFLATE_RATIO, Header, check_packing, check_size, pick_frame, volume_header
 from medsynth.errors import MedsynthError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -139,6 +139,7 @@ def _text(path: Path) -> bytes:
     Raises:
         MedsynthError: it has no end.
     """
+    check_packing(path)
     with path.open("rb") as file:
         start = file.read(HEADER_BYTES)
     end = HEADER_END.get(path.suffix.lower())

@@ -16,7 +16,15 @@ import numpy as np
 from nibabel.fileholders import FileHolder
 from nibabel.orientations import axcodes2ornt
 
-from medsynth.data.io.header import DEFLATE_RATIO, MOST_HEADER_BYTES, Header, check_size, pick_frame, volume_header
+from medsynth.data.io.header import (
+    DEFLATE_RATIO,
+    MOST_HEADER_BYTES,
+    Header,
+    check_packing,
+    check_size,
+    pick_frame,
+    volume_header,
+)
 from medsynth.errors import MedsynthError
 
 SAME_POSITION_MM = 0.1  # up to which qform and sform agree
@@ -58,6 +66,8 @@ def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.nd
 def _load(path: Path) -> nib.spatialimages.SpatialImage:
     """The image, once its header claims no more than the file can hold."""
     parts = files(path)
+    for part in parts[:2]:
+        check_packing(part)
     with _open(parts[0]) as file:
         start = file.read(nib.Nifti2Header.sizeof_hdr)
     if len(parts) == 1:

@@ -82,9 +82,14 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
     A DICOM series is its first slice's file, an Analyze pair its header.
     """
     folder = Path(folder)
+    if dicom.is_directory(folder):
+        raise MedsynthError(
+            f"{folder} is a DICOMDIR, the table of contents of a disc: give its folder, {folder.parent}"
+        )
     if not folder.is_dir():
         raise MedsynthError(f"{folder} is not a folder: give the folder that holds the images")
     found: list[Path] = []
+    seen_files: list[Path] = []
     seen: set[str] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(root)) in seen:
@@ -92,7 +97,14 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += _images_among([Path(root, name) for name in names if not name.startswith(".")])
+        paths = [Path(root, name) for name in names if not name.startswith(".")]
+        found += _images_among(paths)
+        seen_files += paths
+    if not found and (directory := next(filter(dicom.is_directory, seen_files), None)):
+        raise MedsynthError(
+            f"{directory} is a DICOMDIR, the table of contents of a disc, and none of the images that it names lies "
+            "beside it: copy the whole disc"
+        )
     return sorted(found)
 
 
