@@ -6,6 +6,8 @@ python tools/make_datalist.py scans/ data/mine.json --participants participants.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 # What imports MONAI is imported in functions: help and errors of the command line come at once.
 
 MOST_LINES = 30  # of what was left out
+MOST_SERIES = 3  # of DICOM that are named
 SHARES = (0.7, 0.15, 0.15)
 REGISTERED_EXISTS = "give another name, or --overwrite to replace what is in it"
 
@@ -48,6 +51,8 @@ def main() -> None:
     datalist.write(options.output, Datalist(options.name or options.output.stem, splits, modalities))
     print("\n".join(table_of(found, splits, covariates)))
     print(f"written to {options.output}")
+    if len({entry["subject"] for entry in found.entries}) > 1:
+        print(f"next: {next_command(found, options.output)}")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -88,9 +93,12 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
     else:
         found = survey(options.folder, table, options.pattern, options.frame, options.label, options.subject_pattern)
         if found.pair is not None:
-            source, target = found.pair
+            whole, (source, target) = found, found.pair
             found = find_pairs(options.folder, source, target, table, options.subject_pattern)
-            found.pair = (source, target)
+            found.chosen = (
+                f"{counted(whole.shown)}: --source '{source}' and --target '{target}' were chosen; give other "
+                "patterns, or one with --pattern"
+            )
         if found.layout == "domains":
             pair_domains(found)
     if any(entry.keys() >= set(PAIR) for entry in found.entries):
@@ -169,9 +177,9 @@ def table_of(found: Survey, splits: dict[str, list[dict]], covariates: Covariate
 
     rows = [
         ("layout", LAYOUTS.get(found.layout, "pairs")),
-        *([("pairs", chosen(found.pair))] if found.pair else []),
+        *([("pairs", found.chosen)] if found.chosen else []),
         ("subjects", str(len({entry["subject"] for entry in found.entries}))),
-        ("images", str(sum(len(datalist.files_of(entry)) for entry in found.entries))),
+        ("images", images_of(found.entries)),
         *([("names", found.example)] if found.example else []),
         ("classes", classes_of(found.entries)),
         *[row for key in datalist.BESIDE if (row := beside(found.entries, key))],
@@ -189,34 +197,60 @@ def table_of(found: Survey, splits: dict[str, list[dict]], covariates: Covariate
     rows += left_out_rows(found.left_out)
     rows += [("note", note) for note in found.notes]
     if len({entry["subject"] for entry in found.entries}) == 1:
-        rows.append(("note", "there is one subject only: inference can use this list, training needs two or more"))
+        rows.append(
+            ("note", "there is one subject only: inference can use this list, training needs two patients or more")
+        )
     else:
         rows += [("note", f"{split} has no subjects: see --split") for split, entries in splits.items() if not entries]
     return [f"{name:<15} {value}" for name, value in rows]
 
 
-def chosen(pair: tuple[str, str]) -> str:
-    """Which patterns were chosen for source and target, and how to choose others."""
-    source, target = pair
-    return (
-        f"--source '{source}' and --target '{target}' were chosen: give other patterns, or one contrast with "
-        f"--pattern '{target}'"
+def images_of(entries: list[dict]) -> str:
+    """How many images there are; of a few series of DICOM, also where."""
+    from medsynth.data.io.sources import is_dicom, shown
+
+    files = [file for entry in entries for file in datalist.files_of(entry).values()]
+    series = [shown(file) for file in files[:MOST_SERIES] if is_dicom(file)]
+    more = ", ..." if series and len(files) > MOST_SERIES else ""
+    return f"{len(files)}" + (f": {', '.join(series)}{more}" if series else "")
+
+
+def next_command(found: Survey, output: Path) -> str:
+    """The command that chooses one of several contrasts, else the one that trains, with the images' modality."""
+    from medsynth.data.datalist.words import modality_of
+    from medsynth.data.io.sources import is_picture
+
+    files = [file for entry in found.entries for file in datalist.files_of(entry).values()]
+    is_paired = any(entry.keys() & set(PAIR) for entry in found.entries)
+    contrasts = [contrast for contrast in found.contrasts if contrast in found.patterns]
+    if len(found.contrasts) > 1 and contrasts and not is_paired:
+        again = [] if "--overwrite" in sys.argv else ["--overwrite"]
+        return shlex.join(["python", *sys.argv, "--pattern", found.patterns[contrasts[0]], *again])
+    modality = {modality_of(contrast) for contrast in found.shown}
+    words = [] if is_paired or modality != {"CT"} else ["--modality", "ct"]
+    words = ["--modality", "image"] if all(map(is_picture, files)) else words
+    bundle = "translation" if is_paired else "vaegan"
+    return shlex.join(
+        ["python", "-m", "monai.bundle", "run", "training", "--config_file", f"bundles/{bundle}/train.json"]
+        + ["--datalist", str(output), *words, "--output_dir", f"runs/{output.stem}"]
     )
 
 
 def beside(entries: list[dict], key: str) -> tuple[str, str] | None:
     """How many images have a mask or a segmentation; None if none has."""
     found = [entry[key] for entry in entries if key in entry]
-    return (f"{key}s", f"{len(found)}, such as {found[0]}: listed beside their images") if found else None
+    return (f"{key}s", f"{len(found)}, such as {found[0]}: no images, listed beside theirs") if found else None
 
 
 def left_out_rows(left_out: dict[Path, str]) -> list[tuple[str, str]]:
     """What was left out, once for each reason."""
+    from medsynth.data.io.sources import shown
+
     reasons: dict[str, list[Path]] = {}
     for path, reason in left_out.items():
         reasons.setdefault(reason, []).append(path)
     lines = [
-        f"{paths[0]} {reason}" + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
+        f"{shown(paths[0])} {reason}" + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
         for reason, paths in reasons.items()
     ]
     rest = [f"and {len(lines) - MOST_LINES} more reasons"] if len(lines) > MOST_LINES else []

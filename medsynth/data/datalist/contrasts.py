@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medsynth.data.datalist.subjects import study_id
-from medsynth.data.datalist.words import CHANNEL, contrast_in, fits, modality_of, stem
+from medsynth.data.datalist.words import CHANNEL, MODALITIES, contrast_in, fits, modality_of, stem
 from medsynth.data.io import dicom
 from medsynth.data.io.sources import is_dicom
 from medsynth.errors import MedsynthError
@@ -103,11 +103,13 @@ def check_modalities(where: Path, contrasts: Sequence[str], patterns: Mapping[st
     Raises:
         MedsynthError: with the number of each, and how to choose.
     """
-    found = Counter(modality for contrast in contrasts if (modality := modality_of(contrast)))
+    names = {contrast: modality_of(contrast) for contrast, _ in Counter(contrasts).most_common()}
+    found = [modality for modality in MODALITIES if modality in names.values()]
     if len(found) > 1:
+        first = [next(name for name in names if names[name] == modality) for modality in found]
         raise MedsynthError(
             f"{where} holds {' and '.join(found)} ({counted(contrasts)}), which one set must not mix: "
-            f"{advice(contrasts, patterns)}"
+            f"{advice(first, patterns)}"
         )
 
 

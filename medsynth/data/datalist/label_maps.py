@@ -11,15 +11,19 @@ from pathlib import Path
 
 from medsynth.data.datalist.words import (
     CHANNEL,
+    CONTRAST,
     CONTRASTS,
     IMAGE_WORD,
     LABEL_MAP,
     MASK,
+    PROCESSING,
     SEGMENTATION,
     SEPARATORS,
     stem,
 )
 from medsynth.data.io.sources import is_picture
+
+OTHER = re.compile(f"{CONTRASTS}|{PROCESSING.pattern}", re.IGNORECASE)  # what an image has in its name and its mask not
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,10 @@ def _exact(path: Path) -> str:
 
 
 def _loose(path: Path) -> str:
-    """The same without contrast and `desc`; of a BIDS name, without folders."""
+    """The same without contrast, steps of processing and `desc`; of a BIDS name, without folders."""
     folders = [part for part in path.parts[:-1] if not re.fullmatch(CONTRASTS, part, re.IGNORECASE)]
     name = re.sub(r"(?<![^\W_])desc-[^\W_]+", "", SEGMENTATION.sub("", MASK.sub("", stem(path))))
-    words = [word for word in re.split(SEPARATORS, name) if word and not re.fullmatch(CONTRASTS, word, re.IGNORECASE)]
+    words = [word for word in re.split(SEPARATORS, CONTRAST.sub("", name)) if word and not OTHER.fullmatch(word)]
     return _bare("/".join([*([] if words[:1] == ["sub"] else folders), "_".join(words)]))
 
 

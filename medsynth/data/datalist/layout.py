@@ -26,7 +26,7 @@ from medsynth.data.datalist.subjects import (
 from medsynth.data.datalist.survey import Survey, has_classes, notes_of, some
 from medsynth.data.datalist.words import bare, fits, stem
 from medsynth.data.io import dicom
-from medsynth.data.io.sources import FORMATS, Source, find_images, is_dicom, is_picture, read_header
+from medsynth.data.io.sources import FORMATS, Source, find_images, is_dicom, is_picture, read_header, shown
 from medsynth.errors import MedsynthError
 
 NOT_RAW = ("derivatives", "sourcedata", "code")  # folders of a BIDS data set that do not hold its raw images
@@ -72,8 +72,10 @@ def survey(
     result.example = _example(folder, result.entries)
     _set_positions(result.entries)
     if not result.entries:
-        bad = [f"{path} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
+        bad = [f"{shown(path)} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
         raise MedsynthError(f"none of the {len(result.left_out)} images in {folder} can be used: {'; '.join(bad)}")
+    if result.layout != "listing":
+        _choose(result, folder, pattern == "*" and result.layout != "domains")
     if result.pair is None:
         single = [
             result.contrast_of[file]
@@ -98,8 +100,8 @@ def _found(
     paths, beside = _images(folder, pattern, result)
     parts = list(paths.values())
     channels = channels_of(folder, parts)
-    _set_contrasts(result, paths, channels, pattern == "*")
-
+    contrasts = contrasts_of(paths, channels)
+    result.contrast_of = {str(path.absolute()): contrast for path, contrast in contrasts.items()}
     layout = _layout(folder, parts)
     labels = dict.fromkeys(paths)
     if layout in ("classes", "subjects") and all(map(is_picture, paths)):
@@ -160,13 +162,12 @@ def _images(folder: Path, pattern: str, result: Survey) -> tuple[dict[Path, Path
     return paths, beside
 
 
-def _set_contrasts(result: Survey, paths: dict[Path, Path], channels: dict[str, str], is_whole: bool) -> None:
-    """Note the contrast of each image, how to choose one, and the pairs that a whole folder is made for."""
-    found = contrasts_of(paths, channels)
-    result.contrast_of = {str(path.absolute()): contrast for path, contrast in found.items()}
-    by_part = {paths[path]: contrast for path, contrast in found.items()}
-    result.patterns = patterns_of(by_part)
-    pair = default_pair(by_part, channels) if is_whole and not any(map(domain_of, by_part)) else None
+def _choose(result: Survey, folder: Path, is_whole: bool) -> None:
+    """Note how to choose among the contrasts of a folder, and, if it is listed as a whole, the pairs it is made for."""
+    files = [file for entry in result.entries for file in files_of(entry).values()]
+    found = {Path(file).relative_to(folder.absolute()): result.contrast_of[file] for file in files}
+    result.patterns = patterns_of(found)
+    pair = default_pair(found, channels_of(folder, list(found))) if is_whole else None
     if pair is not None and all(contrast in result.patterns for contrast in pair):
         result.pair = (result.patterns[pair[0]], result.patterns[pair[1]])
 

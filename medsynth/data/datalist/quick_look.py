@@ -20,7 +20,7 @@ from tqdm import tqdm
 from medsynth.data.datalist.datalist import IMAGE, PAIR, files_of
 from medsynth.data.datalist.survey import Survey, some
 from medsynth.data.io.masks import read_mask
-from medsynth.data.io.sources import Source, is_picture, read_volume
+from medsynth.data.io.sources import Source, is_picture, read_volume, shown
 from medsynth.data.preprocessing.transforms import CheckFinite
 from medsynth.errors import MedsynthError
 
@@ -80,7 +80,7 @@ def look(found: Survey) -> None:
             found.entries = [other for other in found.entries if other is not entry]
     if not found.entries:
         path, reason = next(iter(found.left_out.items()))
-        raise MedsynthError(f"none of the {len(found.left_out)} images can be used: {path} {reason}")
+        raise MedsynthError(f"none of the {len(found.left_out)} images can be used: {shown(path)} {reason}")
     if black := [_file(entry).name for entry, one in seen if one.is_black]:
         found.notes.append(f"{len(black)} pictures hold the same value everywhere: {some(black)}")
     _check_modalities(found, seen)

@@ -101,8 +101,10 @@ def _doubts(files: Mapping[str, Sequence[Path]], guesses: Mapping[Path, str], ar
             break
     beginnings: dict[str, list[str]] = defaultdict(list)
     for subject in files:
-        if re.search(r"\d", start := _split_last(subject.rpartition("/")[2])[0]):
+        if start := _split_last(subject.rpartition("/")[2])[0]:
             beginnings[start].append(subject)
+    if len(beginnings) == 1:  # of a study, unless it has figures, as patients have
+        beginnings = {start: subjects for start, subjects in beginnings.items() if re.search(r"\d", start)}
     if alike := next((subjects for subjects in beginnings.values() if len(subjects) > 1), None):
         one, two = alike[:2]
         yield f"{files[one][0]} and {files[two][0]} count as two, {one} and {two}"

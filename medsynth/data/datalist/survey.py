@@ -12,7 +12,7 @@ from typing import Any
 from medsynth.data.datalist.contrasts import advice, counted
 from medsynth.data.datalist.datalist import PAIR, files_of
 from medsynth.data.io.header import Header
-from medsynth.data.io.sources import is_picture
+from medsynth.data.io.sources import is_picture, shown
 from medsynth.errors import MedsynthError
 
 
@@ -31,6 +31,7 @@ class Survey:
         header_of: of each file, by its path.
         patterns: for each contrast, the pattern of names that chooses it; without those that no pattern chooses.
         pair: patterns of source and target, where a folder is made for pairs; else None.
+        chosen: which patterns were chosen by default, and among what; empty where the user gave them.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Survey:
     header_of: dict[str, Header] = field(default_factory=dict)
     patterns: dict[str, str] = field(default_factory=dict)
     pair: tuple[str, str] | None = None
+    chosen: str = ""
 
     @property
     def contrasts(self) -> list[str]:
@@ -126,7 +128,7 @@ def _header_notes(found: Survey) -> list[str]:
     alike: dict[str, list[str]] = defaultdict(list)
     for file, header in zip(files, found.headers, strict=True):
         for note in header.notes:
-            alike[re.sub(r"[\d.]+", "0", note)].append(f"{file} {note}")
+            alike[re.sub(r"[\d.]+", "0", note)].append(f"{shown(file)} {note}")
     return [same[0] + (f" (and {len(same) - 1} similar)" if len(same) > 1 else "") for same in alike.values()]
 
 

@@ -13,14 +13,14 @@ MRI = (
 CT = "CT|CTA|NCCT|CECT|LDCT|CBCT"
 PET = "PET|FDG"
 CONTRASTS = f"{MRI}|{CT}|{PET}"
-CONTRAST = re.compile(rf"[_-]({CONTRASTS})$", re.IGNORECASE)
+CONTRAST = re.compile(rf"[_-]({CONTRASTS}|PT)$", re.IGNORECASE)  # PT begins the names of patients, too
 FIRST_CONTRAST = re.compile(rf"^({CONTRASTS})([_-]|(?=\d))", re.IGNORECASE)
-MODALITIES = {"MRI": MRI, "CT": CT, "PET": PET}
+MODALITIES = {"MRI": MRI, "CT": CT, "PET": f"{PET}|PT"}
 OF_CONTRAST = re.compile(r"(?<![^\W_])(?:echo|inv|part|flip|mt|ce)-[^\W_]+")
 """Entities of BIDS that distinguish contrasts."""
 
 LABEL_MAP = re.compile(
-    r"(?<![A-Za-z0-9])([a-z0-9]*seg|segs|segmentations?|[a-z0-9]*masks?|labels?(?:tr|ts|va)?|labelmaps?|gt|ground_?truth|"
+    r"(?<![A-Za-z0-9])([a-z0-9]*seg|segs|segmentations?|[a-z0-9]*masks?|labels?(?:tr|ts|va)?|labelmaps?|gt|ground_?truth|rois?|"
     r"pve|prob(?:map|ability|abilities)?s?)(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
@@ -61,14 +61,19 @@ TIME = re.compile(
     re.IGNORECASE,
 )
 """Words for time points, sessions, runs, echoes and parts."""
-VARYING = re.compile(
-    rf"{TIME.pattern}|[a-z]*mask|masks|[a-z]*seg|mag|magnitude|phase|real|imag|imaginary|inphase|outphase|opposed|water|fat|"
-    r"gd|gad|ce|contrast|native|arterial|venous|portal|delayed|brain|bet|stripped|skullstripped|masked|defaced|n3|n4|bias|"
-    r"biascorr|corrected|reg|registered|coreg|warped|resampled|norm|normali[sz]ed|preproc|processed|raw|orig|original|ax|axial|"
-    r"tra|cor|coronal|sag|sagittal|2d|3d|left|right|lh|rh",
+PROCESSING = re.compile(
+    r"brain|bet|stripped|skullstripped|masked|defaced|n3|n4|bias|biascorr|corrected|reg|registered|coreg|warped|resampled|"
+    r"norm|normali[sz]ed|preproc|processed|raw|orig|original",
     re.IGNORECASE,
 )
-"""The same, and those for views and steps of processing."""
+"""Words for steps of processing."""
+VARYING = re.compile(
+    rf"{TIME.pattern}|{PROCESSING.pattern}|[a-z]*mask|masks|[a-z]*seg|mag|magnitude|phase|real|imag|imaginary|inphase|"
+    r"outphase|opposed|water|fat|gd|gad|ce|contrast|native|arterial|venous|portal|delayed|ax|axial|tra|cor|coronal|sag|"
+    r"sagittal|2d|3d|left|right|lh|rh",
+    re.IGNORECASE,
+)
+"""All that varies between the files of one patient, but for contrasts."""
 SHORT = re.compile(r"[mtvwdye]\d{1,4}", re.IGNORECASE)
 """Short for a time point or a session (m12, v2), or for a patient: the former behind a word with figures."""
 
@@ -85,7 +90,7 @@ def without_contrast(name: str) -> str:
 
 def bare(name: str) -> str:
     """A name without what varies between the files of one patient; empty if nothing else is in it."""
-    parts = re.split(f"({SEPARATORS})", DATE.sub("", ENTITY.sub("", FIRST_CONTRAST.sub("", name))))
+    parts = re.split(f"({SEPARATORS})", DATE.sub("", ENTITY.sub("", FIRST_CONTRAST.sub("", CONTRAST.sub("", name)))))
     kept: list[str] = []
     counted = False
     for gap, word in zip(["", *parts[1::2]], parts[::2], strict=True):
@@ -113,8 +118,8 @@ def contrast_in(path: Path) -> str:
     """The contrast that a file's name says, else the innermost of its folders that names one; else empty."""
     for name in (stem(path), *reversed(path.parts[:-1])):
         words = [word for word in re.split(SEPARATORS, name) if re.fullmatch(CONTRASTS, word, re.IGNORECASE)]
-        first = FIRST_CONTRAST.match(name)
-        if found := words[-1] if words else first and first[1]:
+        single = CONTRAST.search(name) or FIRST_CONTRAST.match(name)
+        if found := words[-1] if words else single and single[1]:
             return "_".join((*OF_CONTRAST.findall(name), found))
     return ""
 

@@ -134,6 +134,15 @@ def files(source: Source | str | os.PathLike) -> list[Path]:
         return [path] if (reader := _reader(path)) is None else reader.files(path)
 
 
+def shown(path: str | os.PathLike) -> str:
+    """How a line names an image: the number of files and the folder of a DICOM series, else the file."""
+    try:
+        count = len(dicom.files(Path(path))) if is_dicom(path) else 1
+    except MedsynthError:
+        count = 1
+    return f"{count} files of {Path(path).parent}" if count > 1 else str(path)
+
+
 def digest(source: Source | str | os.PathLike) -> str:
     """SHA-256 of all files that make up an image, as sidecars name it."""
     content = hashlib.sha256()

@@ -11,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import Datalist
+from medsynth.data.io.masks import read_mask
+from medsynth.data.io.sources import is_picture
 from medsynth.data.preprocessing.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.checks import CannotMeasure
@@ -180,7 +182,7 @@ def load(pair: Pair, modality: str) -> Loaded:
     """Read a pair; its grids must be one.
 
     Raises:
-        MedsynthError: they are not, or there is no body to be found.
+        MedsynthError: they are not, there is no body to be found, or the mask cannot be used.
     """
     prediction, target = read(pair.prediction), read(pair.target)
     check_geometry(prediction.voxels.shape, prediction.affine, target.voxels.shape, target.affine, pair.subject)
@@ -190,7 +192,7 @@ def load(pair: Pair, modality: str) -> Loaded:
     if source is not None and not _one_grid(source, target):
         source = None
     try:
-        mask = body_mask(target.voxels, modality) if pair.mask is None else read(pair.mask).voxels > 0
+        mask = body_mask(target.voxels, modality) if pair.mask is None else _read_mask(pair, target)
     except CannotMeasure as error:
         raise MedsynthError(f"{pair.subject}: {error}") from error
     recipe = pair.recipe
@@ -203,6 +205,25 @@ def load(pair: Pair, modality: str) -> Loaded:
     axis = slice_axis(target.affine, plane)
     seen = None if source is None else source.voxels
     return Loaded(prediction.voxels, target.voxels, seen, mask, target.affine, axis)
+
+
+def _read_mask(pair: Pair, target: Volume) -> np.ndarray:
+    """The mask of a pair on the grid of its target."""
+    if is_picture(pair.mask.path):
+        mask = read(pair.mask).voxels > 0
+        if mask.shape != target.voxels.shape or not mask.any():
+            what = (
+                f"of {mask.shape[:2]} pixels where the target has {target.voxels.shape[:2]}" if mask.any() else "empty"
+            )
+            raise MedsynthError(f"{pair.subject}: the mask {pair.mask.path} is {what}: correct it, or leave it out")
+        return mask
+    try:
+        mask, note = read_mask(pair.mask, target.voxels.shape, target.affine)
+    except MedsynthError as error:
+        raise MedsynthError(f"{pair.subject}: the mask {pair.mask.path} {error}") from error
+    if note:
+        log.warning("%s: the mask %s %s", pair.subject, pair.mask.path, note)
+    return mask
 
 
 def slice_axis(affine: np.ndarray, plane: str) -> int:

@@ -99,7 +99,7 @@ def test_both_tasks_of_synthrad_together_are_refused_with_their_numbers(unpack):
     with pytest.raises(MedsynthError, match=r"MRI and CT|CT and MRI") as error:
         survey(folder)
     assert "ct (2)" in str(error.value)
-    assert "--pattern 'ct.nii.gz'" in str(error.value)
+    assert "--source 'mr.nii.gz' --target 'ct.nii.gz'" in str(error.value)
 
 
 @pytest.mark.parametrize("root", ["", "Task04_Hippocampus/"])
