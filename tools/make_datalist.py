@@ -217,12 +217,13 @@ def images_of(entries: list[dict]) -> str:
 
 def next_command(found: Survey, output: Path) -> str:
     """The command that chooses one of several contrasts, else the one that trains, with the images' modality."""
+    from medsynth.data.datalist.contrasts import ranked
     from medsynth.data.datalist.words import modality_of
     from medsynth.data.io.sources import is_picture
 
     files = [file for entry in found.entries for file in datalist.files_of(entry).values()]
     is_paired = any(entry.keys() & set(PAIR) for entry in found.entries)
-    contrasts = [contrast for contrast in found.contrasts if contrast in found.patterns]
+    contrasts = [contrast for contrast in ranked(found.shown) if contrast in found.patterns]
     if len(found.contrasts) > 1 and contrasts and not is_paired:
         again = [] if "--overwrite" in sys.argv else ["--overwrite"]
         return shlex.join(["python", *sys.argv, "--pattern", found.patterns[contrasts[0]], *again])

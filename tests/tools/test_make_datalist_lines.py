@@ -58,7 +58,7 @@ def test_several_contrasts_are_followed_by_the_command_that_chooses(lines, tmp_p
     printed, _ = lines("--seed", 4)
     assert "several contrasts in one list, FLAIR (8), T1w (8)" in printed["note"]
     words = shlex.split(printed["next:"])
-    assert words[-5:] == ["--seed", "4", "--pattern", "*_FLAIR.nii.gz", "--overwrite"]
+    assert words[-5:] == ["--seed", "4", "--pattern", "*_T1w.nii.gz", "--overwrite"]
     assert words[2:4] == [str(tmp_path / "scans"), str(tmp_path / "my list.json")]
 
 

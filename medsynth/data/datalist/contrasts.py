@@ -88,9 +88,15 @@ def counted(contrasts: Sequence[str]) -> str:
     return ", ".join(f"{name or 'unknown'} ({count})" for name, count in Counter(contrasts).most_common())
 
 
+def ranked(contrasts: Sequence[str]) -> list[str]:
+    """Contrasts in the order in which they are proposed: T1, then the most frequent first."""
+    names = [name for name, _ in Counter(filter(None, contrasts)).most_common()]
+    return sorted(names, key=lambda name: name.lower() not in SOURCES)
+
+
 def advice(contrasts: Sequence[str], patterns: Mapping[str, str]) -> str:
     """How to choose among contrasts, on the command line."""
-    some = [patterns[name] for name, _ in Counter(contrasts).most_common() if name in patterns]
+    some = [patterns[name] for name in ranked(contrasts) if name in patterns]
     if not some:
         return "put each into a folder of its own, or give --pattern"
     pairs = f", or make pairs with --source '{some[0]}' --target '{some[1]}'" if len(some) > 1 else ""

@@ -167,7 +167,10 @@ def _choose(result: Survey, folder: Path, is_whole: bool) -> None:
     files = [file for entry in result.entries for file in files_of(entry).values()]
     found = {Path(file).relative_to(folder.absolute()): result.contrast_of[file] for file in files}
     result.patterns = patterns_of(found)
-    pair = default_pair(found, channels_of(folder, list(found))) if is_whole else None
+    volumes = {
+        part: contrast for part, contrast in found.items() if not is_picture(part)
+    }  # pictures beside are previews
+    pair = default_pair(volumes, channels_of(folder, list(volumes))) if is_whole else None
     if pair is not None and all(contrast in result.patterns for contrast in pair):
         result.pair = (result.patterns[pair[0]], result.patterns[pair[1]])
 

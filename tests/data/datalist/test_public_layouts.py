@@ -80,6 +80,12 @@ def test_synthrad_is_mr_and_ct_with_their_mask(unpack, case, ending):
     assert paired(folder) == [(case.format(i), f"mr.{ending}", f"ct.{ending}", f"mask.{ending}") for i in (1, 2)]
 
 
+def test_previews_of_synthrad_are_not_in_the_pairs(unpack):
+    names = [f"1BA00{i}/{name}.nii.gz" for i in (1, 2) for name in ("mr", "ct", "mask")]
+    found = paired(unpack(*names, *(f"overview/1BA00{i}_train.png" for i in (1, 2))))
+    assert [subject for subject, *_ in found] == ["1BA001", "1BA002"]
+
+
 def test_regions_of_synthrad_2025_are_of_different_patients(unpack):
     cases = [f"{region}/1{region}A00{i}" for region in ("AB", "HN", "TH") for i in (1, 2)]
     found = paired(unpack(*(f"{case}/{name}.mha" for case in cases for name in ("mr", "ct", "mask"))))
