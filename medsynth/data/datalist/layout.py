@@ -16,6 +16,7 @@ from medsynth.data.datalist.listing import is_listing, read_listing
 from medsynth.data.datalist.names import Reading, arrange, by_pattern, compiled, domain_of, read_names, split_in
 from medsynth.data.datalist.subjects import (
     NO_SUBJECT,
+    are_subjects,
     channels_of,
     guess_subjects,
     owner,
@@ -242,7 +243,12 @@ def _layout(folder: Path, paths: Sequence[Path]) -> str:
     owners = {owner(path) for path in paths}
     if () in owners or (len(owners) == 1 and any(bare(stem(path)) for path in paths)):
         return "flat"
-    return "subjects" if len(paths) <= MOST_SCANS * len(owners) else "flat"
+    folders = defaultdict(set)
+    for path in paths:
+        folders[stem(path)].add(owner(path))
+    shared = [name for name, own in folders.items() if len(own) > 1]
+    is_small = len(paths) <= MOST_SCANS * len(owners)
+    return "subjects" if is_small or (len(shared) == len(folders) and are_subjects(owners, shared)) else "flat"
 
 
 def _dicom_subjects(paths: dict[Path, Path], notes: list[str]) -> dict[Path, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medsynth.data.datalist.listing import SPLIT_NAMES
@@ -24,6 +24,8 @@ NO_SUBJECT = re.compile(
     re.IGNORECASE,
 )
 """Names of folders that lie between a subject's folder and its images."""
+NUMBERED = re.compile(r"(scan|image|img|im|volume|vol|series|file|acquisition)?[ _-]*\d+", re.IGNORECASE)
+"""What says nothing about a patient, in folders that do."""
 MOST_CHANNELS = 10  # of nnU-Net, where no dataset.json says how many
 FEWEST_BEGINNINGS = 10  # without figures, that stand for patients
 PATTERN_HELP = (
@@ -48,6 +50,16 @@ def study_id(path: Path) -> str | None:
 def owner(path: Path) -> tuple[str, ...]:
     """The folders that may name a subject."""
     return tuple(name for name in path.parts[:-1] if not (NO_SUBJECT.match(name) or split_of(name) or is_time(name)))
+
+
+def are_subjects(owners: Collection[tuple[str, ...]], names: Collection[str]) -> bool:
+    """Whether folders stand for subjects, by the names of the files that several of them have.
+
+    They do if these names only number scans, or are fewer than the folders.
+    """
+    numbered = [name for name in names if NUMBERED.fullmatch(name)]
+    is_word = any(not name[0].isdecimal() for name in numbered)
+    return bool(names) and (len(owners) > len(names) or (len(numbered) == len(names) and is_word))
 
 
 def subject_of(path: Path, arrangement: str = "flat", known: Iterable[str] = (), own: str | None = None) -> str:
@@ -157,19 +169,50 @@ def _guess(path: Path, arrangement: str) -> str:
 
 
 def _without_recurring(names: Iterable[str]) -> dict[str, str]:
-    """Names without last words that recur: `P1_a`, `P1_b`, `P2_a` are of P1 and P2, `AD_1`, `AD_2`, `CN_1` of three."""
+    """Names without last or first words that recur: `P1_a`, `P1_b`, `P2_a` are of P1 and P2; `AD_1`, `AD_2` of two.
+
+    What stays has to have figures, as patients' names have, or to begin many names; behind first words, letters, too.
+    """
     shorter = {name: name for name in names}
     while True:
-        words: dict[str, set[str]] = defaultdict(set)
-        for name in set(shorter.values()):
-            start, last = _split_last(name)
-            words[start or last].add(last if start else "")
-        ends = set().union(*words.values())
-        has_patients = len(words) > FEWEST_BEGINNINGS or all(re.search(r"\d", start) for start in words)
-        if not has_patients or len(words) <= len(ends) or max(map(len, words.values())) < 2:
+        now = set(shorter.values())
+        cuts = [_cut_last(now, 1), _cut_last(now, 2), _cut_last(now, 3), _cut_first(now)]
+        if (cut := next(filter(None, cuts), None)) is None:
             return shorter
-        # names whose beginning is a name of its own are that patient's
-        shorter = {name: (_split_last(now)[0] or now) for name, now in shorter.items()}
+        shorter = {name: cut.get(last, last) for name, last in shorter.items()}
+
+
+def _cut_last(names: Iterable[str], count: int) -> dict[str, str] | None:
+    """Each name without that many last words; None if these tell patients apart."""
+    parts = {name: (name, "") for name in names}
+    for _ in range(count):
+        parts = {name: _one_less(*both) for name, both in parts.items()}
+    kept = {start for start, _ in parts.values()}
+    has_patients = len(kept) > FEWEST_BEGINNINGS or all(re.search(r"\d", start) for start in kept)
+    return {name: start for name, (start, _) in parts.items()} if has_patients and _recurs(parts.values()) else None
+
+
+def _cut_first(names: Iterable[str]) -> dict[str, str] | None:
+    """Each name without its first word; None if that tells patients apart."""
+    parts = {}
+    for name in names:
+        match = re.fullmatch(r"([^ _.+/-]+)[ _.+-]+([^/]+)", name)
+        parts[name] = (match[2], match[1]) if match else (name, "")
+    has_patients = all(re.search(r"\d", rest) and re.search(r"[^\W\d_]", rest) for rest, _ in parts.values())
+    return {name: rest for name, (rest, _) in parts.items()} if has_patients and _recurs(parts.values()) else None
+
+
+def _recurs(parts: Iterable[tuple[str, str]]) -> bool:
+    """Whether what is kept of names is more various than what is cut off, and some of it occurs several times."""
+    cut = defaultdict(set)
+    for kept, off in parts:
+        cut[kept].add(off)
+    return len(cut) > len(set().union(*cut.values())) and max(map(len, cut.values())) > 1
+
+
+def _one_less(start: str, end: str) -> tuple[str, str]:
+    shorter, word = _split_last(start)
+    return (shorter, f"{word}_{end}") if shorter else (start, end)
 
 
 def _split_last(name: str) -> tuple[str, str]:

@@ -309,6 +309,8 @@ def test_organs_of_totalsegmentator_are_no_images(unpack):
         ("{}_unheard", "{}_of"),
         ("{}_scan1", "{}_scan2"),
         ("{}/m06/T1", "{}/m12/T1"),
+        ("{}_3_20190101101500_3", "{}_5_20190101102500_5"),
+        ("1_{}", "2_{}"),
     ],
 )
 @pytest.mark.parametrize("count", [3, 14])
@@ -327,6 +329,7 @@ def test_what_varies_between_the_files_of_a_patient_makes_no_new_subject(unpack,
         ("M12", "M13", "V01"),
         ("20190101", "20190102"),
         ("001", "002"),
+        ("AD_001", "CN_001", "AD_002", "CN_002", "MCI_001", "MCI_002"),
         ("proj_V01_T1w", "proj_V02_T1w"),
         ("a/1", "a/2", "b/1", "b/2"),
     ],
@@ -335,6 +338,11 @@ def test_patients_that_are_only_numbered_stay_apart(unpack, names):
     found = listed(unpack(*(f"{name}.nii.gz" for name in names)))
     expected = {"a", "b"} if "/" in names[0] else {name.removesuffix("_T1w") for name in names}
     assert {subject for subject, *_ in found.values()} == expected
+
+
+def test_numbered_scans_of_a_patient_are_of_the_folder_however_many_they_are(unpack):
+    folder = unpack(*(f"P{i:03d}/scan{n:02d}.nii.gz" for i in range(4) for n in range(12)))
+    assert {subject for subject, *_ in listed(folder).values()} == {f"P{i:03d}" for i in range(4)}
 
 
 def test_an_uncertain_guess_is_said_with_the_cure(unpack):
