@@ -16,8 +16,9 @@ from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.preparation import channel_slices, prepare_all
+from medsynth.data.preprocessing.region import IMAGE_KEYS, choose_region
 from medsynth.data.preprocessing.slice_space import SliceSpace
-from medsynth.data.preprocessing.spacing import IMAGE_KEYS, SAME_SPACING, fit_spacing
+from medsynth.data.preprocessing.spacing import SAME_SPACING, fit_spacing
 from medsynth.data.preprocessing.stack import SliceStack
 from medsynth.errors import MedsynthError
 
@@ -108,7 +109,7 @@ class SliceDataset(PreparedSlices):
         covariates: (N, K), those of each slice's image.
         images: all slices as one array (N, H, W) on disk.
         bounds: (N, 2), the intensities that became -1 and 1.
-        preprocessing: with the spacing that was chosen, where it had to be.
+        preprocessing: with the region and the spacing that were chosen, where they had to be.
         space: what pixels and values stand for, for images made like these.
     """
 
@@ -125,6 +126,7 @@ class SliceDataset(PreparedSlices):
         if not entries:
             raise MedsynthError("there are no images to take slices from: name some in the datalist")
         names = _covariate_names(covariates, entries)
+        preprocessing = choose_region(entries, preprocessing, cache_dir, num_workers)
         self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
         store, images = Cache(cache_dir), [Source.of(entry) for entry in entries]
         records, self._lease = prepare_all(images, self.preprocessing, store, num_workers)
@@ -196,7 +198,7 @@ def _common_spacing(spacings: np.ndarray) -> tuple[float, float, float]:
     low, high = spacings[:, :2].min(), spacings[:, :2].max()
     if (np.ptp(spacings[:, :2], axis=0) > SAME_SPACING * spacings[:, :2].min(axis=0)).any():
         log.warning(
-            "pixels are %.3g to %.3g mm wide: set spacing_mm, or the same head comes in several sizes", low, high
+            "pixels are %.3g to %.3g mm wide: set spacing_mm, or the same anatomy comes in several sizes", low, high
         )
     rows, columns, slices = np.median(spacings, axis=0)
     return float(rows), float(columns), float(slices)

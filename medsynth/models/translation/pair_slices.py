@@ -30,6 +30,7 @@ from medsynth.data.preprocessing.preparation import (
     reason,
     recipe,
 )
+from medsynth.data.preprocessing.region import choose_region
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.spacing import fit_spacing
 from medsynth.errors import MedsynthError
@@ -38,9 +39,9 @@ from medsynth.errors import MedsynthError
 class PairDataset(PreparedSlices):
     """Slices of pairs and of single images of two domains; the views `source` and `target` show the same slice.
 
-    A target is resampled onto its source's grid, and both are cropped around the source's head; pictures are scaled to
-    fit, each by itself. If a subject has only one of them, the view of the other is -1 everywhere. Items also have
-    `mask` (2,), which of the two exist.
+    A target is resampled onto its source's grid, and both are cropped around the patient in the source; pictures are
+    scaled to fit, each by itself. If a subject has only one of them, the view of the other is -1 everywhere. Items also
+    have `mask` (2,), which of the two exist.
 
     Args:
         entries: {"source": path, "target": path, "subject": str, "label": str or None}, or with one of the paths.
@@ -72,6 +73,7 @@ class PairDataset(PreparedSlices):
                 f"the sources are of modality {source.modality} and the targets of {target.modality}: pictures can be "
                 "translated to pictures alone, give --modality image, or volumes of both"
             )
+        source = choose_region(entries, source, cache_dir, num_workers)
         source = fit_spacing(entries, source, cache_dir, num_workers)
         self.preprocessing = {"source": source, "target": _like(target, source)}
         store, how = Cache(cache_dir), ["pair", *map(recipe, self.preprocessing.values())]
@@ -124,8 +126,10 @@ def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preproces
         for key, volume in zip(present, volumes, strict=True):
             steps = Compose([*find(preprocessing[key]), volume_bounds(preprocessing[key])])
             located[key] = steps({Keys.IMAGE: volume})
-        head = located[present[0]]["head"]
-        cut = {key: Compose(take_slices(preprocessing[key]))(data | {"head": head}) for key, data in located.items()}
+        patient = located[present[0]]["patient"]
+        cut = {
+            key: Compose(take_slices(preprocessing[key]))(data | {"patient": patient}) for key, data in located.items()
+        }
     except Exception as error:
         return None, {"error": reason(error)}
     planes = torch.cat([cut[key][Keys.IMAGE] for key in present]).to(DTYPES[preprocessing[present[0]].modality])
