@@ -23,6 +23,7 @@ from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import form_code
 from medsynth.data.preprocessing.foreground import Patient
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, locate, volume_bounds
+from medsynth.data.preprocessing.preparation import log_notes
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.transforms import (
     AIR_HU,
@@ -99,6 +100,7 @@ def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
     """
     steps = Compose(locate(preprocessing))
     located = steps({"source": source})
+    log_notes([source.path], [located])
     upright, air = located[Keys.IMAGE], located["air"]
     if preprocessing.modality == "mri":
         refuse_ct(air)

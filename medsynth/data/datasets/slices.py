@@ -15,7 +15,7 @@ from medsynth.data.datalist.datalist import covariates_of
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.pipelines import Preprocessing
-from medsynth.data.preprocessing.preparation import channel_slices, prepare_all
+from medsynth.data.preprocessing.preparation import channel_slices, log_notes, prepare_all
 from medsynth.data.preprocessing.region import IMAGE_KEYS, choose_region
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.spacing import SAME_SPACING, fit_spacing
@@ -59,6 +59,7 @@ class PreparedSlices(Dataset):
     ) -> None:
         results = [image for record in records for image in record["images"]]
         _check_bad(entries, results, max_bad_fraction)
+        log_notes([_name(entry) for entry in entries], results)
         good = [(entry, facts) for entry, facts in zip(entries, results, strict=True) if "error" not in facts]
         counts = [len(facts["positions"]) for _, facts in good]
         names = list(classes)
@@ -180,7 +181,7 @@ def _covariates(entry: dict[str, Any], names: Sequence[str]) -> np.ndarray:
 
 def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], max_bad_fraction: float) -> None:
     """Name the images that are left out; stop if they are too many."""
-    names = [next(entry[key] for key in IMAGE_KEYS if entry.get(key)) for entry in entries]
+    names = [_name(entry) for entry in entries]
     bad = [(name, facts["error"]) for name, facts in zip(names, results, strict=True) if "error" in facts]
     for path, reason in bad:
         log.warning("left out: %s %s", path, reason)
@@ -191,6 +192,11 @@ def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, An
         )
     if bad:
         log.warning("%d of %d images left out", len(bad), len(entries))
+
+
+def _name(entry: dict[str, Any]) -> str:
+    """Path of its first image."""
+    return next(entry[key] for key in IMAGE_KEYS if entry.get(key))
 
 
 def _common_spacing(spacings: np.ndarray) -> tuple[float, float, float]:

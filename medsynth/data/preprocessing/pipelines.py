@@ -22,6 +22,7 @@ from medsynth.data.preprocessing.transforms import (
     FindPatient,
     FitPicture,
     FixedBounds,
+    MendHounsfield,
     PercentileBounds,
     ReadPicture,
     ReadVolume,
@@ -175,7 +176,7 @@ def find(preprocessing: Preprocessing) -> list[Transform]:
     """The steps of a volume's pipeline that turn it upright and find the patient, once it is read."""
     upright = Orientationd(Keys.IMAGE, axcodes=AXES, labels=None)
     even = [CorrectBias()] if preprocessing.bias_correction else []
-    air = [SetAir()] if preprocessing.modality == "ct" else []
+    air = [MendHounsfield(), SetAir()] if preprocessing.modality == "ct" else []
     return [upright, CheckFinite(), *even, *air, FindPatient(preprocessing.modality, preprocessing.region)]
 
 

@@ -18,9 +18,9 @@ from scipy import ndimage
 from medsynth.data.io.header import unreadable
 from medsynth.data.io.sources import is_picture, read_header, read_volume
 from medsynth.data.preprocessing.foreground import Patient, find_patient
+from medsynth.data.preprocessing.hounsfield import AIR_HU, mended
 from medsynth.errors import MedsynthError
 
-AIR_HU = -1000.0
 NO_AIR_HU = -500.0  # higher values are not air
 MRI_PERCENTILES = (0.5, 99.5)
 SAME_SPACING = 1e-3  # relative difference that moves no pixel by half of one
@@ -65,6 +65,18 @@ class CheckFinite(Transform):
         if not torch.isfinite(image.sum()) and (bad := int((~torch.isfinite(image)).sum())):
             raise MedsynthError(f"holds {bad} voxels of {image.numel()} that are NaN or infinite: replace them first")
         return data
+
+
+class MendHounsfield(Transform):
+    """Bring CT to Hounsfield units; `notes` say what was done, see `hounsfield.mended`."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        volume = data[Keys.IMAGE]
+        stored = volume[0].numpy()
+        values, note = mended(stored)
+        if values is not stored:
+            volume[0] = torch.from_numpy(values)
+        return data | {"notes": [*data.get("notes", []), note]} if note else data
 
 
 class SetAir(Transform):

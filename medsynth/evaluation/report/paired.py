@@ -11,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import Datalist
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.hounsfield import mended
 from medsynth.data.preprocessing.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.checks import CannotMeasure
@@ -186,6 +188,8 @@ def load(pair: Pair, modality: str) -> Loaded:
     check_geometry(prediction.voxels.shape, prediction.affine, target.voxels.shape, target.affine, pair.subject)
     if not np.isfinite(prediction.voxels).all() or not np.isfinite(target.voxels).all():
         raise MedsynthError(f"{pair.subject}: values that are not finite (NaN): mend or leave out the image")
+    if modality == "ct":
+        prediction, target = _in_hu(pair.prediction, prediction), _in_hu(pair.target, target)
     source = None if pair.source is None else read(pair.source)
     if source is not None and not _one_grid(source, target):
         source = None
@@ -203,6 +207,16 @@ def load(pair: Pair, modality: str) -> Loaded:
     axis = slice_axis(target.affine, plane)
     seen = None if source is None else source.voxels
     return Loaded(prediction.voxels, target.voxels, seen, mask, target.affine, axis)
+
+
+def _in_hu(file: Source, volume: Volume) -> Volume:
+    try:
+        values, note = mended(volume.voxels)
+    except MedsynthError as error:
+        raise MedsynthError(f"{file.path} {error}") from error
+    if note:
+        log.info("%s: %s", file.path, note)
+    return replace(volume, voxels=values)
 
 
 def slice_axis(affine: np.ndarray, plane: str) -> int:

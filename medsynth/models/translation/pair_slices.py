@@ -134,7 +134,9 @@ def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preproces
         return None, {"error": reason(error)}
     planes = torch.cat([cut[key][Keys.IMAGE] for key in present]).to(DTYPES[preprocessing[present[0]].modality])
     bounds = {key: list(cut[key]["bounds"]) for key in present}
-    return planes.numpy(), facts_of(cut[present[0]]) | {"bounds": bounds, "present": present}
+    notes = [note for key in present for note in cut[key].get("notes", [])]
+    facts = facts_of(cut[present[0]] | {"notes": notes})
+    return planes.numpy(), facts | {"bounds": bounds, "present": present}
 
 
 def _prepared_pictures(
