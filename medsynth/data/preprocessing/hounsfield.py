@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 from medsynth.errors import MedsynthError
 
@@ -12,11 +13,13 @@ WRAPPED = 2**16  # between a negative value and what it becomes in 16 bits witho
 HIGHEST, LOWEST_WRAPPED = 12_000, 60_000  # metal is below, and wrapped padding above
 TWELVE_BITS = (1000, 1024)  # that scanners and converters add, so that air is 0 or 24
 LARGE = (8192, 32768)
-TISSUE_HU = (-200.0, 200.0)  # the tenth and the sixtieth percentile of what is no gas lie in it
+TISSUE_HU = (-200.0, 350.0)  # the 25th and the 60th percentile of what is no gas lie in it
 GAS_HU, LUNG_HU = -700.0, -970.0  # below are gas and lungs, and above it lungs and tissue
 LEAST_TISSUE = 0.02  # of a scan
 LEAST_AIR = 0.05  # of gas, that is no padding
-APART = 6.0  # between the air of both 12-bit offsets, where neither fits
+MOST_OFF = 50.0  # of air from -1000 HU
+APART = 8.0  # between how far air is off with either 12-bit offset, for one of them to be right
+AIR_WIDTH = 7  # HU of the window in which the mode is searched
 SAMPLES = 200_000
 
 
@@ -65,11 +68,11 @@ def _offset(values: np.ndarray) -> int:
     for offset in LARGE:
         if _fits(values, offset):
             return offset
-    if not _fits(values, TWELVE_BITS[0]):
+    if not _fits(values, sum(TWELVE_BITS) / 2):
         return 0
     air = _air(values[values < TWELVE_BITS[0] - 850])
     far = [abs(air - (offset + AIR_HU)) for offset in TWELVE_BITS]
-    if not min(far) < APART:
+    if not min(far) < MOST_OFF or abs(far[0] - far[1]) < APART:
         raise MedsynthError(
             f"holds CT with an offset of 1000 or 1024 (air has {air:g}, soft tissue about 1050), and which is not "
             "clear: subtract it, the negative of the rescale intercept, and save it again"
@@ -78,14 +81,15 @@ def _offset(values: np.ndarray) -> int:
 
 
 def _air(gas: np.ndarray) -> float:
-    """Its median; padding, which has the lowest value, left out where there is other gas. NaN if there is none."""
+    """Its mode; padding, which has the lowest value, left out where there is other gas. NaN if there is none."""
     if not gas.size:
         return np.nan
     other = gas[gas > gas.min()]
-    return float(np.median(other if other.size > LEAST_AIR * gas.size else gas))
+    counts = np.bincount(np.round((other if other.size > LEAST_AIR * gas.size else gas) - gas.min()).astype(int))
+    return float(gas.min() + ndimage.uniform_filter1d(np.float64(counts), AIR_WIDTH, mode="constant").argmax())
 
 
-def _fits(values: np.ndarray, offset: int) -> bool:
+def _fits(values: np.ndarray, offset: float) -> bool:
     """Whether what is no gas is soft tissue for the greater part, and more than the lungs.
 
     In a template whose background is 0, bone may look like soft tissue, and the brain like many more lungs.
@@ -94,5 +98,5 @@ def _fits(values: np.ndarray, offset: int) -> bool:
     lungs = np.count_nonzero((values > offset + LUNG_HU) & (values <= offset + GAS_HU))
     if tissue.size < max(LEAST_TISSUE * values.size, lungs):
         return False
-    low, high = np.percentile(tissue, (10, 60)) - offset
+    low, high = np.percentile(tissue, (25, 60)) - offset
     return bool(low > TISSUE_HU[0] and high < TISSUE_HU[1])
