@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import form_code
-from medsynth.data.preprocessing.foreground import Patient
+from medsynth.data.preprocessing.foreground import Patient, finer
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, locate, volume_bounds
 from medsynth.data.preprocessing.preparation import log_notes
 from medsynth.data.preprocessing.slice_space import SliceSpace
@@ -121,9 +121,7 @@ def outline(patient: Patient) -> np.ndarray:
     if filled.all():
         return np.ones(patient.shape, bool)
     near = ndimage.distance_transform_edt(~filled, np.multiply(patient.spacing_mm, patient.step)) <= MARGIN_MM
-    for axis in range(3):
-        near = near.repeat(patient.step[axis], axis).take(range(patient.shape[axis]), axis, mode="clip")
-    return near
+    return finer(near, patient.step, patient.shape)
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,9 @@ def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, An
 
 
 def _name(entry: dict[str, Any]) -> str:
-    """Path of its first image."""
-    return next(entry[key] for key in IMAGE_KEYS if entry.get(key))
+    """Path of its first image, and the subject where a mask may be wrong too."""
+    path = next(entry[key] for key in IMAGE_KEYS if entry.get(key))
+    return f"{path} (subject {entry['subject']})" if entry.get("mask") else path
 
 
 def _common_spacing(spacings: np.ndarray) -> tuple[float, float, float]:

@@ -68,6 +68,10 @@ class Patient:
         edges = np.minimum(np.multiply(_ends(self.mask, axis), self.step[axis]), self.shape[axis])
         return replace(self, box=np.tile(edges, (3, 1))).span(direction)
 
+    def whole_mask(self) -> np.ndarray:
+        """The mask on the grid of the volume."""
+        return finer(self.mask, self.step, self.shape)
+
     def pixel_mm(self, direction: str) -> float:
         """From voxel to voxel in that direction."""
         return self.spacing_mm[axis_of(direction)[0]]
@@ -204,6 +208,13 @@ def region_of(body: np.ndarray, spacing_mm: Sequence[float]) -> str:
     top = areas[-max(1, int(TOP_MM / spacing_mm[2])) :].mean()
     tapers = length <= BRAIN_HEIGHT_MM or top < areas.max() / 2
     return "body" if wide > min(WIDE_MM, length / 3) or cut > MOST_CUT or not tapers else "head"
+
+
+def finer(mask: np.ndarray, step: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """A mask whose voxels are `step` times as long, on the grid of a volume of this shape."""
+    for axis in range(3):
+        mask = mask.repeat(step[axis], axis).take(range(shape[axis]), axis, mode="clip")
+    return mask
 
 
 def _largest(mask: np.ndarray, part: float = 1.0) -> np.ndarray:

@@ -126,7 +126,8 @@ def _name(recipe: Any, identify: Callable[[Any], Any], group: Sequence[Any]) -> 
 
 def identity(source: Source) -> list[Any]:
     """What changes when one of an image's files is changed or replaced, or another frame is chosen."""
-    return [source.frame, *(cache.identity(path) for path in sources.files(source))]
+    masks = sources.files(source.mask) if source.mask else []
+    return [source.frame, *(cache.identity(path) for path in (*sources.files(source), *masks))]
 
 
 def prepare(source: Source, modality: str, pipeline: Compose) -> Result:

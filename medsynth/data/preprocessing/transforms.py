@@ -19,6 +19,7 @@ from medsynth.data.io.header import unreadable
 from medsynth.data.io.sources import is_picture, read_header, read_volume
 from medsynth.data.preprocessing.foreground import Patient, find_patient
 from medsynth.data.preprocessing.hounsfield import AIR_HU, mended
+from medsynth.data.preprocessing.mask import read_mask
 from medsynth.errors import MedsynthError
 
 NO_AIR_HU = -500.0  # higher values are not air
@@ -99,7 +100,9 @@ class SetAir(Transform):
 
 
 class FindPatient(Transform):
-    """Find the patient in a volume (1, rows, columns, slices) with the axes `foreground.AXES`.
+    """Find the patient in a volume (1, rows, columns, slices) with the axes `foreground.AXES`, or take it from a mask.
+
+    `inside` is true in the patient, on the grid of the volume.
 
     Args:
         modality, region: as `find_patient` takes them.
@@ -111,8 +114,13 @@ class FindPatient(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         volume = data[Keys.IMAGE]
         spacing = tuple(float(size) for size in volume.pixdim)
-        patient = find_patient(volume[0].numpy(), spacing, self.modality, self.region)
-        return data | {"patient": patient, "air": patient.air}
+        source, given, note = data.get("source"), None, None
+        if source is not None and source.mask:
+            given, note = read_mask(source.mask, volume)
+        patient = find_patient(volume[0].numpy(), spacing, self.modality, self.region, given)
+        inside = patient.whole_mask() if given is None else given
+        notes = {"notes": [*data.get("notes", []), note]} if note else {}
+        return data | {"patient": patient, "air": patient.air, "inside": inside} | notes
 
 
 class PercentileBounds(Transform):

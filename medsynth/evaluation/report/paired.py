@@ -8,11 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import Datalist
+from medsynth.data.io import sources
 from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.foreground import AXES, find_patient
 from medsynth.data.preprocessing.hounsfield import mended
+from medsynth.data.preprocessing.mask import read_mask
 from medsynth.data.preprocessing.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.checks import CannotMeasure
@@ -194,7 +200,7 @@ def load(pair: Pair, modality: str) -> Loaded:
     if source is not None and not _one_grid(source, target):
         source = None
     try:
-        mask = body_mask(target.voxels, modality) if pair.mask is None else read(pair.mask).voxels > 0
+        mask = _inside(pair, target, modality)
     except CannotMeasure as error:
         raise MedsynthError(f"{pair.subject}: {error}") from error
     recipe = pair.recipe
@@ -207,6 +213,35 @@ def load(pair: Pair, modality: str) -> Loaded:
     axis = slice_axis(target.affine, plane)
     seen = None if source is None else source.voxels
     return Loaded(prediction.voxels, target.voxels, seen, mask, target.affine, axis)
+
+
+def _inside(pair: Pair, target: Volume, modality: str) -> np.ndarray:
+    """True inside the patient, on the target's grid: from the mask that is given, or as it is found in the target."""
+    if pair.mask is not None and sources.is_picture(pair.mask.path):
+        mask = read(pair.mask).voxels > 0
+        if mask.shape != target.voxels.shape:
+            raise MedsynthError(
+                f"{pair.subject}: mask {pair.mask.path} and target differ in size: give one of its size"
+            )
+        return mask
+    image = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(target.voxels))[None], affine=torch.from_numpy(target.affine)
+    )
+    if pair.mask is not None:
+        try:
+            mask, note = read_mask(pair.mask.path, image)
+        except MedsynthError as error:
+            raise MedsynthError(f"{pair.subject}: {pair.target.path} {error}") from error
+        if note:
+            log.info("%s: %s", pair.subject, note)
+        return mask
+    if pair.recipe is None or pair.recipe.target.region != "body" or modality == "image":
+        return body_mask(target.voxels, modality)
+    turn = Orientation(AXES, labels=None)
+    upright = turn(image)
+    found = find_patient(upright[0].numpy(), tuple(map(float, upright.pixdim)), modality, "body").whole_mask()
+    back = MetaTensor(torch.from_numpy(found)[None], meta=upright.meta, applied_operations=upright.applied_operations)
+    return turn.inverse(back)[0].numpy()
 
 
 def _in_hu(file: Source, volume: Volume) -> Volume:

@@ -87,7 +87,7 @@ def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
     volume = sources.read_volume(source)
     # the bounds of a CT need no head, and its background stays what it is
     steps = find(preprocessing) if preprocessing.modality == "mri" else [CheckFinite(), MendHounsfield()]
-    located = Compose([*steps, volume_bounds(preprocessing)])({Keys.IMAGE: volume})
+    located = Compose([*steps, volume_bounds(preprocessing)])({Keys.IMAGE: volume, "source": source})
     log_notes([source.path], [located])
     if preprocessing.modality == "mri":
         refuse_ct(located["air"])
