@@ -44,7 +44,7 @@ def mended(values: np.ndarray) -> tuple[np.ndarray, str | None]:
     note = None
     if high > LOWEST_WRAPPED:
         values, note = _signed(values), f"{WRAPPED:,} subtracted from negative values that had lost their sign"
-    elif offset := _offset(values.ravel()[:: 1 + values.size // SAMPLES]):
+    elif (offset := _offset(values.ravel()[:: 1 + values.size // SAMPLES])) and _is_solid(values > offset + GAS_HU):
         values, note = values - offset, f"{offset:,} subtracted, so that air has -1000 HU and water 0"
     if values.min() < PADDING_HU:
         values = np.where(values < PADDING_HU, values.dtype.type(AIR_HU), values)
@@ -78,6 +78,11 @@ def _offset(values: np.ndarray) -> int:
             "clear: subtract it, the negative of the rescale intercept, and save it again"
         )
     return TWELVE_BITS[int(np.argmin(far))]
+
+
+def _is_solid(tissue: np.ndarray) -> bool:
+    """Whether tissue fills what it encloses; the skull of a template whose background is 0 does not."""
+    return np.count_nonzero(tissue) > ndimage.binary_fill_holes(tissue).sum() / 2
 
 
 def _air(gas: np.ndarray) -> float:

@@ -92,8 +92,8 @@ def _price(rows: dict[str, Sequence[Row]], network: str, compared: str) -> Verdi
         for name in ("psnr_head", "ssim_head", "resolution_mm", "gradient_ratio")
     }
     reasons = [
-        f"SSIM inside the patient {changes['ssim_head']:+.3f}, resolution {changes['resolution_mm']:+.2f} mm (below 0 is "
-        f"finer), gradients over the truth's {changes['gradient_ratio']:+.3f}.",
+        f"SSIM inside the patient {changes['ssim_head']:+.3f}, resolution {changes['resolution_mm']:+.2f} mm (below 0 "
+        f"is finer), gradients over the truth's {changes['gradient_ratio']:+.3f}.",
     ]
     headline = f"{changes['psnr_head']:+.2f} dB of PSNR inside the patient beside the {compared}."
     return Verdict("Price", "good" if changes["psnr_head"] >= 0 else "mixed", headline, reasons)
