@@ -1,11 +1,12 @@
-"""Write the built-in phantom: a BIDS-like data set of made-up heads.
+"""Write the built-in phantom: a BIDS-like data set of made-up heads or bodies.
 
 python tools/make_phantom.py data/phantom --subjects 24 --modalities T1w CT
+python tools/make_phantom.py data/bodies --region body --spacing_mm 3 --modalities T1w CT
 """
 
 import argparse
 
-from medsynth.data.phantom.phantom import MODALITIES, write_dataset
+from medsynth.data.phantom.phantom import MODALITIES, REGIONS, write_dataset
 from medsynth.errors import run_tool
 
 
@@ -13,7 +14,8 @@ def main() -> None:
     """Read the command line, write the data set and print the path of its datalist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="to write to: a folder that does not exist yet, or is empty")
-    parser.add_argument("--subjects", type=int, default=24, help="number of heads, half NC and half AD (%(default)s)")
+    parser.add_argument("--subjects", type=int, default=24, help="how many, half of each group (%(default)s)")
+    parser.add_argument("--region", choices=REGIONS, default="head", help="what to make (%(default)s)")
     parser.add_argument("--spacing_mm", type=float, default=2.0, help="edge of the voxels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (%(default)s)")
     parser.add_argument("--modalities", nargs="+", default=["T1w"], metavar="NAME", help=f"of {', '.join(MODALITIES)}")

@@ -37,8 +37,8 @@ class Request:
     Args:
         num_images: how many.
         label: name of a class; None: classes as frequent as in the training set.
-        position: slice position, 0 at 150 mm below the top of the head and 1 at the top, or of pictures, 0 a patient's
-            first slice and 1 the last; None: as in the training set.
+        position: slice position, 0 at 150 mm below the top of the head and 1 at the top; of bodies, 0 and 1 at the
+            lowest and the highest slice; of pictures, at a patient's first and last; None: as in the training set.
         seed: the same one gives the same images; the first of many are those of a smaller `num_images`.
         covariates: by name, such as {"age": 70}; those that are left out, and None: as in the training set.
     """
@@ -55,7 +55,7 @@ class Request:
         if self.position is not None and not (is_number(self.position) and 0 <= self.position <= 1):
             raise MedsynthError(
                 f"position is {self.position!r}: give null or a number from 0 to 1; of heads, 0 is 150 mm below the "
-                "top and 1 the top; of pictures, 0 is a patient's first slice and 1 the last"
+                "top and 1 the top; of bodies and pictures, 0 is a patient's first slice and 1 the last"
             )
         asked = self.covariates
         if asked is not None and not (isinstance(asked, dict) and all(map(is_number, asked.values()))):

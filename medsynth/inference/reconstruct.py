@@ -21,7 +21,7 @@ from medsynth.data.datalist.label_maps import match_label_maps
 from medsynth.data.io import sources
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.pipelines import Preprocessing, volume_transforms
-from medsynth.data.preprocessing.preparation import prepare
+from medsynth.data.preprocessing.preparation import log_notes, prepare
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.spacing import SAME_SPACING, header_or_none, in_plane
 from medsynth.errors import MedsynthError
@@ -101,6 +101,7 @@ def read_stack(source: Source, preprocessing: Preprocessing, space: SliceSpace) 
     slices, facts = prepare(source, preprocessing.modality, volume_transforms(preprocessing))
     if slices is None:
         raise MedsynthError(facts["error"])
+    log_notes([source.path], [facts])
     space = replace(space, bounds=tuple(facts["bounds"]))
     affine, slice_indices = space.slice_affine(*slices.shape[1:]), np.arange(len(slices))
     if "affine" in facts:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import form_code
-from medsynth.data.preprocessing.foreground import Head
+from medsynth.data.preprocessing.foreground import Patient, finer
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, locate, volume_bounds
+from medsynth.data.preprocessing.preparation import log_notes
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.transforms import (
     AIR_HU,
@@ -40,8 +41,8 @@ from medsynth.inference.route import Input, Inputs, Made, Route, origin
 
 THUMBNAIL = 256  # pixels of a slice in the grid
 AIR = -1.0  # in a network's scale
-MOST_BEYOND = 0.5  # part of a head that the network's bounds may clip without a warning
-MARGIN_MM = 4.0  # around the head, within which the network's output is retained
+MOST_BEYOND = 0.5  # part of a patient that the network's bounds may clip without a warning
+MARGIN_MM = 4.0  # around the patient, within which the network's output is retained
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +57,15 @@ class ReadyVolume:
 
     Args:
         image: (1, rows, columns, slices) in [-1, 1], upright.
-        head: where the head lies in it.
-        outline: (rows, columns, slices), true in the head and a little around it.
-        air: typical intensity outside the head, in [-1, 1].
+        patient: where the patient lies in it.
+        outline: (rows, columns, slices), true in the patient and a little around it.
+        air: typical intensity outside the patient, in [-1, 1].
         bounds: the intensities of -1 and 1.
         steps: those that turned the volume upright.
     """
 
     image: MetaTensor
-    head: Head
+    patient: Patient
     outline: np.ndarray
     air: float
     bounds: tuple[float, float]
@@ -77,9 +78,9 @@ class ReadyVolume:
 
     @property
     def beyond(self) -> float:
-        """Part of the head that the bounds cut off."""
+        """Part of the patient that the bounds cut off."""
         low, high = self.bounds
-        return float(np.mean((self.head.values < low) | (self.head.values > high)))
+        return float(np.mean((self.patient.values < low) | (self.patient.values > high)))
 
     def back(self, values: Tensor) -> np.ndarray:
         """Values on the upright grid (1, rows, columns, slices) -> (X, Y, Z) on the grid of the file."""
@@ -99,12 +100,13 @@ def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
     """
     steps = Compose(locate(preprocessing))
     located = steps({"source": source})
+    log_notes([source.path], [located])
     upright, air = located[Keys.IMAGE], located["air"]
     if preprocessing.modality == "mri":
         refuse_ct(air)
     data = ScaleToUnit()(volume_bounds(preprocessing)(located))
     image = MetaTensor(data[Keys.IMAGE], meta=upright.meta, applied_operations=upright.applied_operations)
-    return ReadyVolume(image, data["head"], outline(data["head"]), data["air"], data["bounds"], steps)
+    return ReadyVolume(image, data["patient"], outline(data["patient"]), data["air"], data["bounds"], steps)
 
 
 def refuse_ct(air: float) -> None:
@@ -113,23 +115,21 @@ def refuse_ct(air: float) -> None:
         raise MedsynthError(f"has air of {air:.0f}, as CT has, and this model's input is MRI: give MRI, or a CT model")
 
 
-def outline(head: Head) -> np.ndarray:
-    """(rows, columns, slices), true in the head, in its cavities, and up to `MARGIN_MM` around it."""
-    filled = np.stack([ndimage.binary_fill_holes(section) for section in np.moveaxis(head.mask, 2, 0)], axis=-1)
+def outline(patient: Patient) -> np.ndarray:
+    """(rows, columns, slices), true in the patient, in its cavities, and up to `MARGIN_MM` around it."""
+    filled = np.stack([ndimage.binary_fill_holes(section) for section in np.moveaxis(patient.mask, 2, 0)], axis=-1)
     if filled.all():
-        return np.ones(head.shape, bool)
-    near = ndimage.distance_transform_edt(~filled, np.multiply(head.spacing_mm, head.step)) <= MARGIN_MM
-    for axis in range(3):
-        near = near.repeat(head.step[axis], axis).take(range(head.shape[axis]), axis, mode="clip")
-    return near
+        return np.ones(patient.shape, bool)
+    near = ndimage.distance_transform_edt(~filled, np.multiply(patient.spacing_mm, patient.step)) <= MARGIN_MM
+    return finer(near, patient.step, patient.shape)
 
 
 @dataclass(frozen=True)
 class VolumeInferer:
-    """Calls a slice network on every slice of a volume that shows the head.
+    """Calls a slice network on every slice of a volume that shows the patient.
 
-    Slices are resampled and centred on the head like the training slices. Larger heads are processed in overlapping
-    tiles, which are blended. What lies outside is air.
+    Slices are resampled and centred on the patient like the training slices. Larger patients are processed in
+    overlapping tiles, which are blended. What lies outside is air.
 
     Args:
         preprocessing: of the training slices, with their spacing.
@@ -169,10 +169,10 @@ class VolumeInferer:
         shape, spacing = slices.shape[1:], tuple(map(float, upright.pixdim))
         slices, mm = _resampled(slices, spacing, self.preprocessing.spacing_mm or spacing[:2])
 
-        starts, sides = self._field(volume.head, axes, mm)
+        starts, sides = self._field(volume.patient, axes, mm)
         field = window(slices, starts, sides, volume.air)
         stack = field[with_neighbours(shown, self.preprocessing.neighbours, len(slices))]
-        answers = self._answers(stack, self._positions(volume.head, plane)[shown], network)
+        answers = self._answers(stack, self._positions(volume.patient, plane)[shown], network)
 
         field = torch.full_like(field, AIR)
         field[shown] = answers[:, 0]
@@ -192,24 +192,24 @@ class VolumeInferer:
         channel = positions[:, None, None, None].expand(-1, 1, *stack.shape[2:])
         return tiles(torch.cat([stack, channel], 1), lambda tile: network(tile[:, :-1], tile[:, -1, 0, 0]))
 
-    def _field(self, head: Head, axes: str, spacing_mm: Sequence[float]) -> tuple[list[int], list[int]]:
+    def _field(self, patient: Patient, axes: str, spacing_mm: Sequence[float]) -> tuple[list[int], list[int]]:
         """First pixels of the field that the network processes, and its rows and columns.
 
-        The size of the training slices; larger where parts of the head, such as shoulders, lie outside.
+        The size of the training slices; larger where parts of the patient, such as shoulders, lie outside.
         """
         size = self.preprocessing.image_size
-        starts = first_pixels(head, axes, spacing_mm, size)
+        starts = first_pixels(patient, axes, spacing_mm, size)
         ends = [start + size for start in starts]
         for axis, (direction, mm) in enumerate(zip(axes, spacing_mm, strict=False)):
-            begin, end = (edge * head.pixel_mm(direction) / mm for edge in head.reach(direction))
+            begin, end = (edge * patient.pixel_mm(direction) / mm for edge in patient.reach(direction))
             starts[axis] = min(starts[axis], math.ceil(begin))  # less than a pixel is not worth a second tile
             ends[axis] = max(ends[axis], math.floor(end))
         return starts, [end - start for start, end in zip(starts, ends, strict=True)]
 
-    def _positions(self, head: Head, plane: str) -> Tensor:
+    def _positions(self, patient: Patient, plane: str) -> Tensor:
         """(slices,), within those of the training slices; NaN in a plane that the network was not trained on."""
         known = math.nan if plane != self.preprocessing.plane else 1.0
-        return torch.from_numpy(known * head.positions(PLANES[plane][2]).clip(*self.preprocessing.positions)).float()
+        return torch.from_numpy(known * patient.positions(PLANES[plane][2]).clip(*self.preprocessing.positions)).float()
 
 
 def sampled(
@@ -243,7 +243,7 @@ class VolumeRequest:
         space: what the values of the network's answers stand for.
         num_samples: answers, whose mean is written; of more than one, their standard deviation is written too.
         seed: of random draws.
-        clean_background: set what lies outside the input's head to air.
+        clean_background: set what lies outside the input's patient to air.
         dicom: write DICOM series besides NIfTI.
         sidecar: what else the sidecars say.
     """
@@ -287,7 +287,9 @@ def write_volumes(
             ready: ReadyVolume = one.ready
             if ready.beyond > MOST_BEYOND:
                 path, percent = one.source.path, 100 * ready.beyond
-                log.warning("%s: %.0f %% of the head is outside of %g to %g and clipped", path, percent, *ready.bounds)
+                log.warning(
+                    "%s: %.0f %% of the patient is outside of %g to %g and clipped", path, percent, *ready.bounds
+                )
             answer = sampled(inferer, ready, network, request.num_samples, request.seed)
             on_grid = [ready.back(part) for part in answer if part is not None]
             made = request.made(one, on_grid, ready.affine, _pictures(ready, answer))
@@ -304,8 +306,8 @@ def write_volumes(
 
 
 def _pictures(ready: ReadyVolume, answer: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...]:
-    """A slice through the middle of the head: before, after, and the deviation, whose white is its largest value."""
-    middle = int(ready.head.box[2].sum()) // 2
+    """A slice through the middle of the patient: before, after, and the deviation, whose white is its largest value."""
+    middle = int(ready.patient.box[2].sum()) // 2
     inside = torch.from_numpy(ready.outline)
     volumes = [ready.image, torch.where(inside, answer[0], AIR)]
     if answer[1] is not None:

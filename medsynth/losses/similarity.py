@@ -36,6 +36,15 @@ def foreground(*images: Tensor) -> Tensor:
     return F.interpolate(closed, scale_factor=CELL, mode="nearest")[..., : size[0], : size[1]]
 
 
+def inside_patient(body: Tensor | None, *images: Tensor) -> Tensor:
+    """(N, 1, H, W), 1 or 0: where `body` (N, 1, H, W) is above 0, or the `foreground` of images without such pixels."""
+    if body is None:
+        return foreground(*images)
+    known = body.amax(dim=(1, 2, 3), keepdim=True) > 0
+    found = (body > 0).float()
+    return found if known.all() else torch.where(known, found, foreground(*images))
+
+
 def masked_l1(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference inside a mask; pixels outside count a little, so that air stays dark.
 

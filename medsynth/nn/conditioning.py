@@ -41,7 +41,7 @@ class Conditioning(nn.Module):
 
         Args:
             label: (N,) class indices, `UNKNOWN_CLASS` (-1) where unknown; None: unknown for all.
-            position: (N,) from 0 (150 mm below the top of the head) to 1 (the top); NaN: unknown; None: all are.
+            position: (N,) from 0 to 1, see `Preprocessing`; NaN: unknown; None: all are.
             like: any tensor with N rows, for device and type.
             covariates: (N, K), standardized (`TrainingConditions.standardize`); NaN: unknown; None: all are.
 

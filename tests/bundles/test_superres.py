@@ -82,7 +82,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_has_a_verdict(report):
         "Resolution",
         "Lanczos",
         "data range",
-        "+0.00 dB of PSNR inside the head beside the first stage",
+        "+0.00 dB of PSNR inside the patient beside the first stage",
     ):
         assert word in html
     assert "http://" not in html

@@ -57,7 +57,10 @@ def test_without_a_label_the_classes_are_as_in_the_training_set(model_pt):
     [
         ((0, None, None, 0), "num_images is 0: give a whole number, 1 or more"),
         ((2.5, None, None, 0), "num_images is 2.5"),
-        ((1, None, 1.5, 0), "position is 1.5: give null or a number from 0 to 1; of heads, .*; of pictures, 0 is"),
+        (
+            (1, None, 1.5, 0),
+            "position is 1.5: give null or a number from 0 to 1; of heads, .*; of bodies and pictures, 0 is",
+        ),
         ((1, None, "top", 0), "position is 'top'"),
         ((1, None, None, -1), "seed is -1"),
         ((1, None, None, 0, "age: 70"), "covariates is 'age: 70': give null, or a number for each name"),

@@ -18,7 +18,7 @@ from medsynth.data.datasets.slices import SliceDataset
 from medsynth.data.io import itk
 from medsynth.data.io.dicom_export import export
 from medsynth.data.io.sources import Source, find_images
-from medsynth.data.preprocessing.foreground import Head
+from medsynth.data.preprocessing.foreground import Patient
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
@@ -50,7 +50,7 @@ def ready_of(values: torch.Tensor, spacing_mm=(1.0, 1.0, 1.0), low=-1.0) -> Read
     image = Orientation(axcodes="PLS", labels=None)(MetaTensor(values.transpose(0, 1)[None], affine=affine))
     inside = values.numpy() > low
     box = np.array([(np.flatnonzero(inside.any(others))[[0, -1]] + [0, 1]) for others in ((1, 2), (0, 2), (0, 1))])
-    head = Head(values.shape, spacing_mm, box, inside, (1, 1, 1), values[inside].numpy(), -1.0)
+    head = Patient(values.shape, spacing_mm, box, inside, (1, 1, 1), values[inside].numpy(), -1.0)
     return ReadyVolume(image, head, np.ones(values.shape, bool), -1.0, (-1.0, 1.0), Compose([]))
 
 

@@ -14,6 +14,7 @@ from medsynth.losses.similarity import (
     energy_score,
     feature_distance,
     foreground,
+    inside_patient,
     masked_dissimilarity,
     masked_l1,
     radial_power,
@@ -230,3 +231,14 @@ def test_patches_of_large_images_are_taken_at_other_places_each_time():
         assert torch.equal(columns[0, 0, 0].diff(), torch.ones(58))
         seen.add((int(rows[0, 0, 0, 0]), int(columns[0, 0, 0, 0])))
     assert seen == {(first, first) for first in range(6)}
+
+
+def test_where_a_mask_is_known_it_counts_and_else_the_foreground():
+    image = torch.full((2, 1, 16, 16), -1.0)
+    image[..., 4:12, 4:12] = 1.0
+    body = torch.full_like(image, -1.0)
+    body[0, :, :3, :3] = 1.0
+    found = inside_patient(body, image)
+    assert found[0].sum() == 9
+    torch.testing.assert_close(found[1:], foreground(image[1:]))
+    torch.testing.assert_close(inside_patient(None, image), foreground(image))

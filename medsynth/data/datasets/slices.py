@@ -15,9 +15,10 @@ from medsynth.data.datalist.datalist import covariates_of
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.pipelines import Preprocessing
-from medsynth.data.preprocessing.preparation import channel_slices, prepare_all
+from medsynth.data.preprocessing.preparation import channel_slices, log_notes, prepare_all
+from medsynth.data.preprocessing.region import IMAGE_KEYS, choose_region
 from medsynth.data.preprocessing.slice_space import SliceSpace
-from medsynth.data.preprocessing.spacing import IMAGE_KEYS, SAME_SPACING, fit_spacing
+from medsynth.data.preprocessing.spacing import SAME_SPACING, fit_spacing
 from medsynth.data.preprocessing.stack import SliceStack
 from medsynth.errors import MedsynthError
 
@@ -58,6 +59,7 @@ class PreparedSlices(Dataset):
     ) -> None:
         results = [image for record in records for image in record["images"]]
         _check_bad(entries, results, max_bad_fraction)
+        log_notes([_name(entry) for entry in entries], results)
         good = [(entry, facts) for entry, facts in zip(entries, results, strict=True) if "error" not in facts]
         counts = [len(facts["positions"]) for _, facts in good]
         names = list(classes)
@@ -108,7 +110,7 @@ class SliceDataset(PreparedSlices):
         covariates: (N, K), those of each slice's image.
         images: all slices as one array (N, H, W) on disk.
         bounds: (N, 2), the intensities that became -1 and 1.
-        preprocessing: with the spacing that was chosen, where it had to be.
+        preprocessing: with the region and the spacing that were chosen, where they had to be.
         space: what pixels and values stand for, for images made like these.
     """
 
@@ -125,6 +127,7 @@ class SliceDataset(PreparedSlices):
         if not entries:
             raise MedsynthError("there are no images to take slices from: name some in the datalist")
         names = _covariate_names(covariates, entries)
+        preprocessing = choose_region(entries, preprocessing, cache_dir, num_workers)
         self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
         store, images = Cache(cache_dir), [Source.of(entry) for entry in entries]
         records, self._lease = prepare_all(images, self.preprocessing, store, num_workers)
@@ -178,7 +181,7 @@ def _covariates(entry: dict[str, Any], names: Sequence[str]) -> np.ndarray:
 
 def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], max_bad_fraction: float) -> None:
     """Name the images that are left out; stop if they are too many."""
-    names = [next(entry[key] for key in IMAGE_KEYS if entry.get(key)) for entry in entries]
+    names = [_name(entry) for entry in entries]
     bad = [(name, facts["error"]) for name, facts in zip(names, results, strict=True) if "error" in facts]
     for path, reason in bad:
         log.warning("left out: %s %s", path, reason)
@@ -191,12 +194,18 @@ def _check_bad(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, An
         log.warning("%d of %d images left out", len(bad), len(entries))
 
 
+def _name(entry: dict[str, Any]) -> str:
+    """Path of its first image, and the subject where a mask may be wrong too."""
+    path = next(entry[key] for key in IMAGE_KEYS if entry.get(key))
+    return f"{path} (subject {entry['subject']})" if entry.get("mask") else path
+
+
 def _common_spacing(spacings: np.ndarray) -> tuple[float, float, float]:
     """The median of (N, 3) spacings, and a warning where the in-plane ones are not all alike."""
     low, high = spacings[:, :2].min(), spacings[:, :2].max()
     if (np.ptp(spacings[:, :2], axis=0) > SAME_SPACING * spacings[:, :2].min(axis=0)).any():
         log.warning(
-            "pixels are %.3g to %.3g mm wide: set spacing_mm, or the same head comes in several sizes", low, high
+            "pixels are %.3g to %.3g mm wide: set spacing_mm, or the same anatomy comes in several sizes", low, high
         )
     rows, columns, slices = np.median(spacings, axis=0)
     return float(rows), float(columns), float(slices)

@@ -105,11 +105,14 @@ def image_of(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
     return image
 
 
-def resample(voxels: np.ndarray, affine: np.ndarray, shape: Sequence[int], onto: np.ndarray) -> np.ndarray:
+def resample(
+    voxels: np.ndarray, affine: np.ndarray, shape: Sequence[int], onto: np.ndarray, outside: float | None = None
+) -> np.ndarray:
     """Bring voxels (X, Y, Z) with that affine onto a grid of that shape and affine; their lowest value outside."""
     grid = image_of(np.zeros(shape, np.uint8), onto)
     image = image_of(voxels, affine)
-    return voxels_of(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, float(voxels.min())))
+    outside = float(voxels.min()) if outside is None else outside
+    return voxels_of(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, outside))
 
 
 def _reader(path: Path, frame: int | None) -> tuple[sitk.ImageFileReader, int | None]:

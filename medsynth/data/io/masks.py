@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import nibabel as nib
 import numpy as np
+from monai.transforms import Orientation
 from numpy.typing import NDArray
 
 from medsynth.data.io import itk
@@ -22,14 +24,14 @@ def read_mask(
 
     Args:
         source: of the mask.
-        shape, affine: of the image as it is stored: (X, Y, Z), and (4, 4) to right-anterior-superior mm.
+        shape, affine: of the image: (X, Y, Z), and (4, 4) to right-anterior-superior mm.
 
     Returns: (X, Y, Z), and, where the mask was resampled, a line that follows the file's name; else None.
 
     Raises:
         MedsynthError: it cannot be read, is empty, or holds more than two values, in words that follow the file's name.
     """
-    image = read_volume(source)
+    image = Orientation("".join(nib.aff2axcodes(affine)), labels=None)(read_volume(source))
     values, own = image[0].numpy(), image.affine.numpy()
     found = np.unique(values)
     if not np.isfinite(found).all() or len(found) > 2 or found[0] < 0:
@@ -43,7 +45,7 @@ def read_mask(
             f"has another grid ({' x '.join(map(str, mask.shape))}) than its image ({' x '.join(map(str, shape))}): "
             "it is resampled"
         )
-        mask = itk.resample(mask.astype(np.float32), own, shape, affine) >= 0.5
+        mask = itk.resample(mask.astype(np.float32), own, shape, affine, outside=0.0) >= 0.5
     if not mask.any():
         where = " where its image is" if note and values.any() else ""
         raise MedsynthError(f"is an empty mask{where}: give one that is above 0 inside the patient")

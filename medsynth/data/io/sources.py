@@ -65,15 +65,17 @@ class Source:
     Args:
         path: the file; of a DICOM series the first slice's; of an Analyze pair either.
         frame: which volume of a 4D file.
+        mask: file that is above 0 inside the patient; None: to be found.
     """
 
     path: str
     frame: int | None = None
+    mask: str | None = None
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], key: str = "image") -> Source:
         """That of an entry of a datalist."""
-        return cls(str(entry[key]), entry.get("frame"))
+        return cls(str(entry[key]), entry.get("frame"), entry.get("mask"))
 
 
 def find_images(folder: str | os.PathLike) -> list[Path]:

@@ -1,1 +1,1 @@
-"""The built-in phantom: synthetic heads."""
+"""The built-in phantom: synthetic heads and bodies."""

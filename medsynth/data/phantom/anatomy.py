@@ -9,6 +9,7 @@ ventricles and sulci and thins the cortex. Nothing here is learned from a person
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +67,23 @@ class Subject:
 
 
 @dataclass
-class Head:
-    """A subject on a grid whose axes run nearly right, anterior and superior: its layers in painting order."""
+class Figure:
+    """A subject on a grid whose axes run nearly right, anterior and superior: its layers in painting order.
 
-    subject: Subject
+    Args:
+        subject: a made-up person, with a `size`.
+        affine, shape: of the grid.
+        layers: tissue, voxels and the tissue's share of each.
+        tissues: names of those that may be painted; the first is what surrounds the figure.
+        region: of `phantom.REGIONS`.
+    """
+
+    subject: Any
     affine: NDArray[np.float64]
     shape: tuple[int, int, int]
     layers: list[tuple[str, Indices, Array]] = field(default_factory=list)
+    tissues: tuple[str, ...] = TISSUES
+    region: str = "head"
 
     @property
     def spacing_mm(self) -> float:
@@ -86,26 +97,26 @@ class Head:
         self.layers.append((tissue, within if where is None else where[within], share))
 
     def flatten(self, values: Sequence[float]) -> Array:
-        """The image in which each tissue of `TISSUES` has its value."""
+        """The image in which each tissue of `tissues` has its value."""
         image = np.full(math.prod(self.shape), values[0], np.float32)
         for tissue, where, share in self.layers:
             under = image[where]
-            image[where] = under + share * (np.float32(values[LABELS[tissue]]) - under)
+            image[where] = under + share * (np.float32(values[self.tissues.index(tissue)]) - under)
         return image.reshape(self.shape)
 
     def labels(self) -> NDArray[np.uint8]:
-        """The tissue of each voxel (`LABELS`): the last layer that fills at least half of it."""
+        """The index in `tissues` of each voxel: the last layer that fills at least half of it."""
         labels = np.zeros(math.prod(self.shape), np.uint8)
         for tissue, where, share in self.layers:
-            labels[where] = np.where(share >= 0.5, LABELS[tissue], labels[where])
+            labels[where] = np.where(share >= 0.5, self.tissues.index(tissue), labels[where])
         return labels.reshape(self.shape)
 
 
-def build_head(seed: int | Sequence[int], group: str, spacing_mm: float) -> Head:
+def build_head(seed: int | Sequence[int], group: str, spacing_mm: float) -> Figure:
     """The head of a made-up person; the same seed in the other group is the same person with other atrophy."""
     person, grid, shape, folds, texture = np.random.default_rng(seed).spawn(5)
-    head = Head(draw_subject(person, group), *draw_grid(grid, spacing_mm))
-    p = head_coordinates(shape, head)
+    head = Figure(draw_subject(person, group), *draw_grid(grid, spacing_mm))
+    p = body_coordinates(shape, head)
     core = only_where(np.abs(p[2] + 44) < 30, p, skull_base)
     cavity, hulls = brain_outlines(p, core)
 
@@ -138,32 +149,44 @@ def draw_subject(rng: np.random.Generator, group: str) -> Subject:
     )
 
 
-def draw_grid(rng: np.random.Generator, spacing_mm: float) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Affine and shape of a grid around the head; about every second one is a little oblique."""
-    tilt_degrees = rng.normal(0, 3, 3) * rng.integers(0, 2)
-    extents_mm = np.add(FIELD_OF_VIEW_MM, 4 * rng.integers(0, 3, 3))
+def draw_grid(
+    rng: np.random.Generator,
+    spacing_mm: float,
+    field_mm: Sequence[float] = FIELD_OF_VIEW_MM,
+    centre_mm: Sequence[float] = FIELD_CENTRE_MM,
+    tilt_degrees: float = 3,
+) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """Affine and shape of a grid around the figure; about every second one is a little oblique."""
+    tilt = rng.normal(0, tilt_degrees, 3) * rng.integers(0, 2)
+    extents_mm = np.add(field_mm, 4 * rng.integers(0, 3, 3))
     shape = tuple(int(size) for size in np.ceil(extents_mm / spacing_mm))
     affine = np.eye(4)
-    affine[:3, :3] = Rotation.from_euler("xyz", tilt_degrees, degrees=True).as_matrix() * spacing_mm
-    centre = np.add(FIELD_CENTRE_MM, rng.normal(0, 1.5, 3))
+    affine[:3, :3] = Rotation.from_euler("xyz", tilt, degrees=True).as_matrix() * spacing_mm
+    centre = np.add(centre_mm, rng.normal(0, 1.5, 3))
     affine[:3, 3] = centre - affine[:3, :3] @ (np.array(shape) - 1) / 2
     return affine, shape
 
 
-def head_coordinates(rng: np.random.Generator, head: Head) -> Array:
-    """(3, *shape): where each voxel lies in the undeformed head."""
+def body_coordinates(rng: np.random.Generator, figure: Figure) -> Array:
+    """(3, *shape): where each voxel lies in the undeformed figure."""
     pose = Rotation.from_euler("xyz", np.clip(rng.normal(0, 2, 3), -4, 4), degrees=True).as_matrix()
-    to_head = (pose @ head.affine[:3]) / head.subject.size[:, None]
-    i, j, k = np.ix_(*(np.arange(size, dtype=np.float32) for size in head.shape))
-    p = np.stack([(a * i + (b * j + (c * k + d))).astype(np.float32) for a, b, c, d in to_head])
+    to_body = (pose @ figure.affine[:3]) / figure.subject.size[:, None]
+    i, j, k = np.ix_(*(np.arange(size, dtype=np.float32) for size in figure.shape))
+    p = np.stack([(a * i + (b * j + (c * k + d))).astype(np.float32) for a, b, c, d in to_body])
     for axis in range(3):
-        p[axis] += np.float32(1.6) * smooth_field(rng, head.shape, head.spacing_mm, 40.0)
+        p[axis] += np.float32(1.6) * smooth_field(rng, figure.shape, figure.spacing_mm, 40.0)
     return p
 
 
-def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing_mm: float, scale_mm: float) -> Array:
-    """A random field of mean 0, standard deviation 1 and this length scale, whatever the spacing of the grid."""
-    knots = np.arange(-120, 121, scale_mm, dtype=np.float32)
+def smooth_field(
+    rng: np.random.Generator, shape: Sequence[int], spacing_mm: float, scale_mm: float, reach_mm: float = 120
+) -> Array:
+    """A random field of mean 0, standard deviation 1 and this length scale, whatever the spacing of the grid.
+
+    Args:
+        reach_mm: from the middle of the grid; its edges may lie further out by twice the scale.
+    """
+    knots = np.arange(-reach_mm, reach_mm + 1, scale_mm, dtype=np.float32)
     values = rng.standard_normal((len(knots),) * 3, dtype=np.float32)
     weights = []
     for size in shape:
@@ -253,7 +276,7 @@ def brain_outlines(p: Array, core: Array) -> tuple[Array, dict[str, Array]]:
     return whole - 2, {"cerebrum": cerebrum, "cerebellum": np.maximum(cerebellum, 3 - stem), "brainstem": stem}
 
 
-def paint_face(head: Head, rng: np.random.Generator, p: Array, cavity: Array) -> None:
+def paint_face(head: Figure, rng: np.random.Generator, p: Array, cavity: Array) -> None:
     """Skin, fat, muscles, facial bones and the air in the nose and sinuses."""
     outside = np.flatnonzero(cavity > -head.spacing_mm)
     p, cavity = p.reshape(3, -1)[:, outside], cavity.ravel()[outside]
@@ -284,7 +307,7 @@ def paint_face(head: Head, rng: np.random.Generator, p: Array, cavity: Array) ->
     head.paint("air", ellipsoid(side, (0, 6, -74), (9, 9, 22)), where)
 
 
-def paint_orbits(head: Head, p: Array, cavity: Array) -> None:
+def paint_orbits(head: Figure, p: Array, cavity: Array) -> None:
     """Eyes, their muscles and nerve, in the fat of the orbits."""
     near = np.flatnonzero((p[1] > 15) & (p[1] < 85) & (np.abs(p[2] + 36) < 22))
     side = mirror(p.reshape(3, -1)[:, near])
@@ -300,7 +323,7 @@ def paint_orbits(head: Head, p: Array, cavity: Array) -> None:
     head.paint("lens", ellipsoid(side, (31.5, 69, -36), (4.5, 2.4, 4.5)), near)
 
 
-def paint_skull(head: Head, rng: np.random.Generator, p: Array, cavity: Array, core: Array) -> None:
+def paint_skull(head: Figure, rng: np.random.Generator, p: Array, cavity: Array, core: Array) -> None:
     """Two tables of bone with marrow between, the skull's base with its air cells, and the fluid inside."""
     half = np.float32(head.subject.skull_mm / 2)
     grain = smooth_field(rng, head.shape, head.spacing_mm, 9.0)
@@ -316,7 +339,7 @@ def paint_skull(head: Head, rng: np.random.Generator, p: Array, cavity: Array, c
     head.paint("air", ellipsoid(p, (0, 22, -37), (10, 9, 8)))
 
 
-def paint_hindbrain(head: Head, q: Array, where: Indices, hulls: dict[str, Array]) -> None:
+def paint_hindbrain(head: Figure, q: Array, where: Indices, hulls: dict[str, Array]) -> None:
     """Brainstem and cerebellum: folia are shells around the fourth ventricle."""
     hull = hulls["cerebellum"] + np.float32(0.4 * head.subject.atrophy)
     from_ventricle = np.sqrt(q[0] ** 2 * np.float32(0.5) + (q[1] + 40) ** 2 + (q[2] + 30) ** 2)
@@ -328,7 +351,7 @@ def paint_hindbrain(head: Head, q: Array, where: Indices, hulls: dict[str, Array
     head.paint("ventricle", ellipsoid(q, (0, -45, -34), (7, 4.5, 9)), where)
 
 
-def fold_distance(head: Head, rng: np.random.Generator, q: Array, where: Indices, near: NDArray[np.bool_]) -> Array:
+def fold_distance(head: Figure, rng: np.random.Generator, q: Array, where: Indices, near: NDArray[np.bool_]) -> Array:
     """Distance to the nearest sulcus: where a random field, which varies more along the surface than inwards, is 0."""
     lattice_mm, reach_mm = 3.0, (90, 120, 96)
     noise = rng.standard_normal([int(2 * reach / lattice_mm) for reach in reach_mm], dtype=np.float32)
@@ -358,7 +381,7 @@ def fissures(q: Array) -> tuple[Array, Array]:
     return between, np.minimum(sylvian, insula)
 
 
-def paint_cerebrum(head: Head, rng: np.random.Generator, q: Array, where: Indices, hull: Array) -> None:
+def paint_cerebrum(head: Figure, rng: np.random.Generator, q: Array, where: Indices, hull: Array) -> None:
     """The folded ribbon of grey matter around the white matter, by depth below the nearest outer or sulcal surface."""
     atrophy = head.subject.atrophy
     depths, folds = rng.spawn(2)
@@ -373,7 +396,7 @@ def paint_cerebrum(head: Head, rng: np.random.Generator, q: Array, where: Indice
     head.paint("white", np.float32(3.3 - 0.6 * atrophy) - depth, where)
 
 
-def paint_deep_brain(head: Head, rng: np.random.Generator, q: Array, where: Indices) -> None:
+def paint_deep_brain(head: Figure, rng: np.random.Generator, q: Array, where: Indices) -> None:
     """Ventricles, nuclei, and the age spots around the ventricles."""
     atrophy = head.subject.atrophy
     side = mirror(q)

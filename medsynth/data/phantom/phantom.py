@@ -1,13 +1,16 @@
-"""The built-in phantom: a small BIDS-like data set of made-up heads, for tests and first runs.
+"""The built-in phantom: a small BIDS-like data set of made-up heads or bodies, for tests and first runs.
 
-Two groups differ as health (NC) and Alzheimer's disease (AD) do: wider ventricles and sulci, a thinner cortex.
+Two groups of heads differ as health (NC) and Alzheimer's disease (AD) do: wider ventricles and sulci, a thinner cortex.
+Those of bodies differ in the fat under the skin.
 """
 
 import gzip
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +18,9 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from medsynth.data.phantom.anatomy import GROUPS, TISSUES, Head, Subject, build_head, smooth_field
+from medsynth.data.phantom import anatomy, trunk
+from medsynth.data.phantom.anatomy import Figure, build_head, smooth_field
+from medsynth.data.phantom.trunk import build_body
 from medsynth.errors import MedsynthError
 
 RECIPE_VERSION = 1  # raise it whenever the same arguments come to give other bytes
@@ -46,30 +51,85 @@ BRIGHTNESS = {  # T1w, T2w and FLAIR, where white matter in T1w is 1, and Hounsf
     "lesion": (0.84, 0.75, 0.95, 23.0),
 }
 
+BODY_BRIGHTNESS = {  # the same of a trunk; FLAIR is not made of it
+    "air": (0.0, 0.0, 0.0, -1000.0),
+    "foam": (0.0, 0.0, 0.0, -940.0),
+    "table": (0.0, 0.0, 0.0, 150.0),
+    "skin": (0.50, 0.35, 0.40, 40.0),
+    "fat": (1.10, 0.80, 0.70, -100.0),
+    "muscle": (0.46, 0.22, 0.34, 55.0),
+    "bone": (0.08, 0.06, 0.05, 1000.0),
+    "marrow": (0.75, 0.50, 0.40, 340.0),
+    "disc": (0.42, 0.62, 0.40, 90.0),
+    "csf": (0.20, 1.15, 0.12, 8.0),
+    "cord": (0.55, 0.40, 0.50, 35.0),
+    "lung": (0.05, 0.07, 0.05, -840.0),
+    "vessel": (0.18, 0.14, 0.12, 20.0),
+    "blood": (0.26, 0.12, 0.20, 45.0),
+    "heart": (0.48, 0.30, 0.36, 50.0),
+    "liver": (0.64, 0.28, 0.40, 60.0),
+    "spleen": (0.42, 0.56, 0.50, 50.0),
+    "kidney": (0.54, 0.62, 0.50, 36.0),
+    "medulla": (0.40, 0.82, 0.60, 30.0),
+    "bowel": (0.50, 0.42, 0.40, 42.0),
+    "content": (0.34, 0.72, 0.30, 22.0),
+    "gas": (0.02, 0.02, 0.02, -980.0),
+}
 
-def mri(rng: np.random.Generator, head: Head, modality: str) -> NDArray[np.int16]:
+
+@dataclass(frozen=True)
+class Region:
+    """What is particular to a part of the body.
+
+    Args:
+        build: seed, group and spacing in mm -> the figure.
+        groups: names of the two.
+        brightness: of each tissue in each of `MODALITIES`.
+        modalities: that can be made.
+        reach_mm: from the middle of the grid to its edges, at most.
+        plural: its name.
+    """
+
+    build: Callable[[Any, str, float], Figure]
+    groups: tuple[str, str]
+    brightness: Mapping[str, Sequence[float]]
+    modalities: tuple[str, ...]
+    reach_mm: float
+    plural: str
+
+
+REGIONS = {
+    "head": Region(build_head, anatomy.GROUPS, BRIGHTNESS, MODALITIES, 120, "heads"),
+    "body": Region(build_body, trunk.GROUPS, BODY_BRIGHTNESS, ("T1w", "T2w", "CT"), 210, "bodies"),
+}
+
+
+def mri(rng: np.random.Generator, figure: Figure, modality: str) -> NDArray[np.int16]:
     """A magnitude image: per-scan contrast, coil shading, Rician noise and an arbitrary scale."""
     column = MODALITIES.index(modality)
-    contrast = [BRIGHTNESS[tissue][column] * rng.normal(1, 0.03) for tissue in TISSUES]
-    signal = head.flatten(contrast)
-    signal *= 1 + np.float32(0.03) * smooth_field(rng, head.shape, head.spacing_mm, 7.0)
-    signal *= np.exp(np.float32(rng.uniform(0.04, 0.12)) * smooth_field(rng, head.shape, head.spacing_mm, 80.0))
-    noise = np.float32(rng.uniform(0.015, 0.03)) * rng.standard_normal((2, *head.shape), dtype=np.float32)
+    region = REGIONS[figure.region]
+    contrast = [region.brightness[tissue][column] * rng.normal(1, 0.03) for tissue in figure.tissues]
+    signal = figure.flatten(contrast)
+    signal *= 1 + np.float32(0.03) * smooth_field(rng, figure.shape, figure.spacing_mm, 7.0, region.reach_mm)
+    shading = np.float32(rng.uniform(0.04, 0.12))
+    signal *= np.exp(shading * smooth_field(rng, figure.shape, figure.spacing_mm, 80.0))
+    noise = np.float32(rng.uniform(0.015, 0.03)) * rng.standard_normal((2, *figure.shape), dtype=np.float32)
     scale = np.float32(500 * rng.lognormal(0, 0.25))
     return np.rint(scale * np.hypot(signal + noise[0], noise[1])).astype(np.int16)
 
 
-def ct(rng: np.random.Generator, head: Head) -> NDArray[np.int16]:
+def ct(rng: np.random.Generator, figure: Figure) -> NDArray[np.int16]:
     """Hounsfield units with detector noise."""
-    hounsfield = head.flatten([BRIGHTNESS[tissue][MODALITIES.index("CT")] for tissue in TISSUES])
-    hounsfield += np.float32(rng.uniform(4, 8)) * rng.standard_normal(head.shape, dtype=np.float32)
+    brightness, column = REGIONS[figure.region].brightness, MODALITIES.index("CT")
+    hounsfield = figure.flatten([brightness[tissue][column] for tissue in figure.tissues])
+    hounsfield += np.float32(rng.uniform(4, 8)) * rng.standard_normal(figure.shape, dtype=np.float32)
     return np.rint(np.clip(hounsfield, *CT_RANGE_HU)).astype(np.int16)
 
 
-def draw_modality(head: Head, modality: str, seed: int | Sequence[int]) -> NDArray[np.int16]:
-    """The head as this modality shows it, on the head's grid; the noise depends on no other modality."""
+def draw_modality(figure: Figure, modality: str, seed: int | Sequence[int]) -> NDArray[np.int16]:
+    """The figure as this modality shows it, on its grid; the noise depends on no other modality."""
     rng = np.random.default_rng(seed).spawn(len(MODALITIES))[MODALITIES.index(modality)]
-    return ct(rng, head) if modality == "CT" else mri(rng, head, modality)
+    return ct(rng, figure) if modality == "CT" else mri(rng, figure, modality)
 
 
 def write_dataset(
@@ -78,19 +138,21 @@ def write_dataset(
     spacing_mm: float = 2.0,
     seed: int = 0,
     modalities: Sequence[str] = ("T1w",),
+    region: str = "head",
 ) -> Path:
-    """Write made-up heads as a BIDS-like tree, half of them NC and half AD; reuse them if they exist.
+    """Write made-up heads or bodies as a BIDS-like tree, half of them of each group; reuse them if they exist.
 
     The tree appears in one step when it is complete, so a stopped run leaves nothing incomplete, and several
     processes may ask for the same one at once.
 
     Args:
         folder: the tree's root; it does not exist yet, is empty, or holds this very data set.
-        subjects: number of heads, 2 or more.
+        subjects: how many, 2 or more.
         spacing_mm: edge of the cubic voxels.
         seed: the same seed gives the same bytes.
-        modalities: of `MODALITIES`, on one grid for each subject; the datalist is of the first. If there are more,
-            `pairs.json` beside it lists the first as sources and the second as targets.
+        modalities: of `MODALITIES` (of bodies, no FLAIR), on one grid for each subject; the datalist is of the first.
+            If there are more, `pairs.json` beside it lists the first as sources and the second as targets.
+        region: of `REGIONS`.
 
     Returns: the path of `datalist.json` in the folder.
 
@@ -98,7 +160,7 @@ def write_dataset(
         MedsynthError: the arguments make no data set, the folder holds something else, or it cannot be written.
     """
     folder = Path(folder).absolute()
-    recipe = check_recipe(subjects, spacing_mm, seed, modalities)
+    recipe = check_recipe(subjects, spacing_mm, seed, modalities, region)
     if not holds_dataset(folder, recipe):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -112,11 +174,14 @@ def write_dataset(
     return folder / "datalist.json"
 
 
-def check_recipe(subjects: int, spacing_mm: float, seed: int, modalities: Sequence[str]) -> dict:
+def check_recipe(subjects: int, spacing_mm: float, seed: int, modalities: Sequence[str], region: str) -> dict:
     """The arguments as plain values that decide every byte of the data set."""
-    unknown = [name for name in modalities if name not in MODALITIES]
+    if region not in REGIONS:
+        raise MedsynthError(f"phantom region is {region!r}: choose one of {', '.join(REGIONS)}")
+    known = REGIONS[region].modalities
+    unknown = [name for name in modalities if name not in known]
     if unknown or not modalities or len(set(modalities)) < len(modalities):
-        raise MedsynthError(f"phantom modalities {list(modalities)}: name one or more of {', '.join(MODALITIES)} once")
+        raise MedsynthError(f"phantom modalities {list(modalities)}: name one or more of {', '.join(known)} once")
     if subjects < 2 or seed < 0:
         raise MedsynthError(f"phantom of {subjects} subjects, seed {seed}: need 2 or more subjects and a seed from 0")
     low, high = SPACING_RANGE_MM
@@ -128,7 +193,7 @@ def check_recipe(subjects: int, spacing_mm: float, seed: int, modalities: Sequen
         "spacing_mm": float(spacing_mm),
         "seed": int(seed),
         "modalities": list(modalities),
-    }
+    } | ({} if region == "head" else {"region": region})
 
 
 def holds_dataset(folder: Path, recipe: dict) -> bool:
@@ -156,23 +221,23 @@ def rename_to(tree: Path, folder: Path, recipe: dict) -> None:
 def write_tree(tree: Path, recipe: dict) -> None:
     """All files of a data set."""
     tree.mkdir()
-    people = {}
-    for number in tqdm(range(recipe["subjects"]), desc="phantom", unit="head"):
+    people, region = {}, REGIONS[recipe.get("region", "head")]
+    for number in tqdm(range(recipe["subjects"]), desc="phantom", unit="subject"):
         seed, name = (recipe["seed"], number), f"sub-{number + 1:03d}"
-        head = build_head(seed, GROUPS[number % len(GROUPS)], recipe["spacing_mm"])
-        orientation = STORAGE_ORIENTATIONS[number // len(GROUPS) % len(STORAGE_ORIENTATIONS)]
+        figure = region.build(seed, region.groups[number % 2], recipe["spacing_mm"])
+        orientation = STORAGE_ORIENTATIONS[number // 2 % len(STORAGE_ORIENTATIONS)]
         for modality in recipe["modalities"]:
             path = tree / image_path(name, modality)
             path.parent.mkdir(parents=True, exist_ok=True)
-            save(path, draw_modality(head, modality, seed), head.affine, orientation)
-        people[name] = head.subject
+            save(path, draw_modality(figure, modality, seed), figure.affine, orientation)
+        people[name] = figure.subject
     rows = ["participant_id\tage\tsex\tgroup"]
     rows += [f"{name}\t{person.age}\t{person.sex}\t{person.group}" for name, person in people.items()]
     (tree / "participants.tsv").write_text("\n".join(rows) + "\n")
     write_json(tree / "dataset_description.json", description(recipe))
-    write_json(tree / "datalist.json", datalist(people, recipe["modalities"][:1]))
+    write_json(tree / "datalist.json", datalist(people, recipe["modalities"][:1], region.groups))
     if len(recipe["modalities"]) > 1:
-        write_json(tree / "pairs.json", datalist(people, recipe["modalities"][:2]))
+        write_json(tree / "pairs.json", datalist(people, recipe["modalities"][:2], region.groups))
 
 
 def image_path(subject: str, modality: str) -> str:
@@ -193,7 +258,7 @@ def save(path: Path, image: NDArray[np.int16], affine: NDArray[np.float64], orie
 def description(recipe: dict) -> dict:
     """`dataset_description.json`, which also identifies a data set that can be reused."""
     return {
-        "Name": "medsynth phantom: made-up heads, no person's data",
+        "Name": f"medsynth phantom: made-up {REGIONS[recipe.get('region', 'head')].plural}, no person's data",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "License": "CC0",
@@ -201,11 +266,11 @@ def description(recipe: dict) -> dict:
     }
 
 
-def datalist(people: dict[str, Subject], modalities: Sequence[str]) -> dict:
+def datalist(people: dict[str, Any], modalities: Sequence[str], groups: Sequence[str]) -> dict:
     """The Decathlon-style list of one modality, or of a source and a target, each group split alike."""
     keys = ("image",) if len(modalities) == 1 else ("source", "target")
     splits: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
-    for group in GROUPS:
+    for group in groups:
         members = [name for name, person in people.items() if person.group == group]
         held_out = round(HELD_OUT_SHARE * len(members)) or int(len(members) > 2)
         cut = len(members) - 2 * held_out

@@ -12,16 +12,17 @@ from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
 
 from medsynth.data.preprocessing.bias import CorrectBias
-from medsynth.data.preprocessing.foreground import AXES, ct_threshold, mri_threshold
+from medsynth.data.preprocessing.foreground import AXES
 from medsynth.data.preprocessing.transforms import (
     BitDepthBounds,
-    CentreOnHead,
+    CentreOnPatient,
     CheckFinite,
     ChooseSlices,
     CutPicture,
-    FindHead,
+    FindPatient,
     FitPicture,
     FixedBounds,
+    MendHounsfield,
     PercentileBounds,
     ReadPicture,
     ReadVolume,
@@ -32,6 +33,7 @@ from medsynth.data.preprocessing.transforms import (
 from medsynth.errors import MedsynthError, check_whole, is_number
 
 MODALITIES = ("mri", "ct", "image")
+REGIONS = ("head", "body")
 PLANES = {"axial": "PLS", "coronal": "ILA", "sagittal": "IPR"}
 """Where rows, columns and slices point, so that each slice is upright as a radiologist sees it: axial and coronal ones
 from the patient's front or feet, with the right on the left; sagittal ones with the face to the left."""
@@ -58,14 +60,16 @@ class Preprocessing:
         window: None (the modality's own), the name of a CT window, or (low, high): these bounds for every image.
         spacing_mm: between rows and columns; None: as it is.
         image_size: rows and columns of a slice.
-        min_foreground: part of a slice that the head must cover.
+        min_foreground: part of a slice that the patient must cover.
         plane: of the slices, `axial`, `coronal` or `sagittal`.
         positions: of the first and the last slice taken, from 0 to 1. Axial: 150 mm below the top of the head to
-            its top; coronal: back to front of the head; sagittal: its left to its right.
+            its top, or the lowest to the highest slice of a body; coronal: back to front; sagittal: left to right.
         neighbours: slices on each side that are added as channels; at the ends of a volume, its last slice again.
         bias_correction: for `mri`, correct the bias field of each volume first (N4; some seconds a volume).
         keep_pixels: crop what does not fit into the slice, instead of a coarser spacing for the whole set.
         grey: turn coloured pictures to grey, which are refused otherwise.
+        region: `head`, of which 150 mm below the top count, or `body`, all that was imaged; None: to be told from the
+            images, see `region.choose_region`.
     """
 
     modality: str
@@ -79,6 +83,7 @@ class Preprocessing:
     bias_correction: bool = False
     keep_pixels: bool = False
     grey: bool = False
+    region: str | None = "head"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", _checked_window(self.modality, self.window))
@@ -86,6 +91,8 @@ class Preprocessing:
         check_whole("image_size", self.image_size, 1, "a whole number of pixels, such as 64")
         if not 0 <= self.min_foreground < 1:
             raise MedsynthError(f"min_foreground is {self.min_foreground!r}: give a share of the slice, such as 0.05")
+        if self.region is not None and self.region not in REGIONS:
+            raise MedsynthError(f"region is {self.region!r}: choose one of {', '.join(REGIONS)}, or null")
         if self.plane not in PLANES:
             raise MedsynthError(f"plane is {self.plane!r}: choose one of {', '.join(PLANES)}")
         object.__setattr__(self, "positions", _checked_positions(self.positions))
@@ -120,7 +127,7 @@ def volume_transforms(preprocessing: Preprocessing) -> Compose:
 
 
 def mri(preprocessing: Preprocessing) -> Compose:
-    """Percentiles of the head, or the given bounds, to [-1, 1]; air stays -1."""
+    """Percentiles of the patient, or the given bounds, to [-1, 1]; air stays -1."""
     return _volume(preprocessing)
 
 
@@ -161,17 +168,16 @@ def grey_only(picture: Image.Image) -> Image.Image:
 
 
 def locate(preprocessing: Preprocessing) -> list[Transform]:
-    """The steps of a volume's pipeline that read it and find the head."""
+    """The steps of a volume's pipeline that read it and find the patient."""
     return [ReadVolume(), *find(preprocessing)]
 
 
 def find(preprocessing: Preprocessing) -> list[Transform]:
-    """The steps of a volume's pipeline that turn it upright and find the head, once it is read."""
-    threshold = {"mri": mri_threshold, "ct": ct_threshold}[preprocessing.modality]
+    """The steps of a volume's pipeline that turn it upright and find the patient, once it is read."""
     upright = Orientationd(Keys.IMAGE, axcodes=AXES, labels=None)
     even = [CorrectBias()] if preprocessing.bias_correction else []
-    air = [SetAir()] if preprocessing.modality == "ct" else []
-    return [upright, CheckFinite(), *even, *air, FindHead(threshold)]
+    air = [MendHounsfield(), SetAir()] if preprocessing.modality == "ct" else []
+    return [upright, CheckFinite(), *even, *air, FindPatient(preprocessing.modality, preprocessing.region)]
 
 
 def volume_bounds(preprocessing: Preprocessing) -> Transform:
@@ -183,7 +189,7 @@ def volume_bounds(preprocessing: Preprocessing) -> Transform:
 
 
 def take_slices(preprocessing: Preprocessing) -> list[Transform]:
-    """The steps of a volume's pipeline from the head and the bounds to slices."""
+    """The steps of a volume's pipeline from the patient and the bounds to slices."""
     axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
     choice = (preprocessing.positions, preprocessing.min_foreground, preprocessing.neighbours)
     return [
@@ -191,7 +197,7 @@ def take_slices(preprocessing: Preprocessing) -> list[Transform]:
         ChooseSlices(axes, *choice),
         *([] if spacing is None else [ResampleInPlane(spacing)]),
         ScaleToUnit(),
-        CentreOnHead(axes, preprocessing.image_size),
+        CentreOnPatient(axes, preprocessing.image_size),
     ]
 
 

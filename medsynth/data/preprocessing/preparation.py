@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -36,6 +37,8 @@ LIBRARIES = (monai, nibabel, np, PIL, pydicom, scipy, SimpleITK, skimage, torch)
 PICTURES_A_FILE = 256  # a file for each would be slow to find and open
 DTYPES = {"mri": torch.float16, "ct": torch.float16, "image": torch.float32}
 """16 bits hold a scan's noise, not a 16-bit picture."""
+
+log = logging.getLogger(__name__)
 
 Result = tuple[np.ndarray | None, dict[str, Any]]
 """The slices (N, H, W) of an image, and what is known of it; or None and {"error": what is wrong}."""
@@ -123,7 +126,8 @@ def _name(recipe: Any, identify: Callable[[Any], Any], group: Sequence[Any]) -> 
 
 def identity(source: Source) -> list[Any]:
     """What changes when one of an image's files is changed or replaced, or another frame is chosen."""
-    return [source.frame, *(cache.identity(path) for path in sources.files(source))]
+    masks = sources.files(source.mask) if source.mask else []
+    return [source.frame, *(cache.identity(path) for path in (*sources.files(source), *masks))]
 
 
 def prepare(source: Source, modality: str, pipeline: Compose) -> Result:
@@ -146,7 +150,26 @@ def facts_of(data: dict[str, Any]) -> dict[str, Any]:
     """What a pipeline found, in plain values."""
     positions = [None if np.isnan(position) else float(position) for position in data["positions"]]
     facts = {"positions": positions, "bounds": list(data["bounds"]), "spacing_mm": list(data["spacing_mm"])}
-    return facts | {name: data[name].tolist() for name in ("affine", "slices", "planes") if name in data}
+    return (
+        facts
+        | {name: data[name].tolist() for name in ("affine", "slices", "planes") if name in data}
+        | ({"notes": data["notes"]} if data.get("notes") else {})
+    )
+
+
+def log_notes(paths: Sequence[str], images: Sequence[dict[str, Any]]) -> None:
+    """Say once for how many images something had to be mended, and name the first.
+
+    Args:
+        paths: of the images.
+        images: what is known of each, as `prepare` gives it.
+    """
+    noted: dict[str, list[str]] = {}
+    for path, facts in zip(paths, images, strict=True):
+        for note in facts.get("notes", []):
+            noted.setdefault(note, []).append(path)
+    for note, where in noted.items():
+        log.info("%d of %d images, the first is %s: %s", len(where), len(paths), where[0], note)
 
 
 def prepare_all(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import nibabel as nib
@@ -16,11 +16,12 @@ from monai.utils.enums import CommonKeys as Keys
 from scipy import ndimage
 
 from medsynth.data.io.header import unreadable
+from medsynth.data.io.masks import read_mask
 from medsynth.data.io.sources import is_picture, read_header, read_volume
-from medsynth.data.preprocessing.foreground import Head, find_head
+from medsynth.data.preprocessing.foreground import Patient, find_patient
+from medsynth.data.preprocessing.hounsfield import AIR_HU, mended
 from medsynth.errors import MedsynthError
 
-AIR_HU = -1000.0
 NO_AIR_HU = -500.0  # higher values are not air
 MRI_PERCENTILES = (0.5, 99.5)
 SAME_SPACING = 1e-3  # relative difference that moves no pixel by half of one
@@ -67,6 +68,18 @@ class CheckFinite(Transform):
         return data
 
 
+class MendHounsfield(Transform):
+    """Bring CT to Hounsfield units; `notes` say what was done, see `hounsfield.mended`."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        volume = data[Keys.IMAGE]
+        stored = volume[0].numpy()
+        values, note = mended(stored)
+        if values is not stored:
+            volume[0] = torch.from_numpy(values)
+        return data | {"notes": [*data.get("notes", []), note]} if note else data
+
+
 class SetAir(Transform):
     """Make what surrounds the patient air in CT whose background has another value, such as the 0 of some templates.
 
@@ -86,26 +99,43 @@ class SetAir(Transform):
         return data
 
 
-class FindHead(Transform):
-    """Find the head in a volume (1, rows, columns, slices) with the axes `foreground.AXES`."""
+class FindPatient(Transform):
+    """Find the patient in a volume (1, rows, columns, slices) with the axes `foreground.AXES`, or take it from a mask.
 
-    def __init__(self, threshold: Callable[[np.ndarray], float]) -> None:
-        self.threshold = threshold
+    `inside` is true in the patient, on the grid of the volume.
+
+    Args:
+        modality, region: as `find_patient` takes them.
+    """
+
+    def __init__(self, modality: str, region: str) -> None:
+        self.modality, self.region = modality, region
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         volume = data[Keys.IMAGE]
         spacing = tuple(float(size) for size in volume.pixdim)
-        head = find_head(volume[0].numpy(), spacing, self.threshold)
-        return data | {"head": head, "air": head.air}
+        source, given, note = data.get("source"), None, None
+        if source is not None and source.mask:
+            try:
+                given, note = read_mask(source.mask, volume.shape[1:], volume.affine.numpy())
+            except MedsynthError as error:
+                raise MedsynthError(f"has a mask that cannot be used: {source.mask} {error}") from error
+            note = note and f"its mask {source.mask} {note}"
+        patient = find_patient(volume[0].numpy(), spacing, self.modality, self.region, given)
+        inside = patient.whole_mask() if given is None else given
+        notes = {"notes": [*data.get("notes", []), note]} if note else {}
+        return data | {"patient": patient, "air": patient.air, "inside": inside} | notes
 
 
 class PercentileBounds(Transform):
-    """Take the intensity bounds from the head's own values."""
+    """Take the intensity bounds from the patient's own values."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        low, high = (float(bound) for bound in np.percentile(data["head"].values, MRI_PERCENTILES))
+        low, high = (float(bound) for bound in np.percentile(data["patient"].values, MRI_PERCENTILES))
         if low >= high:
-            raise MedsynthError(f"has a head of the value {low:g} only: is it a mask instead of a scan?")
+            raise MedsynthError(
+                f"has a {data['patient'].region} of the value {low:g} only: is it a mask instead of a scan?"
+            )
         return data | {"bounds": (low, high)}
 
 
@@ -131,7 +161,7 @@ class BitDepthBounds(Transform):
 
 
 class ChooseSlices(Transform):
-    """Choose slices by their position and by how much of the head they show; store these and their neighbours.
+    """Choose slices by their position and by how much of the patient they show; store these and their neighbours.
 
     Turns the volume (1, rows, columns, slices) with the given axes into slices (N, rows, columns). `slices` are the
     indices of the chosen ones in the volume, `positions` theirs, `planes` the indices of all that are stored;
@@ -140,7 +170,7 @@ class ChooseSlices(Transform):
     Args:
         axes: where rows, columns and slices of the volume point.
         positions: of the first and the last slice that may be chosen.
-        min_foreground: part of the slice that the head must cover.
+        min_foreground: part of the slice that the patient must cover, see `Patient.shares`.
         neighbours: slices on each side of a chosen one that are stored, where the volume has them.
     """
 
@@ -149,13 +179,13 @@ class ChooseSlices(Transform):
         self.min_foreground = min_foreground
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        volume, head, (low, high) = data[Keys.IMAGE], data["head"], self.positions
-        positions, shares = head.positions(self.axes[2]), head.shares(self.axes[2])
+        volume, patient, (low, high) = data[Keys.IMAGE], data["patient"], self.positions
+        positions, shares = patient.positions(self.axes[2]), patient.shares(self.axes[2])
         chosen = np.flatnonzero((positions >= low) & (positions <= high) & (shares >= self.min_foreground))
         if not chosen.size:
             raise MedsynthError(
                 f"has no slice between the positions {low:g} and {high:g} with {self.min_foreground:.0%} of its area "
-                "in the head"
+                f"in the {patient.region}"
             )
         stored = np.unique(with_neighbours(chosen, self.neighbours, len(positions)))
         facts = {"spacing_mm": tuple(float(size) for size in volume.pixdim), "affine": volume.affine.numpy()}
@@ -201,21 +231,21 @@ class ScaleToUnit(Transform):
         return data | scaled
 
 
-class CentreOnHead(Transform):
-    """Cut slices (N, rows, columns) to (N, size, size) about the middle of the head's box, or pad them with air."""
+class CentreOnPatient(Transform):
+    """Cut slices (N, rows, columns) to (N, size, size) about the middle of the patient's box, or pad them with air."""
 
     def __init__(self, axes: str, image_size: int) -> None:
         self.axes, self.image_size = axes, image_size
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        starts = first_pixels(data["head"], self.axes, data["spacing_mm"], self.image_size)
+        starts = first_pixels(data["patient"], self.axes, data["spacing_mm"], self.image_size)
         affine = data["affine"] @ nib.affines.from_matvec(np.eye(3), [*starts, 0])
         image = window(data[Keys.IMAGE], starts, (self.image_size, self.image_size), data["air"])
         return data | {Keys.IMAGE: image, "affine": affine}
 
 
-def first_pixels(head: Head, axes: str, spacing_mm: Sequence[float], image_size: int) -> list[int]:
-    """Row and column at which a square slice begins whose middle is that of the head's box.
+def first_pixels(patient: Patient, axes: str, spacing_mm: Sequence[float], image_size: int) -> list[int]:
+    """Row and column at which a square slice begins whose middle is that of the patient's box.
 
     Args:
         axes: where rows, columns and slices point.
@@ -223,7 +253,7 @@ def first_pixels(head: Head, axes: str, spacing_mm: Sequence[float], image_size:
     """
     starts = []
     for direction, spacing in zip(axes[:2], spacing_mm, strict=False):
-        centre_mm = sum(head.span(direction)) / 2 * head.pixel_mm(direction)
+        centre_mm = sum(patient.span(direction)) / 2 * patient.pixel_mm(direction)
         starts.append(round(centre_mm / spacing - image_size / 2))
     return starts
 

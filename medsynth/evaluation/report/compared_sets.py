@@ -30,7 +30,7 @@ class Preparation:
     """How images become slices in [0, 1]; None: as the sidecars of the synthetic images say.
 
     Args:
-        modality, window, spacing_mm, image_size: as in a train.json.
+        modality, window, spacing_mm, image_size, region: as in a train.json.
         labels: of the real images that are taken; None: of all.
         split: of the real images that are compared with: `validation`, `test` or `both`.
         max_bad_fraction: part of the images of a set that may be unusable.
@@ -42,6 +42,7 @@ class Preparation:
     window: str | Sequence[float] | None = None
     spacing_mm: Sequence[float] | None = None
     image_size: int | None = None
+    region: str | None = None
     labels: str | Sequence[str] | None = None
     split: str = "test"
     max_bad_fraction: float = 0.1
@@ -162,7 +163,9 @@ def _real(
                 f"{spacing[0]:g} x {spacing[1]:g} mm: leave spacing_mm out"
             )
         log.info("real slices are brought to the %g x %g mm of the synthetic images", *spacing)
-        train = preparation.slices(data.split("training"), replace(preprocessing, spacing_mm=spacing), data.classes)
+        train = preparation.slices(
+            data.split("training"), replace(train.preprocessing, spacing_mm=spacing), data.classes
+        )
     return train, preparation.slices(others, train.preprocessing, data.classes)
 
 
@@ -182,7 +185,7 @@ def read_real_datalist(real: str | None, labels: str | Sequence[str] | None = No
 
 def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, data: Datalist) -> Preprocessing:
     """The settings of the command line, else those of the sidecars, else a guess from the files."""
-    said = {name: getattr(preparation, name) for name in ("modality", "window", "spacing_mm", "image_size")}
+    said = {name: getattr(preparation, name) for name in ("modality", "window", "spacing_mm", "image_size", "region")}
     given = {name: value for name, value in said.items() if value is not None}
     recipes = [file.sidecar["Preprocessing"] for file in files if file.sidecar]
     if recipes:
@@ -197,7 +200,13 @@ def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, dat
         given = {"image_size": header.shape[0]} | given
     elif preparation.image_size is None:
         raise MedsynthError("the synthetic images are volumes: give the size of the slices to compare, --image_size 64")
-    guess = {"modality": "image" if pictures else "mri", "window": None, "spacing_mm": None, "grey": True}
+    guess = {
+        "modality": "image" if pictures else "mri",
+        "window": None,
+        "spacing_mm": None,
+        "grey": True,
+        "region": None,
+    }
     preprocessing = Preprocessing(**(guess | given))
     log.warning(
         "the synthetic images have no sidecars of medsynth: real images are prepared as modality %s, window %s",

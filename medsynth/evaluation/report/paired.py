@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import Datalist
 from medsynth.data.io.masks import read_mask
-from medsynth.data.io.sources import is_picture
+from medsynth.data.io.sources import Source, is_picture
+from medsynth.data.preprocessing.foreground import AXES, find_patient
+from medsynth.data.preprocessing.hounsfield import mended
 from medsynth.data.preprocessing.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.checks import CannotMeasure
@@ -188,11 +193,13 @@ def load(pair: Pair, modality: str) -> Loaded:
     check_geometry(prediction.voxels.shape, prediction.affine, target.voxels.shape, target.affine, pair.subject)
     if not np.isfinite(prediction.voxels).all() or not np.isfinite(target.voxels).all():
         raise MedsynthError(f"{pair.subject}: values that are not finite (NaN): mend or leave out the image")
+    if modality == "ct":
+        prediction, target = _in_hu(pair.prediction, prediction), _in_hu(pair.target, target)
     source = None if pair.source is None else read(pair.source)
     if source is not None and not _one_grid(source, target):
         source = None
     try:
-        mask = body_mask(target.voxels, modality) if pair.mask is None else _read_mask(pair, target)
+        mask = _inside(pair, target, modality)
     except CannotMeasure as error:
         raise MedsynthError(f"{pair.subject}: {error}") from error
     recipe = pair.recipe
@@ -205,6 +212,22 @@ def load(pair: Pair, modality: str) -> Loaded:
     axis = slice_axis(target.affine, plane)
     seen = None if source is None else source.voxels
     return Loaded(prediction.voxels, target.voxels, seen, mask, target.affine, axis)
+
+
+def _inside(pair: Pair, target: Volume, modality: str) -> np.ndarray:
+    """True inside the patient, on the target's grid: from the mask that is given, or as it is found in the target."""
+    if pair.mask is not None:
+        return _read_mask(pair, target)
+    if pair.recipe is None or pair.recipe.target.region != "body" or modality == "image":
+        return body_mask(target.voxels, modality)
+    image = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(target.voxels))[None], affine=torch.from_numpy(target.affine)
+    )
+    turn = Orientation(AXES, labels=None)
+    upright = turn(image)
+    found = find_patient(upright[0].numpy(), tuple(map(float, upright.pixdim)), modality, "body").whole_mask()
+    back = MetaTensor(torch.from_numpy(found)[None], meta=upright.meta, applied_operations=upright.applied_operations)
+    return turn.inverse(back)[0].numpy()
 
 
 def _read_mask(pair: Pair, target: Volume) -> np.ndarray:
@@ -224,6 +247,16 @@ def _read_mask(pair: Pair, target: Volume) -> np.ndarray:
     if note:
         log.warning("%s: the mask %s %s", pair.subject, pair.mask.path, note)
     return mask
+
+
+def _in_hu(file: Source, volume: Volume) -> Volume:
+    try:
+        values, note = mended(volume.voxels)
+    except MedsynthError as error:
+        raise MedsynthError(f"{file.path} {error}") from error
+    if note:
+        log.info("%s: %s", file.path, note)
+    return replace(volume, voxels=values)
 
 
 def slice_axis(affine: np.ndarray, plane: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, Transform
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
@@ -50,7 +51,7 @@ class Truth:
 
     Args:
         slices: (N, C, H, W) in [-1, 1], each in the middle of its neighbours; sides are multiples of the scale.
-        head: (N, H, W), true inside the head.
+        head: (N, H, W), true inside the patient.
         spacing_mm: between rows and between columns.
     """
 
@@ -70,27 +71,32 @@ def read_truth(source: Source, preprocessing: Preprocessing, scale: int, most_sl
     Raises:
         MedsynthError: what is wrong with it, in words that follow the file's name.
     """
-    data = Compose(_steps(preprocessing))({"source": source})
+    read, cut = _steps(preprocessing)
+    located = Compose(read)({"source": source})
+    data = Compose(cut)(located)
     rows, columns = (side // scale * scale for side in data[Keys.IMAGE].shape[1:])
     planes = data[Keys.IMAGE][:, :rows, :columns]
     channels = channel_slices(data, preprocessing.neighbours)
     middle = channels[:, preprocessing.neighbours]
+    some = spread(len(channels), most_slices)
+    spacing_mm = tuple(data.get("spacing_mm", PIXELS)[:2])
+    if preprocessing.modality != "image" and (source.mask or preprocessing.region == "body"):
+        inside = MetaTensor(torch.from_numpy(located["inside"])[None].float(), meta=located[Keys.IMAGE].meta)
+        whole = Compose(cut)(located | {Keys.IMAGE: inside, "bounds": (0.0, 1.0)})[Keys.IMAGE]
+        return Truth(planes[channels[some]], whole[middle[some], :rows, :columns].numpy() > 0, spacing_mm)
     try:
         head = body_mask(np.moveaxis(_unit(planes[middle]), 0, -1), OTHER)
     except CannotMeasure as error:
-        raise MedsynthError(f"shows no head in the intensity window: {error}") from error
-    some = spread(len(channels), most_slices)
-    return Truth(planes[channels[some]], np.moveaxis(head, -1, 0)[some], tuple(data.get("spacing_mm", PIXELS)[:2]))
+        raise MedsynthError(f"shows no patient in the intensity window: {error}") from error
+    return Truth(planes[channels[some]], np.moveaxis(head, -1, 0)[some], spacing_mm)
 
 
-def _steps(preprocessing: Preprocessing) -> list[Transform]:
-    """The steps of the training pipeline without the last, which brings slices to one size."""
+def _steps(preprocessing: Preprocessing) -> tuple[list[Transform], list[Transform]]:
+    """The steps of the training pipeline that read, and that cut slices, but for the last, which sets one size."""
     if preprocessing.modality == "image":
-        return [*read_picture(preprocessing), ScaleToUnit()]
+        return read_picture(preprocessing), [ScaleToUnit()]
     axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
-    return [
-        *locate(preprocessing),
-        volume_bounds(preprocessing),
+    return [*locate(preprocessing), volume_bounds(preprocessing)], [
         Orientationd(Keys.IMAGE, axcodes=axes, labels=None),
         ChooseSlices(axes, preprocessing.positions, preprocessing.min_foreground, preprocessing.neighbours),
         *([] if spacing is None else [ResampleInPlane(spacing)]),
@@ -197,7 +203,7 @@ class SuperResolutionEvaluation:
                 "degradation": made,
                 "seed": self.seed,
                 "data_range": "the intensity window of each scan as [0, 1]; scans and all results are clipped to it",
-                "mask": "the head, found in the scan",
+                "mask": "the entry's mask, else the patient, found in the scan",
                 "slices_per_subject": self.slices_per_subject,
             }
             | patients.facts

@@ -22,8 +22,9 @@ from medsynth.data.io import sources
 from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import form_code
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, find, read_picture, volume_bounds
+from medsynth.data.preprocessing.preparation import log_notes
 from medsynth.data.preprocessing.slice_space import SliceSpace
-from medsynth.data.preprocessing.transforms import CheckFinite, with_neighbours
+from medsynth.data.preprocessing.transforms import CheckFinite, MendHounsfield, with_neighbours
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.inference.image_folder import ImageFolder, read_sidecar
 from medsynth.inference.route import Input, Made, Route, origin
@@ -85,8 +86,9 @@ def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
         return Upright(values, affine, affine, picture["bounds"])
     volume = sources.read_volume(source)
     # the bounds of a CT need no head, and its background stays what it is
-    steps = find(preprocessing) if preprocessing.modality == "mri" else [CheckFinite()]
-    located = Compose([*steps, volume_bounds(preprocessing)])({Keys.IMAGE: volume})
+    steps = find(preprocessing) if preprocessing.modality == "mri" else [CheckFinite(), MendHounsfield()]
+    located = Compose([*steps, volume_bounds(preprocessing)])({Keys.IMAGE: volume, "source": source})
+    log_notes([source.path], [located])
     if preprocessing.modality == "mri":
         refuse_ct(located["air"])
     upright: MetaTensor = Orientation(axcodes=PLANES[preprocessing.plane], labels=None)(located[Keys.IMAGE])

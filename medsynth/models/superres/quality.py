@@ -20,9 +20,9 @@ RANGE = 2.0  # of intensities in [-1, 1]
 
 
 class UpscalingQuality(Metric):
-    """The gain of a network's images over interpolation, in dB of PSNR inside the head: higher is better.
+    """The gain of a network's images over interpolation, in dB of PSNR inside the patient: higher is better.
 
-    The validator's metrics also get the PSNR itself, and the SSIM of both inside the head. Squared errors are averaged
+    The metrics also get the PSNR itself, and the SSIM of both inside the patient. Squared errors are averaged
     over the pixels of all slices, SSIM over slices.
 
     Args:

@@ -16,8 +16,8 @@ from medsynth.evaluation.report.figures import Figure
 from medsynth.evaluation.report.page import DASH, Cell, Column, Gallery, Section, Table, number, numeric
 
 TITLES = {
-    "psnr_head": "PSNR, head",
-    "ssim_head": "SSIM, head",
+    "psnr_head": "PSNR, patient",
+    "ssim_head": "SSIM, patient",
     "psnr": "PSNR, whole",
     "ssim": "SSIM, whole",
     "resolution_mm": "Resolution",
@@ -37,7 +37,7 @@ class Case:
     Args:
         slices: how many were measured.
         images: method -> the middle one (H, W) in [0, 1], and that of the "truth".
-        head: (H, W), true inside the head.
+        head: (H, W), true inside the patient.
         rings: method -> Fourier ring correlation.
         spacing_mm: between rows and between columns.
     """
@@ -108,8 +108,8 @@ def _images(cases: Sequence[tuple[Case, Row]], methods: Sequence[str]) -> Sectio
             Figure(
                 f"images_{index}",
                 case.subject,
-                f"{case.subject}: PSNR of the network inside the head {row['psnr_head']:.2f} dB.",
-                f"The middle slice of {case.slices}; the network reaches {row['psnr_head']:.2f} dB inside the head. "
+                f"{case.subject}: PSNR of the network inside the patient {row['psnr_head']:.2f} dB.",
+                f"The middle slice of {case.slices}; the network reaches {row['psnr_head']:.2f} dB inside the patient. "
                 "Below, what each method shows less the truth.",
                 figures.methods_beside_truth(images, limit),
                 1120,
@@ -154,7 +154,7 @@ def _subjects(cases: Sequence[Case], rows: dict[str, Sequence[Row]]) -> Section:
         ]
         for i, case in enumerate(cases)
     ]
-    caption = "PSNR inside the head, in dB; the lowest of the network first. All measures are in metrics.csv."
+    caption = "PSNR inside the patient, in dB; the lowest of the network first. All measures are in metrics.csv."
     return Section("subjects", "Subject by subject", [], [Table(caption, columns, lines)])
 
 

@@ -12,8 +12,8 @@ FEW = 5  # subjects that say little about others
 SAME = 1e-4  # part by which equal measures may differ, of rounding
 FINER = 0.97  # of an interpolation's resolution: below, there is more true detail
 CLOSENESS = {
-    "psnr_head": ("PSNR inside the head", 2, " dB"),
-    "ssim_head": ("SSIM inside the head", 3, ""),
+    "psnr_head": ("PSNR inside the patient", 2, " dB"),
+    "ssim_head": ("SSIM inside the patient", 3, ""),
     "psnr": ("PSNR of whole slices", 2, " dB"),
     "ssim": ("SSIM of whole slices", 3, ""),
 }
@@ -53,7 +53,7 @@ def _closeness(
     gain = by_name["psnr_head_gain"]
     low, high = gain.interval or (gain.value, gain.value)
     between = f" (95 % {low:+.2f} to {high:+.2f})" if gain.interval else ""
-    reasons.append(f"Gain of PSNR inside the head, subject by subject: {gain.value:+.2f} dB{between}.")
+    reasons.append(f"Gain of PSNR inside the patient, subject by subject: {gain.value:+.2f} dB{between}.")
     if gain.n < FEW:
         reasons.append(f"{gain.n} subject(s) only: this says little about others.")
     lost = " and ".join(losses.values())
@@ -62,7 +62,7 @@ def _closeness(
     if low <= 0:
         return Verdict("Closeness", "mixed", "Not significantly nearer to the truth than interpolation.", reasons)
     if losses:
-        headline = f"Nearer to the truth inside the head, by {gain.value:.2f} dB, but it loses {lost}."
+        headline = f"Nearer to the truth inside the patient, by {gain.value:.2f} dB, but it loses {lost}."
         return Verdict("Closeness", "mixed", headline, reasons)
     return Verdict("Closeness", "good", f"Nearer to the truth than any interpolation, by {gain.value:.2f} dB.", reasons)
 
@@ -92,8 +92,8 @@ def _price(rows: dict[str, Sequence[Row]], network: str, compared: str) -> Verdi
         for name in ("psnr_head", "ssim_head", "resolution_mm", "gradient_ratio")
     }
     reasons = [
-        f"SSIM inside the head {changes['ssim_head']:+.3f}, resolution {changes['resolution_mm']:+.2f} mm (below 0 is "
-        f"finer), gradients over the truth's {changes['gradient_ratio']:+.3f}.",
+        f"SSIM inside the patient {changes['ssim_head']:+.3f}, resolution {changes['resolution_mm']:+.2f} mm (below 0 "
+        f"is finer), gradients over the truth's {changes['gradient_ratio']:+.3f}.",
     ]
-    headline = f"{changes['psnr_head']:+.2f} dB of PSNR inside the head beside the {compared}."
+    headline = f"{changes['psnr_head']:+.2f} dB of PSNR inside the patient beside the {compared}."
     return Verdict("Price", "good" if changes["psnr_head"] >= 0 else "mixed", headline, reasons)

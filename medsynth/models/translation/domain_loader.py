@@ -12,7 +12,7 @@ from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.datasets.loader import SliceLoader
 from medsynth.errors import MedsynthError
 from medsynth.models.translation.domains import check_windows
-from medsynth.models.translation.pair_slices import PairDataset
+from medsynth.models.translation.pair_slices import BODY, PairDataset
 
 NEAR = 0.02  # difference of slice positions: 3 mm
 MOST_APART = 6 * NEAR  # positions in one batch that still count as the same
@@ -28,7 +28,8 @@ class DomainLoader(SliceLoader):
     random order, an endless stream in which number i depends on (seed, i) only.
 
     A batch is a dictionary: `source`, `target` (N, C, H, W); `source_position`, `target_position`, `source_index`,
-    `target_index` (N,); `paired`, a bool; `same_position`, a bool, whether its slices have about the same position.
+    `target_index` (N,); `paired`, a bool; `same_position`, a bool, whether its slices have about the same position; and
+    if the dataset has the view `body`, `source_body` and `target_body` (N, 1, H, W).
 
     Args:
         dataset: of both domains.
@@ -133,6 +134,8 @@ class DomainLoader(SliceLoader):
         for name, chosen in zip(PAIR, (sources, targets), strict=True):
             mine = np.array_split(chosen, idist.get_world_size())[idist.get_rank()]
             batch[name] = self._images(self.dataset.views[name][mine])
+            if BODY in self.dataset.views:
+                batch[f"{name}_body"] = self._images(self.dataset.views[BODY][mine])
             facts = self.dataset.facts(mine)
             batch |= {
                 f"{name}_{fact}": facts[fact].to(self.device, non_blocking=True) for fact in ("position", "index")

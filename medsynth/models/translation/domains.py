@@ -14,6 +14,7 @@ import numpy as np
 from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.datalist.words import stem
 from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.region import choose_region
 from medsynth.data.preprocessing.spacing import fit_spacing, log_scaled_pictures
 from medsynth.errors import MedsynthError
 from medsynth.models.translation.pair_slices import PairDataset
@@ -35,7 +36,7 @@ def prepare_domains(
     cache_dir: str | Path | None = None,
     num_workers: int = 0,
 ) -> dict[str, Preprocessing]:
-    """The preprocessing of sources and targets, with one spacing, at which the largest head fits.
+    """The preprocessing of sources and targets, with one region and one spacing, at which the largest patient fits.
 
     Args:
         entries: of a datalist of pairs or single images.
@@ -58,8 +59,9 @@ def prepare_domains(
         bias_correction = preprocessing.bias_correction and modality == "mri"
         found[key] = replace(preprocessing, modality=modality, window=window, bias_correction=bias_correction)
     log_scaled_pictures(entries, found["source"].modality, preprocessing.image_size)
-    spacing_mm = fit_spacing(entries, found["source"], cache_dir, num_workers).spacing_mm
-    return {key: replace(one, spacing_mm=spacing_mm) for key, one in found.items()}
+    source = choose_region(entries, found["source"], cache_dir, num_workers)
+    source = fit_spacing(entries, source, cache_dir, num_workers)
+    return {key: replace(one, region=source.region, spacing_mm=source.spacing_mm) for key, one in found.items()}
 
 
 def check_windows(dataset: PairDataset) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose
 from monai.utils.enums import CommonKeys as Keys
 
@@ -30,17 +31,21 @@ from medsynth.data.preprocessing.preparation import (
     reason,
     recipe,
 )
+from medsynth.data.preprocessing.region import choose_region
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.spacing import fit_spacing
 from medsynth.errors import MedsynthError
+
+BODY = "body"
 
 
 class PairDataset(PreparedSlices):
     """Slices of pairs and of single images of two domains; the views `source` and `target` show the same slice.
 
-    A target is resampled onto its source's grid, and both are cropped around the source's head; pictures are scaled to
-    fit, each by itself. If a subject has only one of them, the view of the other is -1 everywhere. Items also have
-    `mask` (2,), which of the two exist.
+    A target is resampled onto its source's grid, and both are cropped around the patient in the source; pictures are
+    scaled to fit, each by itself. If a subject has only one of them, the view of the other is -1 everywhere. Items also
+    have `mask` (2,), which of the two exist, and, if some entry has a mask or the region is `body`, the view `body`
+    (1, H, W), above 0 inside the patient; -1 everywhere where that is not known.
 
     Args:
         entries: {"source": path, "target": path, "subject": str, "label": str or None}, or with one of the paths.
@@ -72,6 +77,7 @@ class PairDataset(PreparedSlices):
                 f"the sources are of modality {source.modality} and the targets of {target.modality}: pictures can be "
                 "translated to pictures alone, give --modality image, or volumes of both"
             )
+        source = choose_region(entries, source, cache_dir, num_workers)
         source = fit_spacing(entries, source, cache_dir, num_workers)
         self.preprocessing = {"source": source, "target": _like(target, source)}
         store, how = Cache(cache_dir), ["pair", *map(recipe, self.preprocessing.values())]
@@ -81,13 +87,15 @@ class PairDataset(PreparedSlices):
             num_workers, "preparing pairs"
         )
         super().__init__(entries, records, store, classes, max_bad_fraction)
-        views, start = {key: [] for key in PAIR}, 0
+        views, start = {key: [] for key in (*PAIR, BODY)}, 0
         for facts in self._images:
             rows = channel_slices(facts, source.neighbours)
-            for key in PAIR:
+            for key in views:
                 views[key].append(rows + start if key in facts["present"] else np.full_like(rows, -1))
                 start += len(facts.get("planes", [0])) * (key in facts["present"])
         self.views = {key: np.concatenate(parts) for key, parts in views.items()}
+        body = self.views.pop(BODY)[:, source.neighbours, None]
+        self.views |= {BODY: body} if (body >= 0).any() else {}
         self.mask = np.stack([self.views[key][:, 0] >= 0 for key in PAIR], axis=1)
         self.spaces = {key: self._space(key) for key in PAIR if self.mask[:, PAIR.index(key)].any()}
 
@@ -111,7 +119,7 @@ class PairDataset(PreparedSlices):
 
 
 def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preprocessing]) -> Result:
-    """Slices (M, H, W) of the source, then as many of the target; or of the only one.
+    """Slices (M, H, W) of the source, then as many of the target; or of the only one. Then of the patient, if known.
 
     The facts are those of the source, or of the target alone; `bounds` are by name, and `present` are the names.
     """
@@ -123,14 +131,22 @@ def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preproces
         located = {}
         for key, volume in zip(present, volumes, strict=True):
             steps = Compose([*find(preprocessing[key]), volume_bounds(preprocessing[key])])
-            located[key] = steps({Keys.IMAGE: volume})
-        head = located[present[0]]["head"]
-        cut = {key: Compose(take_slices(preprocessing[key]))(data | {"head": head}) for key, data in located.items()}
+            located[key] = steps({Keys.IMAGE: volume, "source": Source.of(entry, key)})
+        first = located[present[0]]
+        if entry.get("mask") or preprocessing[present[0]].region == "body":
+            inside = MetaTensor(torch.from_numpy(first["inside"])[None].float(), meta=first[Keys.IMAGE].meta)
+            located[BODY] = {Keys.IMAGE: inside, "bounds": (0.0, 1.0), "air": 0.0}
+        cut = {}
+        for key, data in located.items():
+            take = Compose(take_slices(preprocessing[present[0] if key == BODY else key]))
+            cut[key] = take(data | {"patient": first["patient"]})
     except Exception as error:
         return None, {"error": reason(error)}
-    planes = torch.cat([cut[key][Keys.IMAGE] for key in present]).to(DTYPES[preprocessing[present[0]].modality])
+    planes = torch.cat([one[Keys.IMAGE] for one in cut.values()]).to(DTYPES[preprocessing[present[0]].modality])
     bounds = {key: list(cut[key]["bounds"]) for key in present}
-    return planes.numpy(), facts_of(cut[present[0]]) | {"bounds": bounds, "present": present}
+    notes = [note for key in present for note in cut[key].get("notes", [])]
+    facts = facts_of(cut[present[0]] | {"notes": list(dict.fromkeys(notes))})
+    return planes.numpy(), facts | {"bounds": bounds, "present": list(cut)}
 
 
 def _prepared_pictures(

@@ -15,7 +15,8 @@ from torch import Tensor
 from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.evaluation.metrics.texture import swd
-from medsynth.losses.similarity import foreground, masked_dissimilarity
+from medsynth.losses.similarity import inside_patient, masked_dissimilarity
+from medsynth.models.translation.pair_slices import BODY
 from medsynth.training.sample_quality import PATCHES_PER_IMAGE, PROJECTIONS
 
 KEY = "error"
@@ -24,17 +25,16 @@ MOST_IMAGES = 500  # whose texture is compared
 
 def both_domains(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False) -> tuple:
     """For MONAI's `prepare_batch`: slices of a `PairDataset`, whose network is called with sources and targets."""
-    source, target, position, mask = (
-        batch[key].to(device, non_blocking=non_blocking) for key in (*PAIR, "position", "mask")
-    )
+    names = (*PAIR, "position", "mask", *([BODY] if BODY in batch else []))
+    source, target, position, *known = (batch[key].to(device, non_blocking=non_blocking) for key in names)
     truth = tuple(slices[:, slices.shape[1] // 2, None] for slices in (source, target))
-    return source, (*truth, mask), (target, position, position), {}
+    return source, (*truth, *known), (target, position, position), {}
 
 
 class TranslationQuality(Metric):
     """Both directions of a translation; `error` is the mean of both, lower is better.
 
-    With pairs, inside the head (`foreground` of both images), means over slices: `mae_*` in the units of the domain
+    With pairs, inside the patient (`inside_patient`), means over slices: `mae_*` in the units of the domain
     that is made where these are the same for all images (Hounsfield units for CT), else in percent of its range;
     `psnr_*` in dB, range 2; `ssim_*`, window 7 x 7, uniform. `error` is the mean absolute error in percent of the
     range.
@@ -58,17 +58,21 @@ class TranslationQuality(Metric):
         self._fake: dict[str, list[Tensor]] = {name: [] for name in PAIR}
         self._real: dict[str, list[Tensor]] = {name: [] for name in PAIR}
 
-    def update(self, output: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
-        """Measure a batch: (translated sources, translated targets), (sources, targets, which of them are there)."""
-        (fake_target, fake_source), (source, target, mask) = output
+    def update(self, output: tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]) -> None:
+        """Measure a batch.
+
+        Args:
+            output: (translated sources, translated targets), (sources, targets, which are there, the patient if known).
+        """
+        (fake_target, fake_source), (source, target, mask, *body) = output
         both = mask.all(dim=1)
         for name, fake, real, has, made in (
             ("source", fake_source, source, mask[:, 0], mask[:, 1]),
             ("target", fake_target, target, mask[:, 1], mask[:, 0]),
         ):
             if both.any():
-                head = foreground(source[both], target[both])
-                self._pairs[name].append(measured(fake[both].float(), real[both], head).cpu())
+                inside = inside_patient(body[0][both] if body else None, source[both], target[both])
+                self._pairs[name].append(measured(fake[both].float(), real[both], inside).cpu())
             self._fake[name].append(fake[made & ~both].float().cpu())
             self._real[name].append(real[has & ~both].cpu())
 
@@ -100,18 +104,18 @@ class TranslationQuality(Metric):
         return sum(levels.values()) / len(levels)
 
 
-def measured(fake: Tensor, real: Tensor, head: Tensor) -> Tensor:
-    """Of each image inside the head: mean absolute error in percent of the range, PSNR in dB, SSIM.
+def measured(fake: Tensor, real: Tensor, inside: Tensor) -> Tensor:
+    """Of each image inside the patient: mean absolute error in percent of the range, PSNR in dB, SSIM.
 
     Args:
         fake, real: (N, 1, H, W) in [-1, 1].
-        head: (N, 1, H, W), 1 inside the head and 0 outside.
+        inside: (N, 1, H, W), 1 inside the patient and 0 outside.
 
     Returns: (N, 3).
     """
-    pixels = head.sum(dim=(1, 2, 3)).clamp_min(1)
-    difference = (fake - real) * head
+    pixels = inside.sum(dim=(1, 2, 3)).clamp_min(1)
+    difference = (fake - real) * inside
     mae = difference.abs().sum(dim=(1, 2, 3)) / pixels
     mse = difference.square().sum(dim=(1, 2, 3)) / pixels
     psnr = 10 * torch.log10(4 / mse.clamp_min(1e-10))
-    return torch.stack([50 * mae, psnr, 1 - masked_dissimilarity(fake, real, head)], dim=1)
+    return torch.stack([50 * mae, psnr, 1 - masked_dissimilarity(fake, real, inside)], dim=1)

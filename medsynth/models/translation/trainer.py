@@ -18,7 +18,7 @@ from medsynth.losses.adversarial import (
     generator_least_squares,
 )
 from medsynth.losses.regularization import kl_divergence
-from medsynth.losses.similarity import feature_distance, foreground, masked_dissimilarity, masked_l1
+from medsynth.losses.similarity import feature_distance, inside_patient, masked_dissimilarity, masked_l1
 from medsynth.models.translation.augmentation import Augmentation
 from medsynth.models.translation.domain_loader import DomainLoader
 from medsynth.models.translation.image_pool import ImagePool
@@ -39,8 +39,8 @@ class TranslationWeights:
     """The weight of each term in the loss of the generators; each term is the mean of both directions.
 
     Args:
-        l1: of pairs, mean absolute difference of translation and truth inside the head, in [-1, 1].
-        ssim: of pairs, 1 - SSIM of translation and truth inside the head.
+        l1: of pairs, mean absolute difference of translation and truth inside the patient, in [-1, 1].
+        ssim: of pairs, 1 - SSIM of translation and truth inside the patient.
         feature: of pairs, distance of translation and truth in the discriminator's features.
         adversarial: adversarial loss of the translation.
         cycle: mean absolute difference of an image and its translation there and back.
@@ -170,7 +170,7 @@ class TranslationTrainer(AdversarialTrainer):
         forth, back, weights = self.from_domain[here], self.from_domain[there], self.weights
         image, other, position = batch[here], batch[there], batch[f"{here}_position"]
         real, truth = middle(image), middle(other)
-        mask = foreground(real, truth)
+        mask = inside_patient(self.body(batch, here, there), real, truth)
         fake, mean, log_variance = forth.translate(image, position, sample=True)
         terms = {"kl": kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel()}
         if batch["paired"]:
@@ -193,11 +193,17 @@ class TranslationTrainer(AdversarialTrainer):
                 terms["adversarial"] = self.generator_loss(self.scores(there, fake))
             if batch["cycle"] and weights.cycle:
                 again = back.translate(fake.expand_as(image), position, sample=True)[0]
-                terms["cycle"] = masked_l1(again, real, foreground(real))
+                terms["cycle"] = masked_l1(again, real, inside_patient(self.body(batch, here), real))
             if batch["cycle"] and weights.identity:
                 same = forth.translate(other, batch[f"{there}_position"], sample=True)[0]
-                terms["identity"] = masked_l1(same, truth, foreground(truth))
+                terms["identity"] = masked_l1(same, truth, inside_patient(self.body(batch, there), truth))
         return fake, terms
+
+    @staticmethod
+    def body(batch: dict[str, Tensor | bool], *domains: str) -> Tensor | None:
+        """(N, 1, H, W), above 0 where the patient is in the slices of one of the domains; None if that is not known."""
+        known = [batch[f"{domain}_body"] for domain in domains if f"{domain}_body" in batch]
+        return torch.stack(known).amax(0) if known else None
 
     def scores(self, domain: str, image: Tensor) -> list[Tensor]:
         """The discriminator's scores of images (N, 1, H, W) of a domain, one map per scale."""
@@ -210,11 +216,13 @@ class TranslationTrainer(AdversarialTrainer):
     @torch.no_grad()
     def augmented(self, batch: dict[str, Tensor | bool]) -> dict[str, Tensor | bool]:
         """The batch, changed at random; both images of a pair alike, and images without partner all alike."""
-        images = self.augmentation([batch[name] for name in PAIR], self.calibrated, together=not batch["paired"])
+        names = [*PAIR, *(name for name in ("source_body", "target_body") if name in batch)]
+        calibrated = [*self.calibrated, True, True][: len(names)]
+        images = self.augmentation([batch[name] for name in names], calibrated, together=not batch["paired"])
         images = [image.contiguous(memory_format=torch.channels_last) for image in images]
         times = len(images[0]) // len(batch["source"])
         positions = {name: batch[name].repeat(times) for name in ("source_position", "target_position")}
-        return batch | dict(zip(PAIR, images, strict=True)) | positions
+        return batch | dict(zip(names, images, strict=True)) | positions
 
     def stateful(self) -> dict[str, object]:
         """All of `AdversarialTrainer`, and the earlier fakes."""

@@ -22,7 +22,7 @@ def pixel_distribution_distance(fake: Tensor, real: Tensor, mask: Tensor, variet
 
     Args:
         fake, real: (N, 1, H, W) and (M, 1, H, W) in [-1, 1], of one slice position; N at least 2.
-        mask: (1, 1, H, W), 1 inside the heads and 0 outside, where the distance counts a little.
+        mask: (1, 1, H, W), 1 inside the patients and 0 outside, where the distance counts a little.
         variety: weight of the variety of the fake images. With 1 this is the energy distance, which is lowest for equal
             distributions; less favours values nearer to the median, which err less.
 
@@ -52,7 +52,7 @@ def structure_distance(image: Tensor, other: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         image, other: (N, 1, H, W) in [-1, 1].
-        mask: (N, 1, H, W) or (1, 1, H, W), 1 inside the head and 0 outside, which counts a little.
+        mask: (N, 1, H, W) or (1, 1, H, W), 1 inside the patient and 0 outside, which counts a little.
 
     Reference: Heinrich et al., MIND, Medical Image Analysis 16 (2012), eq. 4; to keep the structure of a translation,
     Yang et al., arXiv:1809.04536.

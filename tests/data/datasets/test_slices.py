@@ -233,7 +233,7 @@ def test_a_repaired_volume_is_used(study, tmp_path):
 
 
 def test_programming_errors_keep_their_traceback(study, tmp_path, monkeypatch):
-    monkeypatch.setattr("medsynth.data.preprocessing.transforms.find_head", lambda *_: 1 / 0)
+    monkeypatch.setattr("medsynth.data.preprocessing.transforms.find_patient", lambda *_: 1 / 0)
     with pytest.raises(RuntimeError) as caught:
         SliceDataset(study, MRI, cache_dir=tmp_path)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -10,8 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medsynth.data.phantom import trunk
 from medsynth.data.phantom.anatomy import GROUPS, LABELS, build_head
 from medsynth.data.phantom.phantom import MODALITIES, draw_modality, write_dataset
+from medsynth.data.phantom.trunk import build_body
+from medsynth.data.preprocessing.foreground import find_patient
 from medsynth.errors import MedsynthError
 
 
@@ -197,3 +200,35 @@ def test_two_modalities_are_listed_as_pairs_of_the_same_split(tmp_path):
         assert [entry["source"] for entry in pairs[split]] == [entry["image"] for entry in images[split]]
         assert all(entry["target"].endswith(f"{entry['subject']}_CT.nii.gz") for entry in pairs[split])
         assert all((tmp_path / "phantom" / entry["target"]).is_file() for entry in pairs[split])
+
+
+def test_a_trunk_lies_on_its_table_and_touches_nothing_else():
+    body = build_body(0, "slim", 4.0)
+    hounsfield, labels = draw_modality(body, "CT", 0).astype(float), body.labels()
+    of = {tissue: hounsfield[labels == number] for number, tissue in enumerate(trunk.TISSUES)}
+    assert not [tissue for tissue, values in of.items() if len(values) < 20]
+    expected = {"lung": -840, "liver": 60, "fat": -100, "kidney": 36}
+    assert {tissue: round(np.median(of[tissue]), -1) for tissue in expected} == pytest.approx(expected, abs=15)
+    assert np.median(of["table"]) > -200
+    patient = find_patient(np.flip(hounsfield.swapaxes(0, 1), 0), (4.0,) * 3, "ct", "body").whole_mask()
+    inside = np.flip(patient, 0).swapaxes(0, 1)
+    outside = np.isin(labels, [trunk.TISSUES.index(tissue) for tissue in ("air", "foam", "table")])
+    assert inside[labels == trunk.TISSUES.index("table")].mean() < 0.01
+    assert (inside == ~outside).mean() > 0.98
+
+
+def test_the_stout_have_more_fat_and_the_same_organs():
+    slim, stout = (build_body(5, group, 6.0).labels() for group in trunk.GROUPS)
+    fat, liver = trunk.TISSUES.index("fat"), trunk.TISSUES.index("liver")
+    assert (stout == fat).sum() > 1.15 * (slim == fat).sum()
+    assert (stout == liver).sum() < (slim == liver).sum()
+
+
+def test_bodies_are_co_registered_and_same_in_every_run(tmp_path):
+    made = [write_dataset(tmp_path / name, 2, 8.0, modalities=("T1w", "CT"), region="body").parent for name in "ab"]
+    assert all_bytes(made[0]) == all_bytes(made[1])
+    mr, ct = (nib.load(made[0] / f"sub-001/{kind}") for kind in ("anat/sub-001_T1w.nii.gz", "ct/sub-001_CT.nii.gz"))
+    np.testing.assert_array_equal(mr.affine, ct.affine)
+    assert np.corrcoef(mr.get_fdata().ravel() > 100, ct.get_fdata().ravel() > -300)[0, 1] > 0.6
+    with pytest.raises(MedsynthError, match="name one or more of T1w, T2w, CT once"):
+        write_dataset(tmp_path / "c", 2, 8.0, modalities=("FLAIR",), region="body")

@@ -34,7 +34,7 @@ def test_the_mri_pipeline_corrects_bias_only_when_asked():
 
     assert "CorrectBias" not in names(MRI)
     corrected = names(Preprocessing.from_dict(MRI.to_dict() | {"bias_correction": True}))
-    assert corrected.index("CorrectBias") < corrected.index("FindHead")
+    assert corrected.index("CorrectBias") < corrected.index("FindPatient")
 
 
 def test_hounsfield_units_are_not_corrected():

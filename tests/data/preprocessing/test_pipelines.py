@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from medsynth.data.io.sources import Source, read_header
-from medsynth.data.preprocessing.foreground import BRAIN_HEIGHT_MM, find_head, mri_threshold
+from medsynth.data.preprocessing.foreground import BRAIN_HEIGHT_MM, find_patient
 from medsynth.data.preprocessing.pipelines import Preprocessing, grey_only, volume_transforms
 from medsynth.data.preprocessing.spacing import fit_spacing
 from medsynth.errors import MedsynthError
@@ -102,9 +102,9 @@ def test_a_head_at_the_edge_is_centred_and_not_cut(tmp_path, save):
 def test_noise_far_from_the_head_moves_nothing():
     volume = np.zeros((40, 40, 30), np.float32)
     volume[10:30, 10:30, 5:20] = 100
-    clean = find_head(volume, (2, 2, 2), mri_threshold)
+    clean = find_patient(volume, (2, 2, 2), "mri", "head")
     volume[0, 0, 29] = volume[38, 38, 25] = 300
-    noisy = find_head(volume, (2, 2, 2), mri_threshold)
+    noisy = find_patient(volume, (2, 2, 2), "mri", "head")
     assert noisy.box.tolist() == clean.box.tolist() == [[10, 30], [10, 30], [0, 20]]
     assert noisy.shares("S")[10] == pytest.approx(0.25)
 

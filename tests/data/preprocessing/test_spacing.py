@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from medsynth.data.datasets.slices import SliceDataset
-from medsynth.data.preprocessing import spacing
+from medsynth.data.preprocessing import region
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.spacing import fit_spacing, slice_side
 from medsynth.errors import MedsynthError
@@ -65,8 +66,8 @@ def test_specks_connected_with_a_head_do_not_widen_it(tmp_path, save, entry):
 
 def test_volumes_are_measured_once_and_not_where_headers_suffice(tmp_path, entry, monkeypatch):
     entries, looked = [entry("a", 20, 30)], []
-    measure = spacing.measure
-    monkeypatch.setattr(spacing, "measure", lambda *a, **k: looked.append(1) or measure(*a, **k))
+    measure = region.measure
+    monkeypatch.setattr(region, "measure", lambda *a, **k: looked.append(1) or measure(*a, **k))
     first = fit_spacing(entries, MRI, tmp_path)
     assert fit_spacing(entries, MRI, tmp_path) == first
     fit_spacing(entries, replace(MRI, image_size=16), tmp_path)
@@ -101,3 +102,18 @@ def test_slices_that_keep_their_pixels_are_cut_about_the_head(tmp_path, entry):
     assert dataset.spacing_mm == (2.0, 2.0)
     assert dataset.images[-8].shape == (20, 20)
     assert (dataset.images[-8] > -0.999).mean() > 0.9
+
+
+def test_the_region_is_told_from_the_patients_and_a_mix_is_named(tmp_path, entry, save, caplog):
+    heads = [entry("a", 20, 30), entry("b", 22, 36)]
+    body = np.zeros((100, 60, 20))
+    body[2:98, 5:55] = 100 + np.random.default_rng(0).random((96, 50, 20))
+    bodies = [{"image": str(save(tmp_path / "c.nii.gz", np.float32(body), (4, 4, 4))), "subject": "c"}]
+    unknown = replace(MRI, region=None)
+    with caplog.at_level(logging.INFO):
+        assert region.choose_region(heads, unknown, tmp_path).region == "head"
+        assert region.choose_region(bodies, unknown, tmp_path).region == "body"
+        assert region.choose_region(heads + bodies, unknown, tmp_path).region == "body"
+    said = [record.getMessage() for record in caplog.records]
+    assert [line[:12] for line in said[:2]] == ["region: head", "region: body"]
+    assert re.match("2 volumes show a head, such as .*, and 1 another part of the body, such as .*c.nii.gz", said[2])

@@ -35,7 +35,7 @@ def test_a_network_that_loses_to_an_interpolation_is_told_to_at_the_top(rows):
     (topic, *_), closeness = found, found["Closeness"]
     assert topic == "Closeness"
     assert closeness.grade == "poor"
-    assert "loses to spline in PSNR inside the head: interpolate instead" in closeness.headline
+    assert "loses to spline in PSNR inside the patient: interpolate instead" in closeness.headline
 
 
 def test_a_loss_in_structural_similarity_alone_counts_too(rows):
@@ -43,13 +43,15 @@ def test_a_loss_in_structural_similarity_alone_counts_too(rows):
         rows(nearest={"psnr_head": 20}, spline={"psnr_head": 20}, network={"psnr_head": 23, "ssim_head": 0.5})
     )
     assert found["Closeness"].grade == "poor"
-    assert "in SSIM inside the head" in found["Closeness"].headline
+    assert "in SSIM inside the patient" in found["Closeness"].headline
 
 
 def test_a_loss_in_the_air_alone_is_said_beside_the_gain(rows):
     found = verdicts(rows(nearest={"psnr_head": 20}, spline={"psnr_head": 20}, network={"psnr_head": 23, "ssim": 0.9}))
     assert found["Closeness"].grade == "mixed"
-    assert "inside the head, by 3.00 dB, but it loses to nearest in SSIM of whole slices" in found["Closeness"].headline
+    assert (
+        "inside the patient, by 3.00 dB, but it loses to nearest in SSIM of whole slices" in found["Closeness"].headline
+    )
 
 
 def test_finer_and_nearer_is_good_and_the_gain_is_said(rows):

@@ -20,8 +20,8 @@ Images = NDArray[np.float32]
 Row = dict[str, float]
 
 MEASURES = {
-    "psnr_head": Entry("higher", "dB", "peak signal-to-noise ratio inside the head", limits=ANY),
-    "ssim_head": Entry("higher", "", "structural similarity inside the head, slice by slice", limits=(-1.0, 1.0)),
+    "psnr_head": Entry("higher", "dB", "peak signal-to-noise ratio inside the patient", limits=ANY),
+    "ssim_head": Entry("higher", "", "structural similarity inside the patient, slice by slice", limits=(-1.0, 1.0)),
     "psnr": Entry("higher", "dB", "the same of whole slices, air included", limits=ANY),
     "ssim": Entry("higher", "", "the same of whole slices, air included", limits=(-1.0, 1.0)),
     "resolution_mm": Entry("lower", "mm", "period at which the Fourier ring correlation with the truth falls to 0.5"),
@@ -37,7 +37,7 @@ def measure_subject(
 
     Args:
         fake, real: (N, H, W) in [0, 1], which is the data range.
-        mask: (N, H, W), true inside the head.
+        mask: (N, H, W), true inside the patient.
         spacing_mm: between rows and between columns.
 
     Returns: name -> value, see `MEASURES`.
