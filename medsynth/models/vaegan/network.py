@@ -20,6 +20,7 @@ from medsynth.nn.blocks import ChannelNorm, SelfAttention
 
 FACTORS = (2, 4, 8)
 CRITIC_WIDTHS = (32, 64, 128)
+FIRST_LOG_VARIANCE = -6.0
 DECODED_AT_ONCE = 64  # images
 
 
@@ -49,9 +50,13 @@ class ResidualBlock(nn.Module):
 
 
 def linear_layer(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """A convolution that no activation follows, and which keeps the variance of its input from the start."""
+    """A convolution that no activation follows; starts as an orthogonal map of each place, without its neighbours.
+
+    Reference: Xiao et al., arXiv:1806.05393, section 3.2 (delta-orthogonal).
+    """
     layer = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    nn.init.zeros_(layer.weight)
+    nn.init.orthogonal_(layer.weight[:, :, 1, 1])
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -72,6 +77,9 @@ class Encoder(nn.Sequential):
             SelfAttention(channels),
             linear_layer(channels, 2 * latent_channels),
         )
+        with torch.no_grad():  # little noise at first: reconstructions are of use from the first steps on
+            self[-1].weight[latent_channels:] = 0
+            self[-1].bias[latent_channels:] = FIRST_LOG_VARIANCE
 
 
 class Decoder(nn.Module):
