@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,17 +56,21 @@ def find_pairs(
     target: str,
     table: dict[str, str | None] | None = None,
     subject_pattern: str | None = None,
+    modalities: Collection[str] | None = None,
 ) -> Survey:
     """Match the images of a folder whose names fit two patterns, subject by subject.
 
     Entries have "source" and "target", or the one that is there.
 
     Args:
-        folder, table, subject_pattern: as in `survey`.
+        folder, table, subject_pattern, modalities: as in `survey`.
         source, target: patterns of names, such as `*_T1w.nii.gz`; what `*` stands for distinguishes a subject's images.
     """
     patterns = dict(zip(PAIR, (source, target), strict=True))
-    found = {key: survey(folder, table, pattern, subject_pattern=subject_pattern) for key, pattern in patterns.items()}
+    found = {
+        key: survey(folder, table, pattern, subject_pattern=subject_pattern, modalities=modalities)
+        for key, pattern in patterns.items()
+    }
     if twice := {entry["image"] for entry in found["source"].entries}.intersection(
         entry["image"] for entry in found["target"].entries
     ):
