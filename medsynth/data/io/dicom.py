@@ -261,7 +261,7 @@ def _slices(path: Path, facts: pydicom.Dataset) -> list[Slice]:
             Slice(
                 path=path,
                 frame=index,
-                uid=f"{facts.get('SOPInstanceUID')}/{index}",
+                uid=(uid := facts.get("SOPInstanceUID")) and f"{uid}/{index}",
                 number=int(facts.get("InstanceNumber") or 0) if count == 1 else index,
                 position=_numbers(value(frame, "PlanePositionSequence", "ImagePositionPatient"), 3),
                 orientation=_numbers(value(frame, "PlaneOrientationSequence", "ImageOrientationPatient"), 6),
