@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from monai.data import MetaTensor
-from PIL import Image
 from skimage.metrics import normalized_mutual_information
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ from medsynth.data.datalist.registration import Alignment, align, better_shift, 
 from medsynth.data.datalist.survey import Survey
 from medsynth.data.datalist.words import CONTRAST, stem
 from medsynth.data.io import itk
-from medsynth.data.io.sources import Source, is_picture
+from medsynth.data.io.sources import Source, is_picture, read_picture
 from medsynth.data.io.writing import nifti, safe
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes
@@ -228,8 +227,8 @@ def _share_alike(matches: Sequence[tuple[Path, Path]]) -> float | None:
     chosen = [matches[i] for i in np.linspace(0, len(matches) - 1, min(len(matches), MOST_COMPARED)).astype(int)]
     images = []
     for match in chosen:
-        with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            images.append([np.asarray(Image.open(path).convert("L").resize((64, 64))) for path in match])
+        with contextlib.suppress(MedsynthError, ValueError):
+            images.append([np.asarray(read_picture(path).convert("L").resize((64, 64))) for path in match])
     images = [pair for pair in images if all(np.ptp(image) for image in pair)]
     if len(images) < LEAST_COMPARED:
         return None

@@ -17,15 +17,16 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.utils.enums import CommonKeys as Keys
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import IMAGE, PAIR, files_of
 from medsynth.data.datalist.survey import Survey, some
 from medsynth.data.datalist.words import modality_of
 from medsynth.data.io.masks import read_mask
-from medsynth.data.io.sources import Source, is_picture, read_volume, shown
+from medsynth.data.io.sources import Source, is_picture, read_picture, read_volume, shown
 from medsynth.data.preprocessing.hounsfield import is_offset_ct, mended
+from medsynth.data.preprocessing.picture_range import used_range
+from medsynth.data.preprocessing.pipelines import as_grey
 from medsynth.data.preprocessing.transforms import CheckFinite
 from medsynth.errors import MedsynthError
 
@@ -45,6 +46,7 @@ class Seen:
         is_label_map: by its values.
         low: the lowest value; None for pictures and pairs.
         is_black: a picture that is the same everywhere.
+        extent: the lowest and the highest value of a picture.
         no_mask: why its mask cannot be used, in words that follow the mask's name.
         mask_note: what was done to its mask, likewise.
         no_hounsfield: of each CT that is not in Hounsfield units, what is done or wrong, in words for several files.
@@ -54,6 +56,7 @@ class Seen:
     is_label_map: bool = False
     low: float | None = None
     is_black: bool = False
+    extent: tuple[float, float] | None = None
     no_mask: str | None = None
     mask_note: str | None = None
     no_hounsfield: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +101,7 @@ def look(found: Survey) -> None:
         raise MedsynthError(f"none of the {len(found.left_out)} images can be used: {shown(path)} {reason}")
     if black := [_file(entry).name for entry, one in seen if one.is_black]:
         found.notes.append(f"{len(black)} pictures hold the same value everywhere: {some(black)}")
+    found.notes += _range_notes(found, seen)
     _check_modalities(found, seen)
 
 
@@ -148,7 +152,7 @@ def _seen(entry: Mapping[str, Any], ct: Collection[str]) -> Seen:
         }
         return Seen(**facts, no_hounsfield={file: line for file, line in found.items() if line})
     if is_picture(_file(entry)):
-        return Seen(is_black=_is_black(_file(entry)))
+        return _seen_picture(_file(entry))
     try:
         values = read_scan(Source(str(_file(entry)), entry.get("frame")))[0].numpy()
     except MedsynthError as error:
@@ -185,12 +189,33 @@ def _seen_mask(entry: Mapping[str, Any], file: str) -> dict[str, str | None]:
         return {"no_mask": str(error)}
 
 
-def _is_black(path: Path) -> bool:
+def _seen_picture(path: Path) -> Seen:
     try:
-        with Image.open(path) as picture:
-            return bool(np.ptp(np.asarray(picture)) == 0)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False  # reading it tells what is wrong
+        values = np.asarray(as_grey(read_picture(path)))
+    except (MedsynthError, ValueError):
+        return Seen()  # reading it tells what is wrong
+    return Seen(is_black=bool(np.ptp(values) == 0), extent=(float(values.min()), float(values.max())))
+
+
+def _range_notes(found: Survey, seen: Iterable[tuple[Mapping[str, Any], Seen]]) -> list[str]:
+    """Of pictures that do not fill their bits, or whose values have no range of their own."""
+    extents = {_file(entry): one.extent for entry, one in seen if one.extent}
+    bits = {path: found.header_of[str(path)].bits for path in extents}
+    highest = max((high for path, (_, high) in extents.items() if (bits[path] or 0) > 8), default=0)
+    most = max(filter(None, bits.values()), default=8)
+    notes = []
+    if white := used_range(highest, most):
+        notes.append(
+            f"pictures of {most} bits hold values up to {highest:.0f}: training takes 0 as black and {white} as white, "
+            "unless --window '[low, high]' states others"
+        )
+    if without := [path for path in extents if bits[path] is None]:
+        low, high = min(extents[path][0] for path in without), max(extents[path][1] for path in without)
+        notes.append(
+            f"{len(without)} pictures hold signed or real values, from {low:g} to {high:g}, such as {without[0].name}: "
+            f"state black and white in training, such as --window '[{low:g}, {high:g}]'"
+        )
+    return notes
 
 
 def _settle_masks(found: Survey, seen: list[tuple[dict[str, Any], Seen]]) -> None:

@@ -176,3 +176,17 @@ def test_ct_of_pairs_is_looked_at(tmp_path, save, head):
     found = find_pairs(tmp_path, "mr.nii.gz", "ct.nii.gz")
     look(found)
     assert "p1/ct.nii.gz is read, with --modality ct, with 1,024 subtracted" in found.notes[-1]
+
+
+def test_pictures_that_do_not_fill_their_bits_or_have_no_range_are_noted(tmp_path):
+    for name, values in (("a", np.arange(4080)), ("b", np.arange(300)), ("c", np.zeros(9))):
+        Image.fromarray(np.resize(values, (64, 64)).astype(np.uint16)).save(tmp_path / f"{name}.png")
+    assert (
+        "pictures of 16 bits hold values up to 4079: training takes 0 as black and 4095 as white, unless "
+        "--window '[low, high]' states others"
+    ) in looked_at(tmp_path).notes
+    Image.fromarray(np.float32([[-1000, 3], [4, 900]])).save(tmp_path / "d.tif")
+    assert looked_at(tmp_path).notes[-1] == (
+        "1 pictures hold signed or real values, from -1000 to 900, such as d.tif: state black and white in training, "
+        "such as --window '[-1000, 900]'"
+    )
