@@ -26,7 +26,7 @@ def choose_range(
     cache_dir: str | Path | None = None,
     num_workers: int = 0,
 ) -> Preprocessing:
-    """Set the window of pictures of more than 8 bits that none of a set fills; the log says to what.
+    """Set the window of pictures of more than 8 bits to the range that the set uses; the log says so if it is not all.
 
     Values of 10 or 12 bits are often stored in 16, and would be nearly black.
 
@@ -47,16 +47,16 @@ def choose_range(
         deep, PICTURES_A_FILE, identity, ["range", recipe(preprocessing)], _measured, Cache(cache_dir)
     ).all(num_workers, "measuring pictures")
     found = [facts["highest"] for record in records for facts in record["images"] if "highest" in facts]
-    high = used_range(max(found, default=0), max(depths.values(), default=8))
-    if high is None:
-        return preprocessing
-    if shallow := len(depths) - len(deep):
+    bits, highest = max(depths.values(), default=8), max(found, default=0)
+    high, shallow = used_range(highest, bits), len(depths) - len(deep)
+    if high is not None and shallow:
         raise MedsynthError(
-            f"{len(deep)} pictures of more than 8 bits hold values up to {max(found):,.0f} only, and {shallow} "
-            "are of 8 bits: convert them to one depth, or give a window that fits all, such as --window '[0, 255]'"
+            f"{len(deep)} pictures of more than 8 bits hold values up to {highest:,.0f} only, and {shallow} are of 8 "
+            "bits: convert them to one depth, or give a window that fits all, such as --window '[0, 255]'"
         )
-    log.info("pictures hold values up to %d: black is 0 and white %d; give window to state others", max(found), high)
-    return replace(preprocessing, window=(0.0, float(high)))
+    if high is not None:
+        log.info("pictures hold values up to %d: black is 0 and white %d; give window to state others", highest, high)
+    return preprocessing if shallow or not deep else replace(preprocessing, window=(0.0, high or 2.0**bits - 1))
 
 
 def _measured(source: Source) -> Result:

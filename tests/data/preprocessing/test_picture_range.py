@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsynth.data.datasets.slices import SliceDataset
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.picture_range import choose_range, used_range
 from medsynth.data.preprocessing.pipelines import Preprocessing
@@ -32,14 +33,27 @@ def drawn(tmp_path):
 
 @pytest.mark.parametrize(
     ("highest", "window"),
-    [((900, 4080, 0), (0, 4095)), ((1023,), (0, 1023)), ((200,), (0, 255)), ((40000, 12), None), ((0, 0), None)],
+    [((900, 4080, 0), (0, 4095)), ((1023,), (0, 1023)), ((200,), (0, 255)), ((40000, 12), (0, 65535))],
 )
 def test_pictures_of_16_bits_use_the_bits_that_the_set_needs(drawn, tmp_path, caplog, highest, window):
     caplog.set_level(logging.INFO)
     found = choose_range(drawn(np.uint16, *highest), PICTURES, tmp_path / "cache")
     assert found.window == window
-    if window:
+    if window[1] == 65535:
+        assert not caplog.text
+    else:
         assert f"pictures hold values up to {max(highest)}: black is 0 and white {window[1]}" in caplog.text
+
+
+def test_pictures_of_16_bits_beside_others_of_8_keep_their_own_range_where_they_fill_it(drawn, tmp_path):
+    assert choose_range([*drawn(np.uint16, 40000), *drawn(np.uint8, 9)], PICTURES, tmp_path / "cache") == PICTURES
+
+
+def test_slices_are_taken_in_the_range_that_the_set_uses(drawn, tmp_path):
+    entries = [{"image": source.path, "subject": source.path} for source in drawn(np.uint16, 4095, 2048)]
+    dataset = SliceDataset(entries, PICTURES, cache_dir=tmp_path / "cache")
+    np.testing.assert_allclose(dataset.images[:][:, 2, 3], [1, 2 * 2048 / 4095 - 1], atol=1e-6)
+    assert dataset.preprocessing.window == (0, 4095)
 
 
 def test_8_bits_volumes_and_a_given_window_are_left_alone(drawn, tmp_path):
