@@ -89,12 +89,22 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
     from medsynth.data.datalist.quick_look import look
 
     if options.source:
-        found = find_pairs(options.folder, options.source, options.target, table, options.subject_pattern)
+        found = find_pairs(
+            options.folder, options.source, options.target, table, options.subject_pattern, options.modality
+        )
     else:
-        found = survey(options.folder, table, options.pattern, options.frame, options.label, options.subject_pattern)
+        found = survey(
+            options.folder,
+            table,
+            options.pattern,
+            options.frame,
+            options.label,
+            options.subject_pattern,
+            options.modality,
+        )
         if found.pair is not None:
             whole, (source, target) = found, found.pair
-            found = find_pairs(options.folder, source, target, table, options.subject_pattern)
+            found = find_pairs(options.folder, source, target, table, options.subject_pattern, options.modality)
             found.chosen = (
                 f"{counted(whole.shown)}: --source '{source}' and --target '{target}' were chosen; give other "
                 "patterns, or one with --pattern"
@@ -141,6 +151,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="the datalist to write, .json")
     parser.add_argument("--pattern", default="*", help="names of the files to take, such as '*_T1w.nii.gz'")
     parser.add_argument("--frame", type=int, help="which volume of 4D images to take, counted from 0")
+    parser.add_argument("--modality", nargs="+", help="of DICOM to take, such as PT for PET; default: CT and MR")
     parser.add_argument("--source", help="of pairs: names of the source files, such as '*_T1w.nii.gz'")
     parser.add_argument("--target", help="of pairs: names of the target files, such as '*_FLAIR.nii.gz'")
     parser.add_argument("--register", action="store_true", help="register targets to sources, in a new folder")

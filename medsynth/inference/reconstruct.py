@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medsynth.data.datalist import datalist
 from medsynth.data.datalist.label_maps import match_label_maps
-from medsynth.data.io import sources
+from medsynth.data.io import dicom, sources
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.pipelines import Preprocessing, volume_transforms
 from medsynth.data.preprocessing.preparation import log_notes, prepare
@@ -39,7 +39,7 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
     if path is None:
         return []
     if Path(path).is_dir():
-        images = without_segmentations(sources.find_images(path), Path(path))
+        images = without_others(without_segmentations(sources.find_images(path), Path(path)))
         if not images:
             raise MedsynthError(f"input {path} holds no image: {sources.FORMATS} files are needed")
         return [{"image": str(image), "label": None} for image in images]
@@ -60,6 +60,16 @@ def without_segmentations(images: Sequence[Path], folder: Path) -> list[Path]:
     if found:
         log.info("%d segmentations, such as %s, are left out", len(found), min(found))
     return [path for path in images if path not in found]
+
+
+def without_others(images: Sequence[Path]) -> list[Path]:
+    """Images without the DICOM objects that are no CT or MR, each named in the log; all of them if nothing is left."""
+    others = {path: reason for path in images if sources.is_dicom(path) and (reason := dicom.unlisted(path))}
+    if len(others) == len(images):
+        return list(images)
+    for path, reason in others.items():
+        log.info("left out: %s %s", sources.shown(path), reason)
+    return [path for path in images if path not in others]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def survey(
     frame: int | None = None,
     label: str | None = None,
     subject_pattern: str | None = None,
+    modalities: Collection[str] | None = None,
 ) -> Survey:
     """Find the images of a folder or of a table of paths, their subjects and their classes; read headers only.
 
@@ -61,20 +62,20 @@ def survey(
         label: column of the class in a table of paths.
         subject_pattern: regular expression that finds `subject` and optionally `slice` in a path below the folder,
             without its ending; None: both are guessed.
+        modalities: of DICOM in a folder, to take; None: CT and MR.
     """
     folder, result = Path(folder), Survey()
     names = None if subject_pattern is None else compiled(subject_pattern)
     if is_listing(folder):
         result.layout, entries = "listing", _listed(folder, table, label, names, result)
     else:
-        result.layout, entries = _found(folder, table, pattern, names, result)
+        result.layout, entries = _found(folder, table, pattern, names, modalities, result)
     for entry in entries:
         _add(result, entry, frame)
     result.example = _example(folder, result.entries)
     _set_positions(result.entries)
     if not result.entries:
-        bad = [f"{shown(path)} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
-        raise MedsynthError(f"none of the {len(result.left_out)} images in {folder} can be used: {'; '.join(bad)}")
+        raise _none_is_left(folder, result)
     if result.layout != "listing":
         _choose(result, folder, pattern == "*" and result.layout != "domains")
     if result.pair is None:
@@ -95,10 +96,11 @@ def _found(
     table: dict[str, str | None] | None,
     pattern: str,
     names: re.Pattern[str] | None,
+    modalities: Collection[str] | None,
     result: Survey,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The layout of a folder, and an entry for each image in it."""
-    paths, beside = _images(folder, pattern, result)
+    paths, beside = _images(folder, pattern, modalities, result)
     parts = list(paths.values())
     channels = channels_of(folder, parts)
     contrasts = contrasts_of(paths, channels)
@@ -128,7 +130,9 @@ def _found(
     return layout, entries
 
 
-def _images(folder: Path, pattern: str, result: Survey) -> tuple[dict[Path, Path], dict[Path, dict[str, Path]]]:
+def _images(
+    folder: Path, pattern: str, modalities: Collection[str] | None, result: Survey
+) -> tuple[dict[Path, Path], dict[Path, dict[str, Path]]]:
     """Each image of a folder with its path from there on, and the label maps beside each of these.
 
     Label maps are told by their names, but for DICOM.
@@ -147,6 +151,12 @@ def _images(folder: Path, pattern: str, result: Survey) -> tuple[dict[Path, Path
             raise MedsynthError(f"there is no folder {folder}: give the one with the scans")
         named = "" if pattern == "*" else f" named {pattern}"
         raise MedsynthError(f"{folder} holds no image{named}: {case or f'{FORMATS} files are needed'}")
+    series = [path for path in paths if is_dicom(path)]
+    unlisted = {path: reason for path in series if (reason := dicom.unlisted(path, modalities))}
+    result.left_out |= unlisted
+    paths = {path: part for path, part in paths.items() if path not in unlisted}
+    if not paths:
+        raise _none_is_left(folder, result)
     if near:
         result.notes.append(f"of the files that do not fit {pattern}, {case}")
     maps = match_label_maps(
@@ -161,6 +171,11 @@ def _images(folder: Path, pattern: str, result: Survey) -> tuple[dict[Path, Path
         if not maps[paths.pop(path)].images:
             result.left_out[path] = "is a label map by its name, and no image belongs to it, or one that has another"
     return paths, beside
+
+
+def _none_is_left(folder: Path, result: Survey) -> MedsynthError:
+    bad = [f"{shown(path)} {reason}" for path, reason in list(result.left_out.items())[:MOST_NAMED]]
+    return MedsynthError(f"none of the {len(result.left_out)} images in {folder} can be used: {'; '.join(bad)}")
 
 
 def _choose(result: Survey, folder: Path, is_whole: bool) -> None:

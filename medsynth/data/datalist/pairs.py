@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from monai.data import MetaTensor
-from PIL import Image
 from skimage.metrics import normalized_mutual_information
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ from medsynth.data.datalist.registration import Alignment, align, better_shift, 
 from medsynth.data.datalist.survey import Survey
 from medsynth.data.datalist.words import CONTRAST, stem
 from medsynth.data.io import itk
-from medsynth.data.io.sources import Source, is_picture
+from medsynth.data.io.sources import Source, is_picture, read_picture
 from medsynth.data.io.writing import nifti, safe
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes
@@ -56,17 +55,21 @@ def find_pairs(
     target: str,
     table: dict[str, str | None] | None = None,
     subject_pattern: str | None = None,
+    modalities: Collection[str] | None = None,
 ) -> Survey:
     """Match the images of a folder whose names fit two patterns, subject by subject.
 
     Entries have "source" and "target", or the one that is there.
 
     Args:
-        folder, table, subject_pattern: as in `survey`.
+        folder, table, subject_pattern, modalities: as in `survey`.
         source, target: patterns of names, such as `*_T1w.nii.gz`; what `*` stands for distinguishes a subject's images.
     """
     patterns = dict(zip(PAIR, (source, target), strict=True))
-    found = {key: survey(folder, table, pattern, subject_pattern=subject_pattern) for key, pattern in patterns.items()}
+    found = {
+        key: survey(folder, table, pattern, subject_pattern=subject_pattern, modalities=modalities)
+        for key, pattern in patterns.items()
+    }
     if twice := {entry["image"] for entry in found["source"].entries}.intersection(
         entry["image"] for entry in found["target"].entries
     ):
@@ -224,8 +227,8 @@ def _share_alike(matches: Sequence[tuple[Path, Path]]) -> float | None:
     chosen = [matches[i] for i in np.linspace(0, len(matches) - 1, min(len(matches), MOST_COMPARED)).astype(int)]
     images = []
     for match in chosen:
-        with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            images.append([np.asarray(Image.open(path).convert("L").resize((64, 64))) for path in match])
+        with contextlib.suppress(MedsynthError, ValueError):
+            images.append([np.asarray(read_picture(path).convert("L").resize((64, 64))) for path in match])
     images = [pair for pair in images if all(np.ptp(image) for image in pair)]
     if len(images) < LEAST_COMPARED:
         return None

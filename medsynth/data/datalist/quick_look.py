@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,16 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.utils.enums import CommonKeys as Keys
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import IMAGE, PAIR, files_of
 from medsynth.data.datalist.survey import Survey, some
+from medsynth.data.datalist.words import modality_of
 from medsynth.data.io.masks import read_mask
-from medsynth.data.io.sources import Source, is_picture, read_volume, shown
+from medsynth.data.io.sources import Source, is_picture, read_picture, read_volume, shown
+from medsynth.data.preprocessing.hounsfield import is_offset_ct, mended
+from medsynth.data.preprocessing.picture_range import used_range
+from medsynth.data.preprocessing.pipelines import as_grey
 from medsynth.data.preprocessing.transforms import CheckFinite
 from medsynth.errors import MedsynthError
 
@@ -40,22 +46,26 @@ class Seen:
         is_label_map: by its values.
         low: the lowest value; None for pictures and pairs.
         is_black: a picture that is the same everywhere.
+        extent: the lowest and the highest value of a picture.
         no_mask: why its mask cannot be used, in words that follow the mask's name.
         mask_note: what was done to its mask, likewise.
+        no_hounsfield: of each CT that is not in Hounsfield units, what is done or wrong, in words for several files.
     """
 
     trouble: str | None = None
     is_label_map: bool = False
     low: float | None = None
     is_black: bool = False
+    extent: tuple[float, float] | None = None
     no_mask: str | None = None
     mask_note: str | None = None
+    no_hounsfield: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(found: Survey) -> None:
     """Leave out images that are constant, not finite or label maps, and masks that are empty or none; note the rest.
 
-    Pairs of volumes are read when their alignment is checked; of these, the masks alone are.
+    Pairs of volumes are read when their alignment is checked; of these, the masks and CT alone are.
 
     Args:
         found: its entries, what is left out and the notes are changed.
@@ -63,11 +73,19 @@ def look(found: Survey) -> None:
     Raises:
         MedsynthError: nothing is left, or the values are those of MRI and of CT.
     """
-    doing = [entry for entry in found.entries if not entry.keys() >= set(PAIR) or "mask" in entry]
+    ct = {path for path, contrast in found.contrast_of.items() if modality_of(contrast) == "CT"}
+    doing = [
+        entry
+        for entry in found.entries
+        if not entry.keys() >= set(PAIR) or "mask" in entry or ct.intersection(files_of(entry).values())
+    ]
     with ThreadPoolExecutor(WORKERS) as pool:
-        bar = tqdm(pool.map(_seen, doing), "looking at values", len(doing), unit="image", disable=not doing)
+        bar = tqdm(
+            pool.map(partial(_seen, ct=ct), doing), "looking at values", len(doing), unit="image", disable=not doing
+        )
         seen = list(zip(doing, bar, strict=True))
     _settle_masks(found, seen)
+    found.notes += _hounsfield_notes([one for _, one in seen])
     _settle_probability_maps(found)
     are_all_labels = all(one.is_label_map for _, one in seen)
     if are_all_labels and seen:
@@ -83,6 +101,7 @@ def look(found: Survey) -> None:
         raise MedsynthError(f"none of the {len(found.left_out)} images can be used: {shown(path)} {reason}")
     if black := [_file(entry).name for entry, one in seen if one.is_black]:
         found.notes.append(f"{len(black)} pictures hold the same value everywhere: {some(black)}")
+    found.notes += _range_notes(found, seen)
     _check_modalities(found, seen)
 
 
@@ -122,19 +141,41 @@ def is_probability_map(path: Path) -> bool:
         return False
 
 
-def _seen(entry: Mapping[str, Any]) -> Seen:
-    mask = {}
+def _seen(entry: Mapping[str, Any], ct: Collection[str]) -> Seen:
+    """What the values of an entry's images and of its mask say; `ct` are the files that hold CT."""
+    facts: dict[str, Any] = {}
     if "mask" in entry and not is_picture(file := str(entry.get("target") or _file(entry))):
-        mask = _seen_mask(entry, file)
+        facts = _seen_mask(entry, file)
     if entry.keys() >= set(PAIR):
-        return Seen(**mask)
+        found = {
+            file: _seen_hounsfield(Source(file, entry.get("frame"))) for file in files_of(entry).values() if file in ct
+        }
+        return Seen(**facts, no_hounsfield={file: line for file, line in found.items() if line})
     if is_picture(_file(entry)):
-        return Seen(is_black=_is_black(_file(entry)))
+        return _seen_picture(_file(entry))
     try:
         values = read_scan(Source(str(_file(entry)), entry.get("frame")))[0].numpy()
     except MedsynthError as error:
-        return Seen(str(error), **mask)
-    return Seen(None, is_label_map(values), float(values.min()), **mask)
+        return Seen(str(error), **facts)
+    line = _in_hounsfield(values) if str(_file(entry)) in ct or is_offset_ct(values) else None
+    facts["no_hounsfield"] = {str(_file(entry)): line} if line else {}
+    return Seen(None, is_label_map(values), float(values.min()), **facts)
+
+
+def _seen_hounsfield(source: Source) -> str | None:
+    try:
+        return _in_hounsfield(read_volume(source)[0].numpy())
+    except MedsynthError:
+        return None  # the check of alignment says it
+
+
+def _in_hounsfield(values: NDArray) -> str | None:
+    """What reading does to CT that is not in Hounsfield units, or why it cannot be read as CT; None if it is."""
+    try:
+        note = mended(values)[1]
+    except MedsynthError as error:
+        return f"cannot be read with --modality ct, as it {error}"
+    return note and f"is read, with --modality ct, with {note}"
 
 
 def _seen_mask(entry: Mapping[str, Any], file: str) -> dict[str, str | None]:
@@ -148,12 +189,33 @@ def _seen_mask(entry: Mapping[str, Any], file: str) -> dict[str, str | None]:
         return {"no_mask": str(error)}
 
 
-def _is_black(path: Path) -> bool:
+def _seen_picture(path: Path) -> Seen:
     try:
-        with Image.open(path) as picture:
-            return bool(np.ptp(np.asarray(picture)) == 0)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False  # reading it tells what is wrong
+        values = np.asarray(as_grey(read_picture(path)))
+    except (MedsynthError, ValueError):
+        return Seen()  # reading it tells what is wrong
+    return Seen(is_black=bool(np.ptp(values) == 0), extent=(float(values.min()), float(values.max())))
+
+
+def _range_notes(found: Survey, seen: Iterable[tuple[Mapping[str, Any], Seen]]) -> list[str]:
+    """Of pictures that do not fill their bits, or whose values have no range of their own."""
+    extents = {_file(entry): one.extent for entry, one in seen if one.extent}
+    bits = {path: found.header_of[str(path)].bits for path in extents}
+    highest = max((high for path, (_, high) in extents.items() if (bits[path] or 0) > 8), default=0)
+    most = max(filter(None, bits.values()), default=8)
+    notes = []
+    if white := used_range(highest, most):
+        notes.append(
+            f"pictures of {most} bits hold values up to {highest:.0f}: training takes 0 as black and {white} as white, "
+            "unless --window '[low, high]' states others"
+        )
+    if without := [path for path in extents if bits[path] is None]:
+        low, high = min(extents[path][0] for path in without), max(extents[path][1] for path in without)
+        notes.append(
+            f"{len(without)} pictures hold signed or real values, from {low:g} to {high:g}, such as {without[0].name}: "
+            f"state black and white in training, such as --window '[{low:g}, {high:g}]'"
+        )
+    return notes
 
 
 def _settle_masks(found: Survey, seen: list[tuple[dict[str, Any], Seen]]) -> None:
@@ -165,6 +227,14 @@ def _settle_masks(found: Survey, seen: list[tuple[dict[str, Any], Seen]]) -> Non
         f"{entry['mask']} of subject {entry['subject']} {one.mask_note}" for entry, one in seen if one.mask_note
     ]:
         found.notes.append(moved[0] + (f" (and {len(moved) - 1} similar)" if len(moved) > 1 else ""))
+
+
+def _hounsfield_notes(seen: Iterable[Seen]) -> list[str]:
+    """One for each cause, with the first file and the number of the others."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for file, line in (item for one in seen for item in one.no_hounsfield.items()):
+        alike[re.sub(r"values from \S+ to \S+", "", line)].append(f"{shown(file)} {line}")
+    return [same[0] + (f" (and {len(same) - 1} similar)" if len(same) > 1 else "") for same in alike.values()]
 
 
 def _settle_probability_maps(found: Survey) -> None:

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from medsynth.data.datalist.datalist import covariates_of
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
+from medsynth.data.preprocessing.picture_range import choose_range
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.preparation import channel_slices, log_notes, prepare_all
-from medsynth.data.preprocessing.region import IMAGE_KEYS, choose_region
+from medsynth.data.preprocessing.region import IMAGE_KEYS, choose_region, first_images
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.spacing import SAME_SPACING, fit_spacing
 from medsynth.data.preprocessing.stack import SliceStack
@@ -110,7 +111,7 @@ class SliceDataset(PreparedSlices):
         covariates: (N, K), those of each slice's image.
         images: all slices as one array (N, H, W) on disk.
         bounds: (N, 2), the intensities that became -1 and 1.
-        preprocessing: with the region and the spacing that were chosen, where they had to be.
+        preprocessing: with the region, the spacing and the window that were chosen, where they had to be.
         space: what pixels and values stand for, for images made like these.
     """
 
@@ -127,6 +128,7 @@ class SliceDataset(PreparedSlices):
         if not entries:
             raise MedsynthError("there are no images to take slices from: name some in the datalist")
         names = _covariate_names(covariates, entries)
+        preprocessing = choose_range(first_images(entries), preprocessing, cache_dir, num_workers)
         preprocessing = choose_region(entries, preprocessing, cache_dir, num_workers)
         self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
         store, images = Cache(cache_dir), [Source.of(entry) for entry in entries]

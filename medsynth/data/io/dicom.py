@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pydicom.encaps import generate_fragments
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsynth.data.io.dicom_geometry import Slice, affine_of, in_order, shape_of, straight, tilt_degrees, volume_of
+from medsynth.data.io.dicom_objects import derived, is_mosaic, is_scout, no_scan, not_listed
 from medsynth.data.io.header import MOST_HEADER_BYTES, Header, unreadable, volume_header
 from medsynth.data.io.itk import quiet, resample, voxels_of
 from medsynth.errors import MedsynthError
@@ -30,7 +31,6 @@ ENDINGS = (".dcm", ".dicom", ".ima")
 MOST_META_BYTES = 4096  # in which the transfer syntax is named
 DIRECTORY = re.compile(rb"1\.2\.840\.10008\.1\.3\.10(?![\d.])")  # the SOP class of a DICOMDIR
 MOST_TRAILING_BYTES = 2**16
-SCOUT = re.compile(r"locali[sz]er|scout|survey|topogram", re.IGNORECASE)
 TAGS = """
     SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesDescription ProtocolName ImageType InstanceNumber PatientID
     Modality Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation
@@ -46,7 +46,7 @@ class Series:
     Args:
         slices: its slices, in their order along the normal where they have positions.
         facts: what its first file says of all of them.
-        trouble: what is wrong with its files, if they could not be read.
+        trouble: why its files cannot be used, if they could not be read or are no images.
     """
 
     slices: tuple[Slice, ...]
@@ -89,15 +89,16 @@ def find_series(paths: Iterable[Path]) -> list[Series]:
     for path in sorted(path for path in paths if not is_directory(path)):
         try:
             found = _tags(path)
-            slices = _slices(path, found)
+            other = no_scan(found)
+            slices = [Slice(path)] if other else _slices(path, found)
         except Exception as error:  # on damaged bytes, pydicom raises errors of any type
             reason = str(error) if isinstance(error, MedsynthError) else unreadable(error)
             series.append(Series((Slice(path),), pydicom.Dataset(), reason))
             continue
-        key = path if len(slices) > 1 else str(found.get("SeriesInstanceUID"))
+        key = (path if len(slices) > 1 else str(found.get("SeriesInstanceUID")), other)
         groups[key] += slices
         facts.setdefault(key, found)
-    series += [Series(in_order(slices), facts[key]) for key, slices in groups.items()]
+    series += [Series(in_order(slices), facts[key], key[1]) for key, slices in groups.items()]
     return sorted(series, key=lambda one: one.files[0])
 
 
@@ -133,6 +134,8 @@ def read_header(path: Path, frame: int | None = None) -> Header:
     notes = [f"has a tilted gantry ({tilt:.1f} degrees): it is resampled to a straight grid"] if tilt else []
     if series.facts.get("PhotometricInterpretation") == "MONOCHROME1":
         notes.append("is stored with white as its lowest value (MONOCHROME1): it was inverted")
+    if word := derived(series.facts):
+        notes.append(f"was computed from scans ({word}): choose other series with --pattern, unless it is wanted")
     if len(slices) == 1:
         notes.append("is a series of a single slice")
     return volume_header(shape, affine, notes, frames=len(series.slices) // len(slices))
@@ -173,9 +176,12 @@ def check(series: Series, frame: int | None = None) -> list[Slice]:
         raise MedsynthError("holds colours instead of one value per voxel: use the scan that it was made from")
     if facts.get("PhotometricInterpretation") == "MONOCHROME1" and facts.get("Modality") == "CT":
         raise MedsynthError("is CT with white as its lowest value (MONOCHROME1): Hounsfield units need MONOCHROME2")
-    described = [*(facts.get("ImageType") or []), facts.get("SeriesDescription"), facts.get("ProtocolName")]
-    if any(SCOUT.search(str(text)) for text in described):
+    if is_scout(facts):
         raise MedsynthError(f"is a localizer (a scout of {len(slices)} images), not a volume")
+    if is_mosaic(facts):
+        raise MedsynthError(
+            "is a Siemens mosaic, whose slices are tiles of one picture: convert it to NIfTI with dcm2niix first"
+        )
     return volume_of(slices, frame)
 
 
@@ -188,6 +194,16 @@ def subject_of(path: Path) -> str | None:
 def modality_of(path: Path) -> str:
     """The modality of the series of that file, such as MR; empty if its header does not say."""
     return str(series_of(path).facts.get("Modality") or "").strip()
+
+
+def unlisted(path: Path, modalities: Collection[str] | None = None) -> str | None:
+    """Why the series of that file is left out of a list of images; None if it is not.
+
+    Args:
+        modalities: that the user asks for; None: CT and MR.
+    """
+    series = series_of(path)
+    return no_scan(series.facts) or not_listed(series.facts, modalities) if series.facts else None
 
 
 @functools.lru_cache(maxsize=4)
@@ -245,7 +261,7 @@ def _slices(path: Path, facts: pydicom.Dataset) -> list[Slice]:
             Slice(
                 path=path,
                 frame=index,
-                uid=f"{facts.get('SOPInstanceUID')}/{index}",
+                uid=(uid := facts.get("SOPInstanceUID")) and f"{uid}/{index}",
                 number=int(facts.get("InstanceNumber") or 0) if count == 1 else index,
                 position=_numbers(value(frame, "PlanePositionSequence", "ImagePositionPatient"), 3),
                 orientation=_numbers(value(frame, "PlaneOrientationSequence", "ImageOrientationPatient"), 6),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from medsynth.errors import MedsynthError
 
 SAME_DIRECTION = 1e-3  # between unit vectors
 SAME_POSITION_MM = 0.01
+ROUNDED = (2, 3)  # decimals of direction cosines that are too few
+EXACT = 1e-6  # by which unit vectors of more decimals are off
 UNEVEN = 0.05  # part of the distance between slices by which it may vary, or as many mm
 TILT = 1e-3  # mm sideways a mm onwards: 0.06 degrees
 
@@ -24,7 +27,7 @@ class Slice:
 
     Args:
         path, frame: where it is.
-        uid: its own.
+        uid: its own, if it has one.
         number: InstanceNumber, or that of the frame.
         position: of its first pixel in patient coordinates (left, posterior, superior) in mm.
         orientation: directions of its rows (first three) and columns.
@@ -36,7 +39,7 @@ class Slice:
 
     path: Path
     frame: int = 0
-    uid: str = ""
+    uid: str | None = None
     number: int = 0
     position: tuple[float, ...] | None = None
     orientation: tuple[float, ...] | None = None
@@ -61,8 +64,12 @@ class Slice:
 
 
 def in_order(slices: Sequence[Slice]) -> tuple[Slice, ...]:
-    """Along the normal of the first where all have positions, else (and at equal positions) by number."""
+    """Along the normal of the first where all have positions, else (and at equal positions) by number.
+
+    Directions that were rounded to 2 or 3 decimals are unit vectors at a right angle again.
+    """
     slices = sorted(slices, key=lambda slice_: (slice_.number, str(slice_.path), slice_.frame))
+    slices = _unrounded(slices)
     if all(slice_.position and _is_orientation(slice_.orientation) for slice_ in slices):
         normal = slices[0].normal
         slices.sort(key=lambda slice_: round(float(np.dot(slice_.position, normal)) / SAME_POSITION_MM))
@@ -80,7 +87,7 @@ def volume_of(slices: Sequence[Slice], frame: int | None = None) -> list[Slice]:
     check_size((rows, columns, len(slices)))
     groups = _grouped_by_position(slices)
     counts = {len(group) for group in groups}
-    if len(counts) > 1 or len({slice_.uid for slice_ in slices}) < len(slices):
+    if len(counts) > 1 or _has_copies(groups):
         first, second = next(group[:2] for group in groups if len(group) > 1)
         raise MedsynthError(
             f"has duplicate slices in its series of {len(slices)}: {first} and {second} lie at the same position; "
@@ -156,12 +163,65 @@ def _check_alike(slices: Sequence[Slice]) -> None:
         raise MedsynthError("has frames with different rescale slopes, which are not supported: export single slices")
 
 
+def _unrounded(slices: list[Slice]) -> list[Slice]:
+    """The same, with unit vectors at a right angle where direction cosines were rounded."""
+    rounding = {slice_.orientation: _rounding(slice_.orientation) for slice_ in slices}
+    if not any(rounding.values()):
+        return slices
+    across = _across(slices, max(rounding.values())) if len(rounding) == 1 else None
+    exact = {one: _orthonormal(one, across) if off else one for one, off in rounding.items()}
+    return [replace(slice_, orientation=exact[slice_.orientation]) for slice_ in slices]
+
+
+def _rounding(orientation: tuple[float, ...] | None) -> float:
+    """By how much each direction cosine may be off; 0 if they were not rounded, or make no right angle even so."""
+    for decimals in ROUNDED if orientation else ():
+        off = 0.5 * 10.0**-decimals
+        most = 2 * np.sqrt(3) * off * (1 + off)  # of the product of two unit vectors whose numbers are off
+        if EXACT < _skew(orientation) <= most and np.allclose(orientation, np.round(orientation, decimals), 0, 1e-9):
+            return off
+    return 0.0
+
+
+def _across(slices: Sequence[Slice], off: float) -> np.ndarray | None:
+    """Unit vector from slice to slice where it is the normal but for the rounding: positions have more decimals.
+
+    None where it is not, as after a tilted gantry, or is unknown.
+    """
+    if not all(slice_.position for slice_ in slices):
+        return None
+    positions, normal = np.array([slice_.position for slice_ in slices]), slices[0].normal
+    order = np.argsort(positions @ normal)
+    way = positions[order[-1]] - positions[order[0]]
+    length = float(np.linalg.norm(way))
+    return way / length if length and np.linalg.norm(way / length - normal) < np.sqrt(6) * off else None
+
+
+def _orthonormal(orientation: tuple[float, ...], across: np.ndarray | None) -> tuple[float, ...]:
+    """The nearest unit vectors at a right angle to each other and, if it is given, to the vector across them."""
+    directions = np.reshape(orientation, (2, 3))
+    if across is not None:
+        directions = directions - np.outer(directions @ across, across)
+    left, _, right = np.linalg.svd(directions, full_matrices=False)
+    return tuple((left @ right).ravel().tolist())
+
+
 def _is_orientation(orientation: tuple[float, ...] | None) -> bool:
     """Whether these are two directions at a right angle."""
-    if orientation is None:
-        return False
+    return orientation is not None and _skew(orientation) <= SAME_DIRECTION
+
+
+def _skew(orientation: tuple[float, ...]) -> float:
+    """By how much the products of two directions differ from those of unit vectors at a right angle."""
     directions = np.reshape(orientation, (2, 3))
-    return bool(np.allclose(directions @ directions.T, np.eye(2), atol=SAME_DIRECTION))
+    return float(np.abs(directions @ directions.T - np.eye(2)).max())
+
+
+def _has_copies(groups: Sequence[Sequence[Slice]]) -> bool:
+    """Whether slices at one position have one uid, unless it says nothing, as it is that of other positions too."""
+    seen = Counter(uid for group in groups for uid in {slice_.uid for slice_ in group})
+    owned = ([slice_.uid for slice_ in group if slice_.uid and seen[slice_.uid] == 1] for group in groups)
+    return any(len(set(uids)) < len(uids) for uids in owned)
 
 
 def _grouped_by_position(slices: Sequence[Slice]) -> list[list[Slice]]:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import stat
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from monai.data import MetaTensor
 from monai.utils.enums import MetaKeys, SpaceKeys
 from PIL import Image
 
-from medsynth.data.io import dicom, itk, nifti
-from medsynth.data.io.header import MOST_PIXELS, Header, unreadable
+from medsynth.data.io import dicom, itk, nifti, pictures
+from medsynth.data.io.header import Header, unreadable
 from medsynth.errors import MedsynthError
 
 FORMATS = "NIfTI, Analyze, NRRD, MetaImage, DICOM, PNG, JPEG or TIFF"
@@ -43,19 +42,6 @@ OTHER_ENDINGS = (
     ".xml",
 )
 AXES = "PLS"  # rows front to back, columns from the patient's right to left, slices upwards: as a radiologist sees them
-PICTURE_BITS = {
-    "1": 8,
-    "L": 8,
-    "LA": 8,
-    "P": 8,
-    "RGB": 8,
-    "RGBA": 8,
-    "CMYK": 8,
-    "YCbCr": 8,
-    "I;16": 16,
-    "I;16B": 16,
-    "I": 16,
-}
 
 
 @dataclass(frozen=True)
@@ -162,7 +148,17 @@ def read_header(source: Source | str | os.PathLike) -> Header:
     source = _as_source(source)
     path, reader = Path(source.path), _reader(source.path)
     with _as_line(path):
-        return _picture_header(path) if reader is None else reader.read_header(path, source.frame)
+        return pictures.read_header(path) if reader is None else reader.read_header(path, source.frame)
+
+
+def read_picture(path: str | os.PathLike) -> Image.Image:
+    """A picture as a viewer shows it, see `pictures.read`.
+
+    Raises:
+        MedsynthError: why it cannot be read, in words that follow the file's name.
+    """
+    with _as_line(Path(path)):
+        return pictures.read(Path(path))
 
 
 def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
@@ -222,16 +218,3 @@ def _images_among(paths: list[Path]) -> list[Path]:
     return found + [
         path for path in kinds[nifti] if path.suffix.lower() != ".img" or path.with_suffix("") not in headers
     ]
-
-
-def _picture_header(path: Path) -> Header:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = Image.open(path)
-    with image:
-        if (pages := getattr(image, "n_frames", 1)) > 1:
-            raise MedsynthError(f"has {pages} pages, and one is needed: save each page as a file")
-        columns, rows = image.size
-        if rows * columns > MOST_PIXELS:
-            raise MedsynthError(f"declares {columns} x {rows} pixels, which is too many: its header is damaged")
-        return Header((rows, columns, 1), (1.0, 1.0, 1.0), PICTURE_BITS.get(image.mode))

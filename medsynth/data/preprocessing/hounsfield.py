@@ -51,6 +51,15 @@ def mended(values: np.ndarray) -> tuple[np.ndarray, str | None]:
     return values, note
 
 
+def is_offset_ct(values: np.ndarray) -> bool:
+    """Whether finite values can be nothing but CT that has a large offset or has lost its sign."""
+    wrapped = values > LOWEST_WRAPPED
+    if wrapped.any():
+        return bool(wrapped.mean() > LEAST_AIR and not ((values > HIGHEST) & ~wrapped).any())
+    sample = values.ravel()[:: 1 + values.size // SAMPLES]
+    return any(_fits(sample, offset) for offset in LARGE)
+
+
 def _signed(values: np.ndarray) -> np.ndarray:
     if ((values > HIGHEST) & (values < LOWEST_WRAPPED)).any():
         raise MedsynthError(

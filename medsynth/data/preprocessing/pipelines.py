@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from monai.data import PILReader
 from monai.transforms import Compose, Orientationd, Transform
 from monai.utils.enums import CommonKeys as Keys
 from PIL import Image
@@ -146,7 +145,7 @@ def read_picture(preprocessing: Preprocessing) -> list[Transform]:
     """The steps of a picture's pipeline that read it and set its bounds."""
     bounds = BitDepthBounds() if preprocessing.window is None else FixedBounds(preprocessing.window)
     converter = as_grey if preprocessing.grey else grey_only
-    return [ReadPicture(PILReader(converter=converter, reverse_indexing=False)), CheckFinite(), bounds]
+    return [ReadPicture(converter), CheckFinite(), bounds]
 
 
 def as_grey(picture: Image.Image) -> Image.Image:

@@ -29,7 +29,7 @@ from medsynth.data.preprocessing.lease import Lease
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.errors import MedsynthError
 
-PREPARED = 1
+PREPARED = 2
 """Raise it whenever the same image, or pair, comes to give other pixels or facts: earlier files of the cache are then
 made again. tests/data/preprocessing/test_preparation.py fails if it was forgotten."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from medsynth.data.io.header import Header
 from medsynth.data.io.sources import Source, read_header
 from medsynth.data.preprocessing.foreground import MOST_HEAD_MM, axis_of
+from medsynth.data.preprocessing.picture_range import choose_range
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing
 from medsynth.data.preprocessing.region import IMAGE_KEYS, choose_region, first_images, measure_all
 from medsynth.errors import MedsynthError
@@ -83,13 +84,14 @@ def fit_spacing(
 def fitted_preprocessing(
     entries: Sequence[dict[str, Any]], cache_dir: str | Path | None = None, num_workers: int = 0, **settings: Any
 ) -> Preprocessing:
-    """`Preprocessing` of these settings, with region and spacing where they are null; the log says what is scaled.
+    """`Preprocessing` of these settings, with region, spacing and, of pictures, window where they are null.
 
-    See `choose_region` and `fit_spacing`.
+    The log says what was chosen. See `choose_range`, `choose_region` and `fit_spacing`.
     """
     preprocessing = Preprocessing(**settings)
     if not preprocessing.keep_pixels:
         log_scaled_pictures(entries, preprocessing.modality, preprocessing.image_size)
+    preprocessing = choose_range(first_images(entries), preprocessing, cache_dir, num_workers)
     preprocessing = choose_region(entries, preprocessing, cache_dir, num_workers)
     return fit_spacing(entries, preprocessing, cache_dir, num_workers)
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data import ImageReader
 from monai.transforms import ResizeWithPadOrCrop, SpatialPad, Transform
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
+from PIL import Image
 from scipy import ndimage
 
-from medsynth.data.io.header import unreadable
 from medsynth.data.io.masks import read_mask
-from medsynth.data.io.sources import is_picture, read_header, read_volume
+from medsynth.data.io.sources import Source, is_picture, read_header, read_picture, read_volume
 from medsynth.data.preprocessing.foreground import Patient, find_patient
 from medsynth.data.preprocessing.hounsfield import AIR_HU, mended
 from medsynth.errors import MedsynthError
@@ -35,10 +34,14 @@ class ReadVolume(Transform):
 
 
 class ReadPicture(Transform):
-    """Read a picture or a NIfTI slice as (1, rows, columns), neither turned nor mirrored."""
+    """Read a picture or a NIfTI slice as (1, rows, columns), neither turned nor mirrored.
 
-    def __init__(self, reader: ImageReader) -> None:
-        self.reader = reader
+    Args:
+        converter: brings what a picture shows to grey.
+    """
+
+    def __init__(self, converter: Callable[[Image.Image], Image.Image]) -> None:
+        self.converter = converter
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         source = data["source"]
@@ -49,13 +52,8 @@ class ReadPicture(Transform):
             raise MedsynthError(
                 "is neither a picture nor a NIfTI file of one slice: for volumes, train with --modality mri or ct"
             )
-        try:
-            array, _ = self.reader.get_data(self.reader.read(source.path))
-        except MedsynthError:
-            raise
-        except Exception as error:  # on damaged bytes, the libraries raise errors of any type
-            raise MedsynthError(unreadable(error)) from error
-        return data | {Keys.IMAGE: torch.from_numpy(array.astype(np.float32))[None]}
+        array = np.asarray(self.converter(read_picture(source.path)), np.float32)
+        return data | {Keys.IMAGE: torch.from_numpy(array)[None]}
 
 
 class CheckFinite(Transform):
@@ -153,10 +151,11 @@ class BitDepthBounds(Transform):
     """The intensity bounds of a picture's bit depth: 0 to 255 for 8 bits, 0 to 65,535 for 16."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        source = data["source"]
-        bits = read_header(source).bits if is_picture(source.path) else _stored_bits(source.path)
-        if bits is None:
-            raise MedsynthError("holds other values than 8 or 16 bits of grey: set the window to [low, high]")
+        if (bits := bits_of(data["source"])) is None:
+            raise MedsynthError(
+                "holds signed or real values, and only 8 to 16 bits of grey have a range of their own: state black and "
+                "white with --window '[low, high]'"
+            )
         return data | {"bounds": (0.0, 2.0**bits - 1)}
 
 
@@ -296,9 +295,14 @@ def with_neighbours(slices: np.ndarray, neighbours: int, count: int) -> np.ndarr
     return np.clip(slices[:, None] + np.arange(-neighbours, neighbours + 1), 0, count - 1)
 
 
-def _stored_bits(path: str) -> int | None:
-    """Of a NIfTI file's values, if they are unsigned integers without scaling."""
-    values = nib.load(path).dataobj
+def bits_of(source: Source) -> int | None:
+    """Of a picture's or a NIfTI file's values; None if they are signed, real or scaled, or cannot be read."""
+    try:
+        if is_picture(source.path):
+            return read_header(source).bits
+        values = nib.load(source.path).dataobj
+    except (MedsynthError, OSError, nib.filebasedimages.ImageFileError):
+        return None
     is_plain = (values.slope, values.inter) == (1, 0) and values.dtype in (np.uint8, np.uint16)
     return 8 * values.dtype.itemsize if is_plain else None
 

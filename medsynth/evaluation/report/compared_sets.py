@@ -15,7 +15,9 @@ from medsynth.data.datalist.datalist import Datalist
 from medsynth.data.datasets.slices import SAME_SPACING, SliceDataset
 from medsynth.data.io import sources
 from medsynth.data.phantom import default
+from medsynth.data.preprocessing.picture_range import choose_range
 from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.region import first_images
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.distribution.image_set import ImageSet
 from medsynth.evaluation.report import synthetic
@@ -207,7 +209,8 @@ def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, dat
         "grey": True,
         "region": None,
     }
-    preprocessing = Preprocessing(**(guess | given))
+    images, settings = first_images(data.entries), Preprocessing(**(guess | given))
+    preprocessing = choose_range(images, settings, preparation.cache_dir, preparation.num_workers)
     log.warning(
         "the synthetic images have no sidecars of medsynth: real images are prepared as modality %s, window %s",
         preprocessing.modality,

@@ -17,7 +17,7 @@ from medsynth.data.datalist.datalist import Datalist
 from medsynth.data.io.masks import read_mask
 from medsynth.data.io.sources import Source, is_picture
 from medsynth.data.preprocessing.foreground import AXES, find_patient
-from medsynth.data.preprocessing.hounsfield import mended
+from medsynth.data.preprocessing.hounsfield import is_offset_ct, mended
 from medsynth.data.preprocessing.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.checks import CannotMeasure
@@ -127,6 +127,11 @@ class PairedEvaluation:
         low, high = float(min(t.min() for t in targets)), float(max(t.max() for t in targets))
         if self.modality is None and low < HOUNSFIELD_AIR:
             log.info("targets have values down to %.0f: taken for Hounsfield units (modality ct)", low)
+            return "ct", None
+        if self.modality is None and all(map(is_offset_ct, targets)):
+            log.info(
+                "targets have values from %.0f to %.0f, as CT with an offset: taken for it (modality ct)", low, high
+            )
             return "ct", None
         if low == high:
             raise MedsynthError(f"all targets have the one value {low:g}: there is nothing to compare with")

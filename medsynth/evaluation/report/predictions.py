@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from monai.transforms import Compose
-from PIL import Image
 
 from medsynth.data.datalist import datalist
 from medsynth.data.datalist.datalist import PAIR, Datalist, files_of
@@ -123,8 +122,8 @@ def read(source: Source) -> Volume:
     """
     try:
         if sources.is_picture(source.path):
-            with Image.open(source.path) as picture:
-                return Volume(np.asarray(as_grey(picture), dtype=np.float32)[..., None], np.eye(4))
+            picture = as_grey(sources.read_picture(source.path))
+            return Volume(np.asarray(picture, dtype=np.float32)[..., None], np.eye(4))
         image = sources.read_volume(source)
         return Volume(image[0].numpy(), np.asarray(image.affine, dtype=np.float64))
     except (MedsynthError, OSError) as error:

@@ -11,7 +11,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from PIL import Image
 
 from medsynth.data.datalist import datalist
 from medsynth.data.io import sources
@@ -166,8 +165,7 @@ def _bounds(
 def _picture(path: Path) -> tuple[Array, float | None]:
     """Values and their full scale, None for real numbers."""
     bits = sources.read_header(path).bits
-    with Image.open(path) as picture:
-        return np.asarray(as_grey(picture), dtype=np.float64), FULL_SCALE.get(bits)
+    return np.asarray(as_grey(sources.read_picture(path)), dtype=np.float64), FULL_SCALE.get(bits)
 
 
 def _volume_slice(path: Path) -> tuple[Array, float | None]:

@@ -13,6 +13,8 @@ import numpy as np
 
 from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.datalist.words import stem
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.picture_range import choose_range
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.region import choose_region
 from medsynth.data.preprocessing.spacing import fit_spacing, log_scaled_pictures
@@ -57,7 +59,9 @@ def prepare_domains(
             log.info("The %s images are taken to be %s: give %s_modality if they are not", key, modality, key)
         window = WINDOW_HU if modality == "ct" and window is None else window
         bias_correction = preprocessing.bias_correction and modality == "mri"
-        found[key] = replace(preprocessing, modality=modality, window=window, bias_correction=bias_correction)
+        own = replace(preprocessing, modality=modality, window=window, bias_correction=bias_correction)
+        images = [Source.of(entry, key) for entry in entries if entry.get(key)]
+        found[key] = choose_range(images, own, cache_dir, num_workers)
     log_scaled_pictures(entries, found["source"].modality, preprocessing.image_size)
     source = choose_region(entries, found["source"], cache_dir, num_workers)
     source = fit_spacing(entries, source, cache_dir, num_workers)

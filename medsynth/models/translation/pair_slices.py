@@ -19,6 +19,7 @@ from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.datasets.slices import PreparedSlices
 from medsynth.data.io.sources import Source, read_volume
 from medsynth.data.preprocessing.cache import Cache
+from medsynth.data.preprocessing.picture_range import choose_range
 from medsynth.data.preprocessing.pipelines import Preprocessing, find, image, take_slices, volume_bounds
 from medsynth.data.preprocessing.preparation import (
     DTYPES,
@@ -77,6 +78,10 @@ class PairDataset(PreparedSlices):
                 f"the sources are of modality {source.modality} and the targets of {target.modality}: pictures can be "
                 "translated to pictures alone, give --modality image, or volumes of both"
             )
+        source, target = (
+            choose_range([Source.of(entry, key) for entry in entries if entry.get(key)], own, cache_dir, num_workers)
+            for key, own in zip(PAIR, (source, target), strict=True)
+        )
         source = choose_region(entries, source, cache_dir, num_workers)
         source = fit_spacing(entries, source, cache_dir, num_workers)
         self.preprocessing = {"source": source, "target": _like(target, source)}

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from medsynth.data.datalist.layout import survey
+from medsynth.data.datalist.pairs import find_pairs
 from medsynth.data.datalist.quick_look import is_label_map, is_probability_map, look
 from medsynth.errors import MedsynthError
 
@@ -118,3 +119,74 @@ def test_a_mask_on_another_grid_is_kept_and_said(tmp_path, save, head):
     found = looked_at(tmp_path)
     assert "mask" in found.entries[0]
     assert "mask.nii.gz of subject p1 has another grid (12 x 15 x 13) than its image (24 x 30 x 26)" in found.notes[-1]
+
+
+def ct_head(head) -> np.ndarray:
+    """A head of soft tissue with some bone, in Hounsfield units."""
+    shape = head()
+    return np.select([shape > 300, shape > 0], [900, 40], -1000).astype(np.int32) + shape % 7
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda hu: hu + 32768, "is read, with --modality ct, with 32,768 subtracted, so that air has -1000 HU"),
+        (lambda hu: hu + 8192, "with 8,192 subtracted"),
+        (lambda hu: hu + 1024, "with 1,024 subtracted"),
+        (lambda hu: hu + 1000, "with 1,000 subtracted"),
+        (lambda hu: hu.astype(np.int16).view(np.uint16), "with 65,536 subtracted from negative values"),
+        (lambda hu: (np.clip(hu + 100, 0, 400) / 400 * 255).astype(np.uint8), "with --modality ct, as it holds values"),
+        (lambda hu: (np.clip(hu + 1000, 0, 2000) / 2000).astype(np.float32), "as after a window"),
+    ],
+)
+def test_ct_that_is_not_in_hounsfield_units_is_noted_once(tmp_path, save, head, change, line):
+    for name in ("a_ct", "b_ct"):
+        save(tmp_path / f"{name}.nii.gz", change(ct_head(head)))
+    notes = [note for note in looked_at(tmp_path).notes if "modality ct" in note]
+    assert len(notes) == 1
+    assert "a_ct.nii.gz" in notes[0]
+    assert line in notes[0]
+    assert notes[0].endswith("(and 1 similar)")
+
+
+def test_hounsfield_units_and_mri_are_not_noted(tmp_path, save, head):
+    padded = ct_head(head)
+    padded[:3] = -3024
+    for name, values in (("a_ct", ct_head(head)), ("b_ct", padded)):
+        save(tmp_path / f"{name}.nii.gz", values)
+    save(tmp_path / "mri" / "a.nii.gz", head() * 50)
+    save(tmp_path / "mri" / "b.nii.gz", head())
+    assert not [note for note in looked_at(tmp_path / "mri").notes if "modality ct" in note]
+    (tmp_path / "mri" / "a.nii.gz").unlink()
+    (tmp_path / "mri" / "b.nii.gz").unlink()
+    assert not [note for note in looked_at(tmp_path).notes if "modality ct" in note]
+
+
+def test_ct_with_a_large_offset_needs_no_name(tmp_path, save, head):
+    save(tmp_path / "a.nii.gz", ct_head(head) + 32768)
+    save(tmp_path / "b.nii.gz", ct_head(head) + 8192)
+    save(tmp_path / "c.nii.gz", ct_head(head).astype(np.int16).view(np.uint16))
+    assert len([note for note in looked_at(tmp_path).notes if "is read, with --modality ct" in note]) == 3
+
+
+def test_ct_of_pairs_is_looked_at(tmp_path, save, head):
+    for name in ("p1", "p2"):
+        save(tmp_path / name / "mr.nii.gz", head())
+        save(tmp_path / name / "ct.nii.gz", ct_head(head) + 1024)
+    found = find_pairs(tmp_path, "mr.nii.gz", "ct.nii.gz")
+    look(found)
+    assert "p1/ct.nii.gz is read, with --modality ct, with 1,024 subtracted" in found.notes[-1]
+
+
+def test_pictures_that_do_not_fill_their_bits_or_have_no_range_are_noted(tmp_path):
+    for name, values in (("a", np.arange(4080)), ("b", np.arange(300)), ("c", np.zeros(9))):
+        Image.fromarray(np.resize(values, (64, 64)).astype(np.uint16)).save(tmp_path / f"{name}.png")
+    assert (
+        "pictures of 16 bits hold values up to 4079: training takes 0 as black and 4095 as white, unless "
+        "--window '[low, high]' states others"
+    ) in looked_at(tmp_path).notes
+    Image.fromarray(np.float32([[-1000, 3], [4, 900]])).save(tmp_path / "d.tif")
+    assert looked_at(tmp_path).notes[-1] == (
+        "1 pictures hold signed or real values, from -1000 to 900, such as d.tif: state black and white in training, "
+        "such as --window '[-1000, 900]'"
+    )

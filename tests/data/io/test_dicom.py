@@ -182,6 +182,77 @@ def test_a_tilted_gantry_is_resampled_to_a_straight_grid(tmp_path, slices, store
     np.testing.assert_allclose(inside, np.where(expected < 0, inside, expected), atol=0.01)
 
 
+def turned_by(x: float, y: float, z: float) -> np.ndarray:
+    """(3, 3), a rotation by degrees about x, then y, then z."""
+    (a, b, c), (d, e, f) = np.cos(np.radians([x, y, z])), np.sin(np.radians([x, y, z]))
+    about = [[1, 0, 0], [0, a, -d], [0, d, a]], [[b, 0, e], [0, 1, 0], [-e, 0, b]], [[c, -f, 0], [f, c, 0], [0, 0, 1]]
+    return np.array(about[2]) @ about[1] @ about[0]
+
+
+@pytest.mark.parametrize(("decimals", "most"), [(2, 0.1), (3, 0.01), (6, 1e-4)])
+@pytest.mark.parametrize("degrees", [(12, 7, -5), (-30, 14, 12), (8, 18, 3)])
+def test_rounded_directions_become_unit_vectors_at_right_angles(tmp_path, slices, store, degrees, decimals, most):
+    true = turned_by(*degrees)
+    series = slices(VOLUME, (2, 2, 3), tuple(true[:, :2].T.ravel()))
+    for one in series:
+        one.ImageOrientationPatient = [round(float(x), decimals) for x in one.ImageOrientationPatient]
+    header = read_header(store(tmp_path, series))
+    assert header.notes == ()
+    directions = header.affine[:3, :3] / np.linalg.norm(header.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=2e-6)
+    ends = np.diag([6, 8, 4])
+    expected = itk.LPS_TO_RAS[:3, :3] @ true @ np.diag([2, 2, 3])
+    assert np.abs((header.affine[:3, :3] - expected) @ ends).max() < most * 2
+
+
+@pytest.mark.parametrize(
+    ("orientation", "line"),
+    [((1, 0, 0, 0.1, 0.99, 0), "have no position"), ((1, 0, 0, 0.0171234, 0.9998534, 0), "have no position")],
+)
+def test_sheared_directions_are_refused(tmp_path, slices, store, orientation, line):
+    series = slices(VOLUME)
+    for one in series:
+        one.ImageOrientationPatient = list(orientation)
+    with pytest.raises(MedsynthError, match=line):
+        read_header(store(tmp_path, series))
+
+
+def test_a_tilted_gantry_with_rounded_directions_is_still_tilted(tmp_path, slices, store):
+    true = turned_by(12, 7, -5)
+    step = 2 * true[:, 2] + 0.2 * true[:, 1]
+    series = slices(VOLUME, (2, 2, 2), tuple(true[:, :2].T.ravel()), step)
+    for one in series:
+        one.ImageOrientationPatient = [round(float(x), 3) for x in one.ImageOrientationPatient]
+    assert "tilted gantry (5.7 degrees)" in read_header(store(tmp_path, series)).notes[0]
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", "", None])
+def test_positions_decide_where_uids_say_nothing(tmp_path, slices, store, uid):
+    series = slices(VOLUME)
+    for one in series:
+        if uid is None:
+            del one.SOPInstanceUID
+        else:
+            one.SOPInstanceUID = uid
+    first = store(tmp_path / "series", series[::-1])
+    np.testing.assert_array_equal(voxels(first), VOLUME)
+    (path,) = find_images(tmp_path)
+    assert len(files(path)) == 5
+    store(tmp_path / "copied", [*series, series[2]])
+    with pytest.raises(MedsynthError, match=r"duplicate slices in its series of 6: 02\.dcm and 05\.dcm"):
+        read_header(tmp_path / "copied" / "00.dcm")
+    store(tmp_path / "twice", [*series, *series])
+    with pytest.raises(MedsynthError, match=r"is 4D, \(7, 9, 5, 2\)"):
+        read_header(tmp_path / "twice" / "00.dcm")
+
+
+def test_a_series_that_lies_there_twice_is_told(tmp_path, slices, store):
+    series = slices(VOLUME)
+    first = store(tmp_path, [*series, *series])
+    with pytest.raises(MedsynthError, match=r"duplicate slices in its series of 10"):
+        read_header(first)
+
+
 def without(series: list, *gone: int) -> list:
     return [one for index, one in enumerate(series) if index not in gone]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medsynth.data.preprocessing.hounsfield import mended
+from medsynth.data.preprocessing.hounsfield import is_offset_ct, mended
 from medsynth.errors import MedsynthError
 
 
@@ -70,3 +70,14 @@ def test_windowed_values_are_refused(scaled):
     values = values.clip(0, 1 if values.max() < 2 else 255)
     with pytest.raises(MedsynthError, match="as after a window, and CT needs Hounsfield units.*--modality mri"):
         mended(values)
+
+
+def test_only_large_offsets_and_lost_signs_are_told_without_a_name():
+    mri = np.abs(np.random.default_rng(0).normal(0, 30, 10000))
+    mri[4000:] += np.random.default_rng(1).gamma(4, 250, 6000)
+    spikes = mri * 20
+    spikes[:3] = 65535
+    for values in (mri, mri * 10, spikes, mri * 65535 / mri.max(), body(), body() + 1024):
+        assert not is_offset_ct(values)
+    for values in (body() + 8192, body() + 32768, np.int16(body()).view(np.uint16).astype(np.float32)):
+        assert is_offset_ct(values)

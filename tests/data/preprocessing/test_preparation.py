@@ -17,7 +17,7 @@ from medsynth.data.preprocessing.preparation import PREPARED
 from medsynth.models.translation.pair_slices import PairDataset
 
 DIGESTS = {
-    1: {
+    2: {
         "mri": {"shape": (27, 32, 32), "numbers": [-0.59971, 0.54547, -0.17322, 7.0, 7.0, 6.0, 12.0]},
         "even mri": {"shape": (25, 40, 40), "numbers": [-0.61417, 0.59726, 0.1578, 6.0, 6.0, 6.0, 12.0]},
         "ct": {"shape": (24, 48, 48), "numbers": [-0.5975, 0.66295, 0.14429, 5.0, 5.0, 5.0, 12.0]},

@@ -153,7 +153,7 @@ def test_a_nifti_slice_of_real_numbers_needs_a_window(tmp_path):
     pixels = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16, 1)
     nib.save(nib.Nifti1Image(pixels, np.eye(4)), tmp_path / "slice.nii.gz")
     entries = [{"image": str(tmp_path / "slice.nii.gz"), "subject": "a"}]
-    with pytest.raises(MedsynthError, match="set the window"):
+    with pytest.raises(MedsynthError, match="state black and white with --window"):
         SliceDataset(entries, Preprocessing("image", None, None, 16), cache_dir=tmp_path)
     dataset = SliceDataset(entries, Preprocessing("image", (0, 1), None, 16), cache_dir=tmp_path)
     torch.testing.assert_close(dataset[0]["image"][0], torch.from_numpy(pixels[..., 0]) * 2 - 1)
