@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,7 @@ def write_images(
     output: ImageFolder,
     grid_columns: int,
     more_facts: Iterable[dict[str, Any]] = itertools.repeat({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write generated images, one file each, and the grid of the first.
 
@@ -154,11 +156,12 @@ def write_images(
         count: how many `drawn` yields.
         grid_columns: images in a row of the grid.
         more_facts: for the sidecar of each image and its row in images.csv.
+        settings: what else made the images, for the sidecars.
     """
     space = slice_space(model)
     # real slices are comparable with these if they have the same preprocessing and intensity bounds
     sidecar = {"Units": space.units, "IntensityBounds": list(space.bounds or (0.0, 1.0))}
-    sidecar |= {"Preprocessing": model.preprocessing}
+    sidecar |= {"Preprocessing": model.preprocessing, **settings}
     names = getattr(getattr(model.network, "conditions", None), "covariates", ())
     shown: list[Tensor] = []
     progress = tqdm(drawn, desc="generating", total=count)
