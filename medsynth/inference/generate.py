@@ -19,6 +19,7 @@ from medsynth.data.io.writing import safe
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits
+from medsynth.run.origin import evaluation_command
 from medsynth.run.recipe import LoadedModel
 
 BLOCK = 16  # images drawn together: a constant, since another number would give other images
@@ -182,7 +183,9 @@ def write_images(
         if len(shown) < grid_columns * GRID_COLUMNS:
             shown.append(image)
     output.finish(torch.stack(shown), grid_columns)
-    log.info("%d images are in %s", count, output.folder)
+    log.info("%d images are in %s; look at %s", count, output.folder, output.folder / "grid.png")
+    if command := evaluation_command():
+        log.info("Next: %s", command)
 
 
 def image_name(label: str | None, seed: int, index: int, count: int) -> str:

@@ -126,7 +126,8 @@ class Route:
                 if one.index in chosen or not shown:
                     shown += made.shown
         output.finish(*self.layout(shown))
-        log.info("%d of %d %s in %s", count, len(inputs), self.done, output.folder)
+        grid = output.folder / "grid.png"
+        log.info("%d of %d %s in %s; look at %s", count, len(inputs), self.done, output.folder, grid)
 
 
 def usable(inputs: Inputs, read: Callable[[Source], Any], title: str) -> Iterator[Input]:

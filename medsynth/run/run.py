@@ -50,6 +50,7 @@ class Run:
         start_iteration: at which this process continued; 0 in a new run.
         saved_iteration: of the last checkpoint.
         images: training images seen, over all resumes.
+        verdict: how good model.pt is, in one line; None: not known.
         stateful: state of handlers that a checkpoint saves, by name.
     """
 
@@ -71,6 +72,7 @@ class Run:
         self.resume = resume
         self.start_iteration = self.saved_iteration = 0
         self.images = 0
+        self.verdict: str | None = None
         self.stateful: dict[str, Stateful] = {}
         self._started = time.monotonic()
         self._seconds_before = 0.0
@@ -133,6 +135,10 @@ class Run:
         if self.start_iteration and snapshot.exists():
             _log_changes(json.loads(snapshot.read_text()), config)
         write_text(snapshot, json.dumps(config, indent=4) + "\n")
+
+    def setting(self, id: str) -> Any:
+        """The value `id` of the configuration, as it is written there; None outside of one."""
+        return None if self._parser is None else self._parser.get(id)
 
     def definition(self, id: str) -> dict[str, Any]:
         """The entry `id` of the configuration, still a definition, with references replaced by plain values.
