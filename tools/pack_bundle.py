@@ -27,10 +27,11 @@ def main() -> None:
     output, name = options.output or options.checkpoint.parent / "pack", options.bundle.resolve().name
     for path in (output / name, output / f"{name}.zip"):
         refuse_existing(path, "remove it, or give another --output")
-    from medsynth.packaging.packing import pack_bundle  # after parsing: help and errors come at once
+    from medsynth.packaging.packing import inference_command, pack_bundle  # after parsing: help and errors come at once
 
     folder = pack_bundle(options.bundle, options.checkpoint, options.output, options.evaluation, options.export)
     print(f"written to {folder} and {folder.with_name(folder.name + '.zip')}")
+    print(f"to run it: {inference_command(folder)}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main() -> None:
 
     from medsynth.tuning.search_space import read_search_space
     from medsynth.tuning.study import Plan, Tuning
-    from medsynth.tuning.study_report import printed_table, write_report
+    from medsynth.tuning.study_report import compared_with_defaults, printed_table, training_command, write_report
 
     space = read_search_space(config.with_name(config.name.replace("train", "tune", 1)), config)
     run = config.parent.name + config.stem.removeprefix("train")
@@ -44,8 +44,8 @@ def main() -> None:
         print(printed_table(tuning))
     print(f"written to {output}: {', '.join(path.name for path in files)}")
     if tuning.best() is not None:
-        overlay = f"\"['{config}','{output / 'best.json'}']\""
-        print(f"to train with the best: python -m monai.bundle run training --config_file {overlay} --output_dir ...")
+        print(compared_with_defaults(tuning))
+        print(f"to train with the best: {training_command(plan, Path('runs') / f'{run}_best')}")
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:

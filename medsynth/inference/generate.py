@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from medsynth.data.io.writing import safe
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits
+from medsynth.run.origin import evaluation_command
 from medsynth.run.recipe import LoadedModel
 
 BLOCK = 16  # images drawn together: a constant, since another number would give other images
@@ -147,6 +149,7 @@ def write_images(
     output: ImageFolder,
     grid_columns: int,
     more_facts: Iterable[dict[str, Any]] = itertools.repeat({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write generated images, one file each, and the grid of the first.
 
@@ -154,11 +157,12 @@ def write_images(
         count: how many `drawn` yields.
         grid_columns: images in a row of the grid.
         more_facts: for the sidecar of each image and its row in images.csv.
+        settings: what else made the images, for the sidecars.
     """
     space = slice_space(model)
     # real slices are comparable with these if they have the same preprocessing and intensity bounds
     sidecar = {"Units": space.units, "IntensityBounds": list(space.bounds or (0.0, 1.0))}
-    sidecar |= {"Preprocessing": model.preprocessing}
+    sidecar |= {"Preprocessing": model.preprocessing, **settings}
     names = getattr(getattr(model.network, "conditions", None), "covariates", ())
     shown: list[Tensor] = []
     progress = tqdm(drawn, desc="generating", total=count)
@@ -179,7 +183,9 @@ def write_images(
         if len(shown) < grid_columns * GRID_COLUMNS:
             shown.append(image)
     output.finish(torch.stack(shown), grid_columns)
-    log.info("%d images are in %s", count, output.folder)
+    log.info("%d images are in %s; look at %s", count, output.folder, output.folder / "grid.png")
+    if command := evaluation_command():
+        log.info("Next: %s", command)
 
 
 def image_name(label: str | None, seed: int, index: int, count: int) -> str:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
 STEPS = 9  # images of a strip, its two ends among them
+
+
+def strip_facts(strips: int) -> Iterator[dict[str, Any]]:
+    """For sidecars and images.csv: which strip an image is of, and which step of it, both from 0."""
+    yield from ({"Strip": strip, "Step": step} for strip in range(strips) for step in range(STEPS))
 
 
 def great_circle(start: Tensor, end: Tensor, share: float) -> Tensor:

@@ -156,6 +156,7 @@ def reconstruct(
     batch_size: int,
     name: str = "reconstruct",
     changed: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a reconstruction of each input, with its PSNR and SSIM; see `Route.run`.
 
@@ -166,6 +167,7 @@ def reconstruct(
         batch_size: slices at a time; changes the memory it takes, not the result.
         name: of what is made, for file names.
         changed: facts of what is made that are other than the inputs'.
+        settings: what else made it, for the sidecars.
     """
 
     def make(batch: Sequence[Input]) -> Iterator[Made]:
@@ -173,7 +175,7 @@ def reconstruct(
             fake = _through(model, inferer, stack, entry, batch_size)
             facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(fake)}
             facts |= _closeness(fake, stack.slices) | (changed or {})
-            sidecar = {"Units": stack.space.units, "InputDigest": sources.digest(source)}
+            sidecar = {"Units": stack.space.units, "InputDigest": sources.digest(source), **(settings or {})}
             some = some_slices(len(fake), len(inputs))
             shown = list(zip(stack.slices[some], fake[some], strict=True))
             yield Made(stack.volume(fake), stack.affine, facts, sidecar, shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,12 +120,14 @@ class Route:
         ready = usable(inputs, self.read, self.name)
         while batch := list(itertools.islice(ready, self.batch_size)):
             for one, made in zip(batch, self.make(batch), strict=True):
+                made = replace(made, sidecar=made.sidecar | forced(one.entry))
                 made.write(names[one.index], one.source, output)
                 count += 1
                 if one.index in chosen or not shown:
                     shown += made.shown
         output.finish(*self.layout(shown))
-        log.info("%d of %d %s in %s", count, len(inputs), self.done, output.folder)
+        grid = output.folder / "grid.png"
+        log.info("%d of %d %s in %s; look at %s", count, len(inputs), self.done, output.folder, grid)
 
 
 def usable(inputs: Inputs, read: Callable[[Source], Any], title: str) -> Iterator[Input]:
@@ -151,6 +153,12 @@ def usable(inputs: Inputs, read: Callable[[Source], Any], title: str) -> Iterato
 def some_slices(count: int, inputs: int) -> list[int]:
     """Which of an input's slices are in the grid."""
     return spread(count, max(1, MOST_SHOWN // inputs))
+
+
+def forced(*entries: Mapping[str, Any]) -> dict[str, str]:
+    """For sidecars: why inputs are not of the kind that the model learned, see `suitability.suitable`."""
+    reasons = dict.fromkeys(entry["forced"] for entry in entries if "forced" in entry)
+    return {"Forced": "; ".join(reasons)} if reasons else {}
 
 
 def origin(source: Source) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,6 @@ from medsynth.data.preprocessing.preparation import log_notes
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.transforms import (
     AIR_HU,
-    NO_AIR_HU,
     FitPicture,
     ResampleInPlane,
     ScaleToUnit,
@@ -41,10 +39,7 @@ from medsynth.inference.route import Input, Inputs, Made, Route, origin
 
 THUMBNAIL = 256  # pixels of a slice in the grid
 AIR = -1.0  # in a network's scale
-MOST_BEYOND = 0.5  # part of a patient that the network's bounds may clip without a warning
 MARGIN_MM = 4.0  # around the patient, within which the network's output is retained
-
-log = logging.getLogger(__name__)
 
 SliceNetwork = Callable[[Tensor, Tensor], Tensor]
 """Slices (N, 1 + 2 * neighbours, H, W) in [-1, 1], each in the middle of its neighbours, and positions (N,), NaN where
@@ -76,12 +71,6 @@ class ReadyVolume:
         """(4, 4), of the grid of the file, to right-anterior-superior mm."""
         return self._inverse(self.image).affine.numpy()
 
-    @property
-    def beyond(self) -> float:
-        """Part of the patient that the bounds cut off."""
-        low, high = self.bounds
-        return float(np.mean((self.patient.values < low) | (self.patient.values > high)))
-
     def back(self, values: Tensor) -> np.ndarray:
         """Values on the upright grid (1, rows, columns, slices) -> (X, Y, Z) on the grid of the file."""
         return self._inverse(values)[0].numpy()
@@ -101,18 +90,10 @@ def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
     steps = Compose(locate(preprocessing))
     located = steps({"source": source})
     log_notes([source.path], [located])
-    upright, air = located[Keys.IMAGE], located["air"]
-    if preprocessing.modality == "mri":
-        refuse_ct(air)
+    upright = located[Keys.IMAGE]
     data = ScaleToUnit()(volume_bounds(preprocessing)(located))
     image = MetaTensor(data[Keys.IMAGE], meta=upright.meta, applied_operations=upright.applied_operations)
     return ReadyVolume(image, data["patient"], outline(data["patient"]), data["air"], data["bounds"], steps)
-
-
-def refuse_ct(air: float) -> None:
-    """Refuse a volume whose air has the value that it has in CT, where MRI is needed."""
-    if air < NO_AIR_HU:
-        raise MedsynthError(f"has air of {air:.0f}, as CT has, and this model's input is MRI: give MRI, or a CT model")
 
 
 def outline(patient: Patient) -> np.ndarray:
@@ -285,11 +266,6 @@ def write_volumes(
     def make(batch: Sequence[Input]) -> Iterator[Made]:
         for one in batch:
             ready: ReadyVolume = one.ready
-            if ready.beyond > MOST_BEYOND:
-                path, percent = one.source.path, 100 * ready.beyond
-                log.warning(
-                    "%s: %.0f %% of the patient is outside of %g to %g and clipped", path, percent, *ready.bounds
-                )
             answer = sampled(inferer, ready, network, request.num_samples, request.seed)
             on_grid = [ready.back(part) for part in answer if part is not None]
             made = request.made(one, on_grid, ready.affine, _pictures(ready, answer))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
@@ -96,6 +97,13 @@ def pack_bundle(
             shutil.move(Path(scratch) / f"{name}.zip", output / f"{name}.zip")
             folder.rename(target)
     return target
+
+
+def inference_command(folder: Path) -> str:
+    """Runs a packed bundle, from where the user stands."""
+    config = folder / "configs" / "inference.json"
+    example = _example(json.loads(config.read_text()), load_model(folder / "models" / "model.pt"))
+    return f"python -m monai.bundle run inference --config_file {shlex.quote(str(config))} {example}"
 
 
 def read_bundle(bundle: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pydoc import locate
 from types import TracebackType
 from typing import Any
@@ -32,11 +32,12 @@ def check_config() -> None:
 
 
 def check_overrides(parser: ConfigParser, config_files: tuple[str, ...]) -> None:
-    """Refuse misspelt keys, words for numbers and missing devices, and read JSON's words."""
+    """Refuse misspelt keys, words and negative values for numbers, missing devices; read JSON's words."""
     given = ConfigParser.load_config_file(config_files[0])
     refuse_unknown_keys(parser, given, config_files[0])
     read_json_words(parser)
     refuse_other_kinds(given, parser.config)
+    refuse_words(parser.config, parser.locator)
     refuse_missing_device(parser.config.get("device"))
 
 
@@ -101,7 +102,8 @@ def refuse_unknown_keys(parser: ConfigParser, given: dict[str, Any], config_file
 def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
     """Refuse other values where `given`, the config file's content, has a number, or true or false.
 
-    Null and expressions are accepted: those who use them check them.
+    A number that is not negative there must not be negative. Null and expressions are accepted: those who use them
+    check them.
 
     Raises:
         MedsynthError: with the key, what it is, and what to give.
@@ -116,6 +118,42 @@ def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
         raise MedsynthError(f"{above} is {merged!r}: give true or false")
     elif is_number(given) and not is_number(merged):
         raise MedsynthError(f"{above} is {merged!r}: give a number, such as {given}")
+    elif is_number(given) and merged < 0 <= given:
+        raise MedsynthError(f"{above} is {merged!r}: give a number from 0, such as {given}")
+
+
+def refuse_words(config: dict[str, Any], locator: ComponentLocator) -> None:
+    """Refuse what is no finite number where a `_target_` takes one, by its annotation, directly or by reference.
+
+    Raises:
+        MedsynthError: with the key, what it is, and what to give.
+    """
+    for path, entry in _components(config):
+        for name, parameter in _signature(entry, locator).items():
+            kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+            if name not in entry or not kinds & {"int", "float"} or not kinds <= {"int", "float", "None"}:
+                continue
+            key, value = _followed(f"{path}#{name}", entry[name], config)
+            if value is None or _is_expression(value) or is_number(value):
+                continue
+            usual = f", such as {parameter.default}" if is_number(parameter.default) else ""
+            raise MedsynthError(f"{key} is {value!r}: give a number{usual}{' or null' if 'None' in kinds else ''}")
+
+
+def _components(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The path of every entry with a `_target_`, and the entry."""
+    if isinstance(config, dict) and "_target_" in config:
+        yield path, config
+    if isinstance(config, (dict, list)):
+        for name, value in config.items() if isinstance(config, dict) else enumerate(config):
+            yield from _components(value, f"{path}#{name}" if path else str(name))
+
+
+def _followed(key: str, value: Any, config: dict[str, Any]) -> tuple[str, Any]:
+    """A value and its key, once references to keys at the top of the configuration are followed."""
+    while isinstance(value, str) and value.startswith("@") and value[1:] in config:
+        key, value = value[1:], config[value[1:]]
+    return key, value
 
 
 def _is_expression(value: Any) -> bool:
@@ -158,14 +196,19 @@ def _parameters(entry: dict[str, Any], locator: ComponentLocator) -> list[str] |
     """Names that the entry's `_target_` takes: [] if it has none, None if it takes any or they are unknown."""
     if "_target_" not in entry:
         return []
+    parameters = _signature(entry, locator)
+    if not parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return list(parameters)
+
+
+def _signature(entry: dict[str, Any], locator: ComponentLocator) -> Mapping[str, inspect.Parameter]:
+    """What the entry's `_target_` takes, by name; {} where that is unknown."""
     target = ConfigComponent(entry, locator=locator).resolve_module_name()
     try:
-        parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters.values()
+        return inspect.signature(locate(target) if isinstance(target, str) else target).parameters
     except (TypeError, ValueError):
-        return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [parameter.name for parameter in parameters]
+        return {}
 
 
 def _references(entry: Any) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from medsynth.storage import load_plain, save_plain
 
 _FORMAT = 2  # raise it when an earlier model.pt no longer gives the same network or the same preprocessing
 _PACKAGES = ("medsynth.models.", "medsynth.nn.", "monai.networks.")
+log = logging.getLogger(__name__)
+
 _PARTS = {"definition": dict, "weights": dict, "preprocessing": dict, "classes": list, "extra": dict}
 
 
@@ -85,7 +88,7 @@ def save_model(
 
 
 def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedModel:
-    """Rebuild the network of a model.pt.
+    """Rebuild the network of a model.pt; the log says how good its training found it.
 
     Raises:
         MedsynthError: no such file, an incomplete model.pt, one that names foreign code, weights of another network, or
@@ -108,6 +111,8 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> LoadedMo
     if _has(content.get("discriminator"), {"definition": dict, "weights": dict}):
         check_recipe(content["discriminator"]["definition"], {}, str(path))
         discriminator = _with_weights(**content["discriminator"], device=device, where=where)
+    if said := content["extra"].get("verdict"):
+        log.info("%s: %s", path, said)
     return LoadedModel(
         network=network,
         preprocessing=content["preprocessing"],

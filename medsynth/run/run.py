@@ -16,7 +16,7 @@ from monai.utils import set_determinism
 from medsynth import distributed
 from medsynth.errors import MedsynthError
 from medsynth.run import config_checks as checks
-from medsynth.run.log import log_to
+from medsynth.run.log import log_to, write_log
 from medsynth.run.origin import config_origin
 from medsynth.run.tracking import prepare_tracking
 from medsynth.storage import disk_errors, write_text
@@ -39,7 +39,7 @@ class Run:
     """The folder `output_dir`, created or continued. Build it before anything else of a training config.
 
     It refuses misspelt overrides, shows mistakes in one line, starts `train.log`, saves the configuration as
-    `config.json` and seeds. The handlers share it.
+    `config.json` and seeds. The handlers share it. A new folder is made when the training begins, see `begin`.
 
     Args:
         output_dir: the run folder.
@@ -50,6 +50,7 @@ class Run:
         start_iteration: at which this process continued; 0 in a new run.
         saved_iteration: of the last checkpoint.
         images: training images seen, over all resumes.
+        verdict: how good model.pt is, in one line; None: not known.
         stateful: state of handlers that a checkpoint saves, by name.
     """
 
@@ -71,6 +72,7 @@ class Run:
         self.resume = resume
         self.start_iteration = self.saved_iteration = 0
         self.images = 0
+        self.verdict: str | None = None
         self.stateful: dict[str, Stateful] = {}
         self._started = time.monotonic()
         self._seconds_before = 0.0
@@ -79,7 +81,7 @@ class Run:
             raise MedsynthError(f"{self.folder} holds a run already: give another output_dir, or --resume true")
         self._refuse_other_system()
         if self.is_main:
-            self._open_folder()
+            self._try_folder()
         else:
             logging.getLogger().setLevel(logging.WARNING)
         set_determinism(seed + idist.get_rank())
@@ -134,6 +136,10 @@ class Run:
             _log_changes(json.loads(snapshot.read_text()), config)
         write_text(snapshot, json.dumps(config, indent=4) + "\n")
 
+    def setting(self, id: str) -> Any:
+        """The value `id` of the configuration, as it is written there; None outside of one."""
+        return None if self._parser is None else self._parser.get(id)
+
     def definition(self, id: str) -> dict[str, Any]:
         """The entry `id` of the configuration, still a definition, with references replaced by plain values.
 
@@ -174,11 +180,26 @@ class Run:
             yield self._writer
             self._writer.flush()
 
-    def _open_folder(self) -> None:
+    def begin(self) -> None:
+        """Make the folder and write its log, once nothing can be refused any more."""
+        if not self.is_main:
+            return
         with disk_errors(self.folder):
             for name in ("checkpoints", "samples", "tensorboard"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            log_to(self.folder / "train.log")
+            write_log()
+
+    def _try_folder(self) -> None:
+        """Check that the folder can be written, and leave none where there was none: a start may still be refused."""
+        new = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "checkpoints").mkdir(exist_ok=True)
+            for path in [self.folder / "checkpoints", *new] if new else []:
+                path.rmdir()
+        log_to(self.folder / "train.log")
+        if not new:
+            write_log()
         logger.info("%s %s", "Going on with" if self.has_checkpoint() else "Starting", self.folder)
 
 

@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 
 from medsynth.run.recipe import check_recipe, save_model
 from medsynth.training.logging.logbook import scalar_metrics
+from medsynth.training.verdict import verdict
 
 if TYPE_CHECKING:
     from medsynth.run.run import Run
@@ -62,10 +63,10 @@ class BestModel:
             self.validator.add_event_handler(Events.COMPLETED, self._save_if_best, engine)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"is_best": self._is_best}
+        return {"is_best": self._is_best, "verdict": self.run.verdict or ""}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._is_best = state["is_best"]
+        self._is_best, self.run.verdict = state["is_best"], state.get("verdict") or None
 
     def _save_if_best(self, trainer: Engine) -> None:
         state = self.validator.state
@@ -82,7 +83,8 @@ class BestModel:
     def _save(self, engine: Engine) -> None:
         metrics = {} if self.validator is None else scalar_metrics(self.validator)
         progress = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
-        extra = self.extra | progress
+        self.run.verdict = verdict(metrics)
+        extra = self.extra | progress | ({"verdict": self.run.verdict} if self.run.verdict else {})
         saved = None if self.discriminator is None else (self.discriminator, engine.discriminator)
         if saved is not None:  # with some weights of the loss it is never updated
             extra["discriminator_learned"] = bool(engine.discriminator_optimizer.state)

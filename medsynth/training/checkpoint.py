@@ -56,6 +56,7 @@ class Checkpoint:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _start(self, engine: Engine) -> None:
+        self.run.begin()
         if self.run.resume and self.run.has_checkpoint():
             self._restore(engine)
         self.run.start_iteration = self.run.saved_iteration = engine.state.iteration

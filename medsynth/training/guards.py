@@ -89,8 +89,9 @@ class TimeLimit:
         is_over = self.run.session_seconds > 60 * self.max_minutes
         if distributed.all_reduce(int(is_over), "MAX"):  # all processes stop at the same iteration
             logger.info(
-                "max_minutes (%g) is over at iteration %d; the same command goes on from there",
+                "max_minutes (%g) is over at iteration %d of %d; the same command goes on from there",
                 self.max_minutes,
                 engine.state.iteration,
+                engine.state.max_epochs * engine.state.epoch_length,
             )
             engine.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from medsynth.evaluation.report.folder import as_csv
 from medsynth.storage import write_bytes, write_text
-from medsynth.tuning.study import INTERRUPTED, Tuning
+from medsynth.tuning.study import INTERRUPTED, Plan, Tuning
 
+LENGTHS = ("max_epochs", "max_minutes", "epoch_length")  # of a trial, which is shorter than a training
 SHOWN = 10  # rows of the printed table
 FAILURES_SHOWN = 5  # different reasons
 
@@ -68,6 +70,30 @@ def printed_table(tuning: Tuning) -> str:
     failed = [f"failed: {reason}" for reason in list(reasons)[:FAILURES_SHOWN]]
     left_out = f"... and {len(rows) - SHOWN} more in trials.csv" if len(rows) > SHOWN else ""
     return "\n".join([*lines, left_out, *failed]).rstrip()
+
+
+def compared_with_defaults(tuning: Tuning) -> str:
+    """Whether the best trial has other settings than the bundle's own, and by how much it is better."""
+    best, own = tuning.best(), tuning.plan.space.first_trial()
+    if best.params == own:
+        return "the bundle's own settings are the best: there is nothing to change"
+    name = next(iter(tuning.plan.objectives))
+    known = [trial for trial in tuning.study.get_trials(deepcopy=False) if trial.params == own and trial.values]
+    theirs = f"{_shown(known[0].values[0])} with the bundle's own settings" if known else "no complete trial of the own"
+    return f"trial {best.number} is the best: {name} {_shown(best.values[0])}, and {theirs}"
+
+
+def training_command(plan: Plan, output_dir: Path) -> str:
+    """Trains with the best settings, on the data of the study, as long as the configuration says."""
+    words = ["python", "-m", "monai.bundle", "run", "training"]
+    words += ["--config_file", f"['{plan.config}','{plan.output / 'best.json'}']", "--output_dir", str(output_dir)]
+    kept, skip = [], False
+    for word in plan.overrides:
+        if word.startswith("--"):
+            skip = word[2:].partition("=")[0] in LENGTHS
+        if not skip:
+            kept.append(word)
+    return shlex.join([*words, *kept])
 
 
 def _state(trial: FrozenTrial) -> str:

@@ -133,7 +133,7 @@ def test_of_a_datalist_the_images_that_the_direction_starts_from_are_translated(
         ({"num_samples": 0}, "num_samples is 0: give a whole number, 1 or more"),
         ({"planes": ["oblique"]}, "give a list with some of axial"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"input": "2_target.nii.gz"}, "has air of -1000, as CT has, and this model's input is MRI"),
+        ({"input": "2_target.nii.gz"}, "has values down to -1000, as the air of CT"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(translate, pairs, overrides, told, monkeypatch, tmp_path):
@@ -223,3 +223,26 @@ def test_a_target_on_another_grid_is_told(evaluate, pairs, tmp_path):
 def test_a_misspelt_override_is_refused_with_the_nearest_key(refused, tmp_path):
     line = refused("inference", "translation/inference.json", output_dir=tmp_path, num_sample=2)
     assert line.endswith("the nearest valid key is 'num_samples'")
+
+
+@pytest.mark.parametrize(
+    ("file", "direction", "cure"),
+    [
+        ("0_target.nii.gz", "source_to_target", "give --direction target_to_source, or go on with --force true"),
+        ("0_source.nii.gz", "target_to_source", "give --direction source_to_target, or go on with --force true"),
+    ],
+)
+def test_the_other_direction_s_input_is_refused_and_nothing_is_written(
+    translate, pairs, tmp_path, file, direction, cure
+):
+    with pytest.raises(RuntimeError) as stopped:
+        translate(input=str(pairs.parent / file), direction=direction)
+    assert cure in as_line(stopped.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_force_translates_the_wrong_kind_and_the_sidecar_says_so(translate, pairs):
+    out = translate(input=str(pairs.parent / "0_target.nii.gz"), force="true")
+    (sidecar,) = (json.loads(file.read_text()) for file in (out / "images").glob("*.json"))
+    assert "as the air of CT, and this model's input is MRI" in sidecar["Forced"]
+    assert (sidecar["Direction"], sidecar["Planes"]) == ("source_to_target", ["axial"])

@@ -258,8 +258,3 @@ def test_a_ramp_survives_another_spacing_and_the_way_back(spacing_mm):
 def test_planes_that_do_not_exist_are_refused(planes):
     with pytest.raises(MedsynthError, match="planes are .* give a list with some of axial"):
         VolumeInferer(CT_INPUT, planes)
-
-
-def test_ct_for_a_network_that_takes_mri_is_refused(saved):
-    with pytest.raises(MedsynthError, match="has air of -1000, as CT has, and this model's input is MRI"):
-        read_ready(Source(str(saved())), Preprocessing("mri", None, None, 32))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from medsynth.errors import MedsynthError
 from medsynth.packaging import leaks
 from medsynth.packaging.deploy import callable_network, describe_formats
-from medsynth.packaging.packing import pack_bundle, read_bundle, with_settings
+from medsynth.packaging.packing import inference_command, pack_bundle, read_bundle, with_settings
 from medsynth.run.recipe import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +131,13 @@ def test_a_pack_holds_no_path_outside_of_itself(packed, stem, tmp_path):
         assert "bundles/" not in text
     with zipfile.ZipFile(f"{folder}.zip") as archive:
         assert all(name.startswith(f"{stem}/") for name in archive.namelist())
+
+
+def test_the_command_of_a_pack_runs_it_from_where_the_user_stands(packed):
+    folder = packed("superres")
+    words = shlex.split(inference_command(folder))
+    assert Path(words[words.index("--config_file") + 1]) == folder / "configs" / "inference.json"
+    assert words[-4:] == ["--input", "scans/", "--output_dir", "results"]
 
 
 def test_the_properties_of_a_pack_are_clean(packed):

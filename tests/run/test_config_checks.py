@@ -16,6 +16,7 @@ from medsynth.run.config_checks import (
     read_json_words,
     refuse_missing_device,
     refuse_other_kinds,
+    refuse_words,
     show_mistakes_in_one_line,
 )
 
@@ -55,6 +56,8 @@ def test_a_key_unlike_any_other_is_refused_with_the_valid_ones(toy_run):
         ({"rate": "fast"}, "rate is 'fast': give a number, such as 0.5"),
         ({"rate": True}, "rate is True: give a number, such as 0.5"),
         ({"rate": float("nan")}, "rate is nan: give a number, such as 0.5"),
+        ({"rate": float("inf")}, "rate is inf: give a number, such as 0.5"),
+        ({"rate": -1}, "rate is -1: give a number from 0, such as 0.5"),
         ({"inner": {"betas": [0.0, "x"]}}, "inner#betas#1 is 'x': give a number, such as 1"),
         ({"inner": {"on": "maybe"}}, "inner#on is 'maybe': give true or false"),
         ({"inner": {"on": 1}}, "inner#on is 1: give true or false"),
@@ -66,6 +69,41 @@ def test_another_kind_of_value_than_the_file_s_is_refused_with_its_key(override,
         refuse_other_kinds(given, given | override)
 
 
+class Weights:
+    def __init__(self, l1: float, many: int | None = None, name: str = "x", either: int | str = 1) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"weights": {"l1": "much"}}, "weights#l1 is 'much': give a number"),
+        ({"weights": {"l1": float("inf")}}, "weights#l1 is inf: give a number"),
+        ({"rate": "nan", "weights": {"l1": "@rate"}}, "rate is 'nan': give a number"),
+        ({"list": [{"_target_": f"{__name__}.Weights", "many": "x"}]}, "list#0#many is 'x': give a number or null"),
+    ],
+)
+def test_a_word_is_refused_where_a_parameter_takes_a_number_also_by_reference(config, line):
+    config["weights"] = {"_target_": f"{__name__}.Weights", **config.get("weights", {})}
+    with pytest.raises(MedsynthError, match=f"^{re.escape(line)}$"):
+        refuse_words(config, ConfigParser().locator)
+
+
+def test_numbers_null_and_expressions_are_taken_and_other_parameters_left_alone():
+    weights = {"_target_": f"{__name__}.Weights", "l1": "$1 / 2", "many": None, "name": "y", "either": "z"}
+    refuse_words({"weights": weights, "other": {"_target_": "$@slices", "l1": "x"}}, ConfigParser().locator)
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": -1}, {"max_minutes": "two"}, {"network_def__dropout": "x"}])
+def test_a_start_that_is_refused_leaves_no_folder(toy_run, tmp_path, settings):
+    with pytest.raises(RuntimeError):
+        toy_run(tmp_path / "new" / "run", **settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_said_before_the_training_begins_is_in_its_log_too(toy_run):
+    assert "Starting" in (toy_run(max_epochs=1) / "train.log").read_text()
+
+
 def test_numbers_null_expressions_and_other_shapes_are_taken():
     given = {"rate": 0.5, "count": 3, "name": "x", "inner": {"betas": [0.0, 1], "on": False}}
     refuse_other_kinds(given, {"rate": 1, "count": None, "name": 7, "inner": {"betas": [0.5], "on": "@name"}})
@@ -75,7 +113,7 @@ def test_numbers_null_expressions_and_other_shapes_are_taken():
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("max_minutes", "two", "max_minutes is 'two': give a number from 0, such as 60, or null"),
+        ("max_minutes", "two", "max_minutes is 'two': give a number or null"),
         ("max_minutes", -1, "max_minutes is -1: give a number from 0, such as 60, or null"),
         ("max_epochs", "x", "max_epochs is 'x': give a number, such as "),
     ],
@@ -117,7 +155,7 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_1(tmp_path):
         text=True,
     )
     assert process.returncode == 1
-    assert process.stderr == f"error: cannot write {tmp_path / 'file'}: Not a directory: give another output_dir\n"
+    assert process.stderr == f"error: cannot write {tmp_path / 'file'}: File exists: give another output_dir\n"
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(capsys):

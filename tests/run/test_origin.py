@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
+import monai.bundle
 import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 
@@ -51,3 +53,24 @@ def test_the_origin_in_a_parser_alone_has_no_folder():
 def test_outside_of_a_configuration_nothing_is_found():
     assert config_origin() == Origin()
     assert bundle_root() == "."
+
+
+def test_commands_are_of_the_configuration_beside_and_can_be_pasted(tmp_path, capsys):
+    folder = tmp_path / "a bundle"
+    folder.mkdir()
+    (folder / "evaluate.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"datalist": "data/mine.json"}')
+    config = {"imports": ["$from medsynth.run import origin"], "checkpoint": str(tmp_path / "model.pt")}
+    config |= {"inference": ["$print(origin.evaluation_command())", "$print(origin.command('training'))"]}
+    (folder / "inference.json").write_text(json.dumps(config))
+    (folder / "metadata.json").write_text("{}")
+    monai.bundle.run("inference", config_file=str(folder / "inference.json"))
+    judge, train = capsys.readouterr().out.splitlines()[-2:]
+    assert shlex.split(judge)[:7] == [
+        *["python", "-m", "monai.bundle", "run", "evaluation", "--config_file"],
+        f"{folder}/evaluate.json",
+    ]
+    assert shlex.split(judge)[7:] == [
+        "--checkpoint", f"{tmp_path}/model.pt", "--output_dir", f"{tmp_path}/evaluation", "--real", "data/mine.json",
+    ]  # fmt: skip
+    assert train == "None"

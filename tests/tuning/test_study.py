@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,13 @@ from medsynth.errors import MedsynthError
 from medsynth.tuning import trials
 from medsynth.tuning.search_space import SearchSpace, read_search_space
 from medsynth.tuning.study import Plan, Tuning
-from medsynth.tuning.study_report import printed_table, trial_rows, write_report
+from medsynth.tuning.study_report import (
+    compared_with_defaults,
+    printed_table,
+    training_command,
+    trial_rows,
+    write_report,
+)
 
 ROOT = Path(__file__).parents[2]
 SPACE = {
@@ -132,6 +139,27 @@ def test_a_trial_that_diverges_or_runs_out_of_memory_is_pruned_with_its_reason(p
     assert lost
     assert all(trial.state == TrialState.PRUNED and reason in trial.user_attrs["reason"] for trial in lost)
     assert TrialState.COMPLETE in states(tuning)
+
+
+def test_the_command_with_the_best_has_the_study_s_data_but_not_its_short_trials(plan, tmp_path):
+    found = plan("--datalist", "my data.json", "--max_epochs", "2", "--max_minutes=3", "--labels", "['a']")
+    words = shlex.split(training_command(found, tmp_path / "runs/best"))
+    assert words[5:] == [
+        "--config_file", f"['{found.config}','{found.output / 'best.json'}']", "--output_dir", f"{tmp_path}/runs/best",
+        "--datalist", "my data.json", "--labels", "['a']",
+    ]  # fmt: skip
+
+
+def test_it_is_said_whether_the_bundle_s_own_settings_won(plan):
+    assert "own settings are the best" in compared_with_defaults(study(plan(), 1))
+
+
+def test_a_better_trial_is_named_beside_the_bundle_s_own(plan):
+    tuning = study(plan("--mood", "x"), 8)
+    best = tuning.best()
+    assert best.number > 0
+    said = f"trial {best.number} is the best: loss {best.values[0]:.4g}, and 1.143 with the bundle's own settings"
+    assert compared_with_defaults(tuning) == said
 
 
 def test_a_trial_worse_than_the_median_is_stopped_after_it_has_saved(plan, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -99,8 +100,7 @@ def read_run(folder: Path) -> Evaluated:
         measures = {name: _measure(name, values) for name, values in table.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise MedsynthError(
-            f"{folder} holds no evaluation that can be read: make one with python -m monai.bundle run evaluation "
-            f"--config_file bundles/<stem>/evaluate.json --output_dir {folder / 'evaluation'}"
+            f"{folder} holds no evaluation that can be read: make one with {_evaluation_command(folder)}"
         ) from error
     if "real_sha256" not in facts:
         raise MedsynthError(f"{folder} is an evaluation of pairs: sets of generated images can be compared here")
@@ -113,6 +113,15 @@ def read_run(folder: Path) -> Evaluated:
         _cost(run),
         _json(run / "config.json"),
     )
+
+
+def _evaluation_command(folder: Path) -> str:
+    """Judges the run of a folder on the data that it learned from."""
+    config = _json(folder / "config.json") or {}
+    bundle = config.get("bundle_root", "bundles/<stem>")
+    words = ["python", "-m", "monai.bundle", "run", "evaluation", "--config_file", f"{bundle}/evaluate.json"]
+    words += ["--checkpoint", str(folder / "model.pt"), "--output_dir", str(folder / "evaluation")]
+    return shlex.join(words + (["--real", str(config["datalist"])] if config.get("datalist") else []))
 
 
 def compare(folders: Sequence[Path], output: ReportFolder) -> Page:

@@ -27,7 +27,7 @@ from medsynth.inference.generate import (
     write_images,
 )
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder
-from medsynth.inference.paths import STEPS, great_circle
+from medsynth.inference.paths import STEPS, great_circle, strip_facts
 from medsynth.inference.reconstruct import reconstruct
 from medsynth.models.stylegan.latents_file import LATENTS, as_npz, latents_of_images
 from medsynth.models.stylegan.network import StyleGan
@@ -83,6 +83,7 @@ class StyleGanInference:
             raise MedsynthError(f"path is {path!r}: choose one of {', '.join(PATHS)}")
         self.model, self.network, self.output = model, model.network, output
         self.mode, self.request, self.truncation, self.path = mode, request, truncation, path
+        self.settings = {"Mode": mode, "Truncation": truncation}
         self.projection, self.inputs, self.batch_size = projection, inputs, batch_size
 
     def run(self) -> None:
@@ -94,7 +95,8 @@ class StyleGanInference:
         request, model = self.request, self.model
         condition = request.condition(model) | {"truncation": self.truncation}
         drawn = sampled(self.network.sample, request, condition)
-        write_images(drawn, request.num_images, request, model, self.output, square(request.num_images))
+        columns = square(request.num_images)
+        write_images(drawn, request.num_images, request, model, self.output, columns, settings=self.settings)
         self._write_latents()
         if request.label is None and len(model.classes) > 1:
             self._grids_of_classes(condition)
@@ -109,7 +111,8 @@ class StyleGanInference:
         count = -(-self.request.num_images // STEPS)
         strips = [self._strip(number) for number in range(count)]
         drawn = (image for strip in strips for image in strip.images(STEPS))
-        write_images(drawn, count * STEPS, self.request, self.model, self.output, STEPS)
+        facts, settings = strip_facts(count), self.settings | {"Path": self.path}
+        write_images(drawn, count * STEPS, self.request, self.model, self.output, STEPS, facts, settings)
         shown = [[image for image, *_ in strip.images(FRAMES)] for strip in strips[:GRID_COLUMNS]]
         self.output.write_extra("interpolation.gif", animation(shown))
 
@@ -119,11 +122,12 @@ class StyleGanInference:
         images, names = mixing_table(self.network, styles, self._mean(label))
         drawn = ((image, label, positions[0].item()) for image in images)
         facts = [{"Styles": name} for name in names]
-        write_images(drawn, len(images), self.request, self.model, self.output, GRID_COLUMNS, facts)
+        write_images(drawn, len(images), self.request, self.model, self.output, GRID_COLUMNS, facts, self.settings)
 
     def project(self) -> None:
         """The images nearest to the inputs that the network can draw, and their latent vectors."""
-        reconstruct(self.inputs, self.model, self.projection, self.output, self.batch_size)
+        settings = {"Mode": self.mode, "Space": self.projection.space, "Steps": self.projection.steps}
+        reconstruct(self.inputs, self.model, self.projection, self.output, self.batch_size, settings=settings)
         files = np.repeat([row["file"] for row in self.output.rows], [row["slices"] for row in self.output.rows])
         self.output.write_extra("projected.npz", as_npz({"w": self.projection.found.numpy(), "image": files}))
 

@@ -28,7 +28,6 @@ from medsynth.data.preprocessing.transforms import CheckFinite, MendHounsfield, 
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.inference.image_folder import ImageFolder, read_sidecar
 from medsynth.inference.route import Input, Made, Route, origin
-from medsynth.inference.volumes import refuse_ct
 from medsynth.models.superres.degradation import SCALES
 from medsynth.models.superres.network import RRDBNet
 from medsynth.nn.precision import autocast
@@ -89,8 +88,6 @@ def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
     steps = find(preprocessing) if preprocessing.modality == "mri" else [CheckFinite(), MendHounsfield()]
     located = Compose([*steps, volume_bounds(preprocessing)])({Keys.IMAGE: volume, "source": source})
     log_notes([source.path], [located])
-    if preprocessing.modality == "mri":
-        refuse_ct(located["air"])
     upright: MetaTensor = Orientation(axcodes=PLANES[preprocessing.plane], labels=None)(located[Keys.IMAGE])
     values = convert_to_tensor(upright, track_meta=False)[0].permute(2, 0, 1).contiguous()
     return Upright(values, upright.affine.numpy(), volume.affine.numpy(), located["bounds"])
@@ -237,7 +234,7 @@ class SuperResolution:
             fine = self._finer(upright)
             volume, affine = upright.to_file(fine)
             facts = {"Scale": self.upscaler.network.scale, "Plane": self.preprocessing.plane, "Slices": len(fine)}
-            sidecar = {"Units": space.units, **origin(one.source)}
+            sidecar = {"Units": space.units, "Ensemble": self.upscaler.ensemble, **origin(one.source)}
             code, dicom = form_code(one.source.path), space.modality if self.dicom else None
             yield Made(volume, affine, facts, sidecar, [_shown(upright, fine)], code, dicom=dicom)
 

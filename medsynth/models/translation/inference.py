@@ -17,7 +17,7 @@ from medsynth.data.datalist.names import domain_of
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
-from medsynth.inference import reconstruct
+from medsynth.inference import reconstruct, suitability
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.pictures import PictureInferer, write_pictures
 from medsynth.inference.volumes import SliceNetwork, VolumeInferer, VolumeRequest, write_volumes
@@ -91,6 +91,17 @@ def preprocessing_of(model: LoadedModel, domain: str) -> Preprocessing:
     return replace(Preprocessing.from_dict(model.preprocessing[domain]), spacing_mm=spacing)
 
 
+def suitable_inputs(
+    inputs: Sequence[dict[str, Any]], model: LoadedModel, direction: str, force: bool
+) -> list[dict[str, Any]]:
+    """The inputs of the modality that the direction starts from; see `suitability.suitable`."""
+    given, made = domains(direction)
+    learned, pixels = preprocessing_of(model, given), space_of(model, given).spacing_mm
+    other = next(name for name in DIRECTIONS if name != direction)
+    others = {f"give --direction {other}": preprocessing_of(model, made)}
+    return suitability.suitable(inputs, learned, (pixels, pixels), force, others)
+
+
 def slice_network(model: LoadedModel, direction: str, sample: bool) -> SliceNetwork:
     """One direction of a model, for `VolumeInferer`.
 
@@ -149,6 +160,9 @@ class TranslationInference:
     ) -> None:
         recipes = (preprocessing_of(model, domain).to_dict() for domain in domains(direction))
         sidecar = dict(zip(("InputPreprocessing", "Preprocessing"), recipes, strict=True))
+        sidecar |= {"Direction": direction}
+        if isinstance(inferer, VolumeInferer):
+            sidecar |= {"Planes": list(inferer.planes or [inferer.preprocessing.plane]), "Overlap": inferer.overlap}
         space = space_of(model, domains(direction)[1])
         self.request = VolumeRequest(direction, space, num_samples, seed, dicom=dicom, sidecar=sidecar)
         self.network = slice_network(model, direction, sample=num_samples > 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from medsynth.data.datalist.datalist import PAIR
 from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.evaluation.metrics.paired.lookup import Lookup, intensity_lookup
 from medsynth.evaluation.metrics.texture import swd
 from medsynth.losses.similarity import inside_patient, masked_dissimilarity
-from medsynth.models.translation.pair_slices import BODY
+from medsynth.models.translation.pair_slices import BODY, PairDataset
 from medsynth.training.sample_quality import PATCHES_PER_IMAGE, PROJECTIONS
 
 KEY = "error"
+LOOKED_UP = 64  # training slices that the lookup of intensities is made from
 MOST_IMAGES = 500  # whose texture is compared
 
 
@@ -37,7 +40,7 @@ class TranslationQuality(Metric):
     With pairs, inside the patient (`inside_patient`), means over slices: `mae_*` in the units of the domain
     that is made where these are the same for all images (Hounsfield units for CT), else in percent of its range;
     `psnr_*` in dB, range 2; `ssim_*`, window 7 x 7, uniform. `error` is the mean absolute error in percent of the
-    range.
+    range, and `error_lookup` that of a lookup of intensities, which sees one pixel at a time.
 
     Without pairs there is no truth to compare with: `swd_*` is the sliced Wasserstein distance between the patches of
     translations and of that domain's images, mean over the scales of a pyramid, and `error` is its mean. It tells
@@ -46,15 +49,18 @@ class TranslationQuality(Metric):
     Args:
         spaces: what the values of "source" and "target" stand for.
         seed: of the projections.
+        train: the training slices, from whose pairs the lookup of intensities is made; None: there is none.
     """
 
-    def __init__(self, spaces: Mapping[str, SliceSpace], seed: int = 0) -> None:
+    def __init__(self, spaces: Mapping[str, SliceSpace], seed: int = 0, train: PairDataset | None = None) -> None:
         self.spaces, self.seed = spaces, seed
+        self._lookups = None if train is None else lookups(train)
         super().__init__(from_engine([Keys.PRED, Keys.LABEL]), skip_unrolling=True)
 
     def reset(self) -> None:
         """Forget all images."""
         self._pairs: dict[str, list[Tensor]] = {name: [] for name in PAIR}
+        self._looked_up: list[Tensor] = []
         self._fake: dict[str, list[Tensor]] = {name: [] for name in PAIR}
         self._real: dict[str, list[Tensor]] = {name: [] for name in PAIR}
 
@@ -73,6 +79,10 @@ class TranslationQuality(Metric):
             if both.any():
                 inside = inside_patient(body[0][both] if body else None, source[both], target[both])
                 self._pairs[name].append(measured(fake[both].float(), real[both], inside).cpu())
+                if self._lookups:
+                    given = source if name == "target" else target
+                    found = torch.from_numpy(self._lookups[name](given[both].cpu().numpy()))
+                    self._looked_up.append(percent_error(found, real[both].cpu(), inside.cpu()))
             self._fake[name].append(fake[made & ~both].float().cpu())
             self._real[name].append(real[has & ~both].cpu())
 
@@ -86,7 +96,7 @@ class TranslationQuality(Metric):
                 space = self.spaces[name]
                 unit = (space.bounds[1] - space.bounds[0]) / 100 if space.units == "HU" else 1.0
                 measures |= {f"mae_{name}": mae * unit, f"psnr_{name}": psnr, f"ssim_{name}": ssim}
-            return measures
+            return measures | ({"error_lookup": torch.cat(self._looked_up).mean().item()} if self._looked_up else {})
         distances = {f"swd_{name}": self._distance(name) for name in PAIR[::-1]}
         return {KEY: sum(distances.values()) / len(distances)} | distances
 
@@ -114,8 +124,33 @@ def measured(fake: Tensor, real: Tensor, inside: Tensor) -> Tensor:
     Returns: (N, 3).
     """
     pixels = inside.sum(dim=(1, 2, 3)).clamp_min(1)
-    difference = (fake - real) * inside
-    mae = difference.abs().sum(dim=(1, 2, 3)) / pixels
-    mse = difference.square().sum(dim=(1, 2, 3)) / pixels
+    mse = ((fake - real) * inside).square().sum(dim=(1, 2, 3)) / pixels
     psnr = 10 * torch.log10(4 / mse.clamp_min(1e-10))
-    return torch.stack([50 * mae, psnr, 1 - masked_dissimilarity(fake, real, inside)], dim=1)
+    error = percent_error(fake, real, inside)
+    return torch.stack([error, psnr, 1 - masked_dissimilarity(fake, real, inside)], dim=1)
+
+
+def percent_error(fake: Tensor, real: Tensor, inside: Tensor) -> Tensor:
+    """(N,): the first of what is `measured`."""
+    pixels = inside.sum(dim=(1, 2, 3)).clamp_min(1)
+    return 50 * ((fake - real) * inside).abs().sum(dim=(1, 2, 3)) / pixels
+
+
+def lookups(train: PairDataset) -> dict[str, Lookup]:
+    """For "source" and "target", the mean of its intensities at each one of the other, inside the patients of pairs.
+
+    Args:
+        train: at most `LOOKED_UP` of its slices are read.
+
+    Returns: {} if there is no pair.
+    """
+    pairs = np.flatnonzero(train.mask.all(axis=1))
+    if not len(pairs):
+        return {}
+    chosen = pairs[np.linspace(0, len(pairs) - 1, min(len(pairs), LOOKED_UP)).astype(int)]
+    middle = train.preprocessing["source"].neighbours
+    source, target = (train.stored_slices.read(train.views[name][chosen][:, [middle]]) for name in PAIR)
+    body = train.stored_slices.read(train.views[BODY][chosen]) if BODY in train.views else None
+    inside = inside_patient(body, source, target) > 0
+    values = source[inside].numpy(), target[inside].numpy()
+    return {"target": intensity_lookup(*values), "source": intensity_lookup(*values[::-1])}

@@ -13,8 +13,9 @@ from torch import Tensor
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.generate import Drawn, Request, check_batch_size, check_request, sampled, square, write_images
 from medsynth.inference.image_folder import ImageFolder
-from medsynth.inference.paths import STEPS, great_circle
+from medsynth.inference.paths import STEPS, great_circle, strip_facts
 from medsynth.inference.reconstruct import covariates_of, label_index, read_stacks, reconstruct
+from medsynth.inference.route import forced
 from medsynth.models.flow.network import SOLVER_STEPS
 from medsynth.models.vaegan.network import VaeGan
 from medsynth.run.recipe import LoadedModel
@@ -73,16 +74,18 @@ class VaeGanInference:
     def run(self) -> None:
         """Do it."""
         request, model = self.request, self.model
+        settings = {"Mode": self.mode} | {name.capitalize(): value for name, value in self.solver.items()}
         if self.mode == "reconstruct":
             reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
         elif self.mode == "edit":
             if not any(entry.get("label") or entry.get("covariates") for entry in self.inputs):
                 log.info("class and covariates of the inputs are not known: a datalist as input gives them")
             edit = Edit(model, request, self.condition["label"], self.solver)
-            reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts)
+            reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts, settings)
         elif self.mode == "generate":
             drawn = sampled(model.network.sample, request, self.condition | self.solver)
-            write_images(drawn, request.num_images, request, model, self.output, square(request.num_images))
+            columns = square(request.num_images)
+            write_images(drawn, request.num_images, request, model, self.output, columns, settings=settings)
         else:
             strips = -(-request.num_images // STEPS) if not self.inputs else len(self.inputs) - 1
             if strips < 1:
@@ -91,7 +94,9 @@ class VaeGanInference:
                 )
             ends = self.real_ends() if self.inputs else self.new_ends(strips)
             drawn = (image for pair in ends for image in strip(model.network, *pair, self.solver))
-            write_images(drawn, strips * STEPS, request, model, self.output, STEPS)
+            settings |= forced(*self.inputs)
+            facts = strip_facts(strips)
+            write_images(drawn, strips * STEPS, request, model, self.output, STEPS, facts, settings)
 
     def new_ends(self, strips: int) -> Iterator[tuple[Point, Point]]:
         """Pairs of random points."""

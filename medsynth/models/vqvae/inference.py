@@ -11,6 +11,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError
+from medsynth.inference import suitability
 from medsynth.inference.generate import Request, check_batch_size, check_request, sampled, square, write_images
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.reconstruct import reconstruct
@@ -32,6 +33,13 @@ def stage_one(model: LoadedModel) -> LoadedModel:
 def is_prior(model: LoadedModel) -> bool:
     """Whether it can draw code maps."""
     return hasattr(model.network, "stage_one")
+
+
+def suitable_inputs(
+    inputs: Sequence[dict[str, Any]], model: LoadedModel, mode: str, force: bool
+) -> list[dict[str, Any]]:
+    """The inputs of the modality that the VQ-VAE learned, see `suitability.suitable`; code maps as they are."""
+    return list(inputs) if mode == "decode" else suitability.suitable_inputs(inputs, model, force)
 
 
 class CodeInferer(Inferer):

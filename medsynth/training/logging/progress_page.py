@@ -15,6 +15,7 @@ from PIL import Image
 
 from medsynth.evaluation.report import page
 from medsynth.evaluation.report.figures import Figure
+from medsynth.run.origin import command
 from medsynth.storage import write_text
 from medsynth.training.logging.curves import curves
 from medsynth.training.logging.table import Table
@@ -61,20 +62,47 @@ class ProgressPage:
     def _complete(self, engine: Engine) -> None:
         if engine.state.iteration > self.run.start_iteration:
             self._write(engine, None)
-            folder = self.run.folder
-            logger.info("The best model is %s; %s shows what it learned", self.run.model, folder / "index.html")
+            self._conclude(engine)
+
+    def _conclude(self, engine: Engine) -> None:
+        """Log whether the run is finished, what to look at, the next command, and how good the model is."""
+        state, run = engine.state, self.run
+        finished = state.iteration >= state.max_epochs * state.epoch_length
+        logger.info(
+            "%s: the best model%s is %s; look at %s and %s",
+            "Finished" if finished else "Not finished",
+            "" if finished else " so far",
+            run.model,
+            run.folder / "index.html",
+            run.folder / "samples" / f"epoch_{state.epoch:04d}.png",
+        )
+        if command := next_command(run, hasattr(engine.generator, "sample")):
+            logger.info("Next: %s", command)
+        if run.verdict:
+            logger.info("The model: %s", run.verdict)
 
     def _write(self, engine: Engine, reload_seconds: int | None) -> None:
         state, folder = engine.state, self.run.folder
+        said = f" The model: {self.run.verdict}." if self.run.verdict else ""
         found = page.Page(
             f"Run {folder.name}",
             f"Epoch {state.epoch} of {state.max_epochs}, iteration {state.iteration:,}: {self.run.images:,} images in "
-            f"{self.run.seconds / 60:.1f} minutes on {state.device}.",
+            f"{self.run.seconds / 60:.1f} minutes on {state.device}.{said}",
             sections=[section for section in (_samples(folder), _validation(folder), _losses(folder)) if section],
             facts=_settings(folder / "config.json"),
             reload_seconds=reload_seconds,
         )
         write_text(folder / "index.html", found.html())
+
+
+def next_command(run: Run, draws: bool) -> str | None:
+    """Of inference, where a model draws images by itself, else of its evaluation."""
+    model = {"checkpoint": run.model}
+    if draws:
+        return command("inference", output_dir=run.folder / "images", **model)
+    datalist = run.setting("datalist")
+    real = {"real": datalist} if datalist else {}
+    return command("evaluation", output_dir=run.folder / "evaluation", **model, **real)
 
 
 def _samples(folder: Path) -> page.Section | None:

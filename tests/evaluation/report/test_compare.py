@@ -115,7 +115,7 @@ def test_runs_read_on_other_patients_are_neither_merged_nor_ranked_and_the_page_
 
 def test_a_run_without_an_evaluation_is_told_what_to_do(run, tmp_path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(MedsynthError, match="none holds no evaluation .* python -m monai.bundle run evaluation"):
+    with pytest.raises(MedsynthError, match="none holds no evaluation .* run evaluation .*none/model.pt"):
         compare([run("a", {"fd_self": 10.0}), tmp_path / "none"], ReportFolder(tmp_path / "out"))
     with pytest.raises(MedsynthError, match="one run is nothing to compare"):
         compare([tmp_path / "a"], ReportFolder(tmp_path / "out"))

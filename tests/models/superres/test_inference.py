@@ -202,11 +202,6 @@ def test_a_ct_keeps_its_own_background(saved, finer, head):
     assert 0 <= np.asarray(made.dataobj)[:3, :3].max() < 10  # the metal rings
 
 
-def test_a_ct_is_refused_by_a_model_of_mri(saved):
-    with pytest.raises(MedsynthError, match="has air of -9.., as CT has, and this model's input is MRI"):
-        read_upright(Source(str(saved())), Preprocessing("mri", None, None, 32))
-
-
 def test_nothing_of_the_input_s_name_is_in_any_output(saved, finer):
     _, out = finer(saved())
     for path in out.rglob("*"):

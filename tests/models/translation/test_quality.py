@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from medsynth.data.preprocessing.slice_space import SliceSpace
-from medsynth.models.translation.quality import TranslationQuality, both_domains, measured
+from medsynth.models.translation.quality import TranslationQuality, both_domains, lookups, measured
 
 SPACES = {
     "source": SliceSpace("mri", (1, 1), 1, (0.0, 700.0)),
@@ -58,6 +59,33 @@ def test_slices_of_one_domain_do_not_count_beside_pairs():
     real = torch.cat([square(0.2), torch.full((2, 1, 32, 32), -1.0)])
     measures = found(fake, fake, real, real, [[True, True]] * 2 + [[True, False]] * 2)
     assert measures["error"] == 0
+
+
+class TwoSlices:
+    """Of one pair: the target is -1 times the source inside a square, but for a quarter of it; and one alone."""
+
+    mask = np.array([[True, True], [True, False]])
+    preprocessing = {"source": SimpleNamespace(neighbours=0)}
+    views = {"source": np.array([[0], [1]]), "target": np.array([[2], [-1]])}
+
+    def __init__(self) -> None:
+        source, alone = square(0.5, 1), square(0.9, 1)
+        source[..., 8:16] = torch.where(source[..., 8:16] > -1, -0.5, -1.0)
+        target = torch.where(source > -1, -source, -1)
+        self.stored_slices = SimpleNamespace(read=lambda rows: torch.stack([source, alone, target])[rows, 0, 0])
+
+
+def test_the_lookup_is_the_mean_of_the_pairs_and_its_error_stands_beside():
+    train = TwoSlices()
+    found_lookups = lookups(train)
+    assert found_lookups["target"](np.array([0.5, -0.5])) == pytest.approx([-0.5, 0.5], abs=1e-6)
+    quality = TranslationQuality(SPACES, train=train)
+    quality.reset()
+    truth = square(0.5), square(-0.3)
+    quality.update(((truth[1], truth[0]), (*truth, torch.tensor([[True, True]] * 2))))
+    measures = quality.compute()
+    assert measures["error"] == 0
+    assert measures["error_lookup"] == pytest.approx((0.2 + 0.2) / 2 / 2 * 100, rel=0.01)
 
 
 def test_without_pairs_texture_is_compared():

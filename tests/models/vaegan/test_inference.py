@@ -14,6 +14,7 @@ from PIL import Image
 
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.errors import as_line
+from medsynth.inference.image_folder import read_sidecar
 from medsynth.inference.paths import STEPS, great_circle
 from medsynth.models.vaegan.inference import strip
 from medsynth.run.recipe import load_model
@@ -166,6 +167,9 @@ def test_the_bundle_interpolates_between_new_images_in_whole_strips(infer, model
     rows = infer(model_pt(), mode="interpolate", num_images=STEPS + 1)
     assert len(rows) == 2 * STEPS
     assert {row["label"] for row in rows[:STEPS]} in ({"AD"}, {"NC"})
+    assert [(row["strip"], row["step"]) for row in rows] == [(str(i), str(k)) for i in (0, 1) for k in range(STEPS)]
+    sidecar = read_sidecar(tmp_path / "out" / rows[-1]["file"])
+    assert [sidecar[name] for name in ("Mode", "Strip", "Step", "Guidance")] == ["interpolate", 1, STEPS - 1, 1.0]
     assert Image.open(tmp_path / "out" / "grid.png").size == (STEPS * 18 + 2, 2 * 18 + 2)
 
 
