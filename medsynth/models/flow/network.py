@@ -17,7 +17,7 @@ from medsynth.nn.precision import autocast
 TIME_FREQUENCIES = 16
 AUGMENTATION_NUMBERS = 6  # that an augmented image is described by, all 0 of one as it is
 DRAWN_AT_ONCE = 64
-SOLVER_STEPS = 10  # of Heun's method, each two evaluations of the network; more change nothing that is seen
+SOLVER_STEPS = 8  # of Heun's method, each two evaluations of the network; more change nothing that is seen
 
 
 class FlowBlock(nn.Module):
