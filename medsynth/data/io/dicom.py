@@ -22,7 +22,7 @@ from pydicom.encaps import generate_fragments
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsynth.data.io.dicom_geometry import Slice, affine_of, in_order, shape_of, straight, tilt_degrees, volume_of
-from medsynth.data.io.dicom_objects import derived, is_mosaic, is_scout, no_scan, not_listed
+from medsynth.data.io.dicom_objects import TILES, derived, is_mosaic, is_scout, no_scan, not_listed
 from medsynth.data.io.header import MOST_HEADER_BYTES, Header, unreadable, volume_header
 from medsynth.data.io.itk import quiet, resample, voxels_of
 from medsynth.errors import MedsynthError
@@ -223,7 +223,7 @@ def _tags(path: Path) -> pydicom.Dataset:
         raise MedsynthError("is compressed as a whole (deflated), which is not read: export it uncompressed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        facts = pydicom.dcmread(start, force=True, stop_before_pixels=True, specific_tags=TAGS)
+        facts = pydicom.dcmread(start, force=True, stop_before_pixels=True, specific_tags=[*TAGS, *TILES])
         if not facts:
             raise MedsynthError("is not a DICOM file, or is damaged")
         facts.decode()

@@ -16,6 +16,7 @@ SPECTROSCOPY = "4.2"
 MODALITIES = ("CT", "MR")
 NO_SCANS = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "RTIMAGE", "SR", "PR", "KO", "DOC", "REG", "FID", "HC")
 """Modalities (PS3.3 C.7.3.1.1.1) of objects that describe images."""
+TILES = (0x0019_0010, 0x0019_100A)  # Siemens' number of images in a mosaic, after the name of its private block
 SCOUT = re.compile(r"locali[sz]er|scout|survey|topogram|scanogram", re.IGNORECASE)
 MAPS = frozenset(
     "ADC EADC FA COLFA MD MIP MINIP MNIP PROJECTION MAP P PHASE RCBF RCBV CBF CBV RELCBF RELCBV MTT TTP TMAX".split()  # noqa: SIM905
@@ -62,7 +63,9 @@ def is_scout(facts: pydicom.Dataset) -> bool:
 def is_mosaic(facts: pydicom.Dataset) -> bool:
     """Whether slices are tiles of one picture, as Siemens stores them; enhanced files may keep the word alone."""
     is_enhanced = "PerFrameFunctionalGroupsSequence" in facts or int(facts.get("NumberOfFrames") or 1) > 1
-    return not is_enhanced and any("MOSAIC" in text.upper() for text in _types(facts))
+    count = facts[TILES[1]].value if TILES[1] in facts else 0
+    says_so = any("MOSAIC" in text.upper() for text in _types(facts)) or (str(count).isdecimal() and int(count) > 1)
+    return not is_enhanced and says_so
 
 
 def derived(facts: pydicom.Dataset) -> str | None:

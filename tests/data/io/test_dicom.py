@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import locale
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.sequence import Sequence
 from pydicom.uid import (
-    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -131,27 +128,7 @@ def test_series_in_one_folder_are_separate_images_and_stray_files_are_left_out(t
     np.testing.assert_array_equal(voxels(second), VOLUME + 1)
 
 
-def enhanced(series: list[pydicom.Dataset], order: list[int]) -> pydicom.Dataset:
-    """One file of many frames."""
-    one, shared, measures, turned = (copy.deepcopy(series[0]), *(pydicom.Dataset() for _ in range(3)))
-    measures.PixelSpacing, turned.ImageOrientationPatient = one.PixelSpacing, one.ImageOrientationPatient
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([turned])
-    for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness"):
-        delattr(one, keyword)
-    frames = []
-    for index in order:
-        position, frame = pydicom.Dataset(), pydicom.Dataset()
-        position.ImagePositionPatient = series[index].ImagePositionPatient
-        frame.PlanePositionSequence = Sequence([position])
-        frames.append(frame)
-    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-    one.NumberOfFrames = len(order)
-    one.SharedFunctionalGroupsSequence, one.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(frames)
-    one["PixelData"].value = b"".join(series[index].PixelData for index in order)
-    return one
-
-
-def test_frames_of_an_enhanced_file_are_put_in_order(tmp_path, slices, store):
+def test_frames_of_an_enhanced_file_are_put_in_order(tmp_path, slices, store, enhanced):
     series = slices(VOLUME)
     expected = read_header(store(tmp_path / "single", series)).affine
     first = store(tmp_path / "enhanced", [enhanced(series, [2, 0, 4, 1, 3])])
@@ -159,7 +136,7 @@ def test_frames_of_an_enhanced_file_are_put_in_order(tmp_path, slices, store):
     np.testing.assert_allclose(read_header(first).affine, expected, atol=1e-6)
 
 
-def test_a_frame_of_a_4d_series_has_to_be_picked(tmp_path, slices, store):
+def test_a_frame_of_a_4d_series_has_to_be_picked(tmp_path, slices, store, enhanced):
     first = store(tmp_path, [enhanced(slices(VOLUME), [0, 1, 2, 3, 4, 4, 3, 2, 1, 0])])
     with pytest.raises(MedsynthError, match=r"is 4D, \(7, 9, 5, 2\): pick a frame with --frame \(0 to 1\)"):
         read_header(first)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.uid import UID
 
 from medsynth.data.datalist.layout import survey
-from medsynth.data.io.sources import find_images, read_header
+from medsynth.data.io.sources import find_images, read_header, read_volume
 from medsynth.errors import MedsynthError
 from medsynth.inference.reconstruct import find_inputs
 
@@ -120,3 +121,35 @@ def test_computed_maps_are_noted(tmp_path, slices, store, types, description, wo
     assert [note for note in notes if "computed" in note] == (
         [f"was computed from scans ({word}): choose other series with --pattern, unless it is wanted"] if word else []
     )
+
+
+@pytest.mark.parametrize("types", [["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND", "MOSAIC"], ["ORIGINAL", "PRIMARY"]])
+def test_mosaics_are_left_out_by_name(tmp_path, slices, store, types):
+    series = slices(VOLUME[..., :2], ImageType=types)
+    for one in series:  # tiles fill the whole picture, and each picture is a volume
+        one.ImagePositionPatient = [0, 0, 0]
+        if "MOSAIC" not in types:
+            one.add_new(0x0019_0010, "LO", "SIEMENS MR HEADER")
+            one.add_new(0x0019_100A, "US", 4)
+    with pytest.raises(MedsynthError, match="is a Siemens mosaic.*dcm2niix"):
+        read_header(store(tmp_path, series))
+
+
+def test_enhanced_files_may_keep_the_word_mosaic(tmp_path, slices, store, enhanced):
+    one = enhanced(slices(VOLUME), range(5))
+    one.ImageType = ["ORIGINAL", "PRIMARY", "DIFFUSION", "MOSAIC"]
+    first = store(tmp_path, [one])
+    np.testing.assert_array_equal(read_volume(first)[0].numpy(), VOLUME)
+
+
+@pytest.mark.parametrize(("word", "line"), [("LOCALIZER", "is a localizer"), ("ADC", "computed from scans")])
+def test_frame_types_of_enhanced_files_count(tmp_path, slices, store, enhanced, word, line):
+    one, frame = enhanced(slices(VOLUME), range(5)), pydicom.Dataset()
+    frame.FrameType = ["DERIVED", "PRIMARY", word]
+    one.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence = [frame]
+    first = store(tmp_path, [one])
+    try:
+        said = " ".join(read_header(first).notes)
+    except MedsynthError as error:
+        said = str(error)
+    assert line in said
