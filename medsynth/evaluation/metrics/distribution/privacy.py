@@ -140,16 +140,27 @@ class Pair(NamedTuple):
     distance: float
     usual: float
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether they are nearly the same: nearer than a quarter of what is usual."""
+        return self.distance <= NEAR_DUPLICATE * self.usual
+
 
 def nearest_pairs(fake: Array, train: Array, train_subjects: NDArray, count: int = 16) -> list[Pair]:
     """The synthetic images that come nearest to a training image, nearest first, each training image once."""
+    pairs = {pair.train: pair for pair in reversed(all_pairs(fake, train, train_subjects))}
+    return sorted(pairs.values(), key=lambda pair: pair.distance)[:count]
+
+
+def all_pairs(fake: Array, train: Array, train_subjects: NDArray) -> list[Pair]:
+    """Each synthetic image and the training image nearest to it, nearest first; of any number of images."""
     if len(np.unique(train_subjects)) < 2:
         raise CannotMeasure("training images of one subject only: nothing to compare a distance with")
     found = nearest(fake, train)
     order = np.argsort(found.distance, kind="stable")
-    order = order[np.sort(np.unique(found.index[order], return_index=True)[1])][:count]
     models = found.index[order]
-    usual = nearest(train[models], train, train_subjects[models], train_subjects).distance
+    unique, indices = np.unique(models, return_inverse=True)
+    usual = nearest(train[unique], train, train_subjects[unique], train_subjects).distance[indices]
     distances = np.sqrt(found.distance[order])
     return [
         Pair(*row)
