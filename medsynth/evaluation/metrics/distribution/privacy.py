@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -18,6 +20,7 @@ from medsynth.evaluation.metrics.distribution.distances import squared_distances
 Array = NDArray[np.float64]
 
 ROWS = 256  # of a matrix of distances at a time, to bound the memory
+COARSE = 32  # cells a side
 NEAR_DUPLICATE = 0.25  # of the typical distance between images of different subjects that are most alike
 
 
@@ -150,6 +153,12 @@ def nearest_pairs(fake: Array, train: Array, train_subjects: NDArray, count: int
     """The synthetic images that come nearest to a training image, nearest first, each training image once."""
     pairs = {pair.train: pair for pair in reversed(all_pairs(fake, train, train_subjects))}
     return sorted(pairs.values(), key=lambda pair: pair.distance)[:count]
+
+
+def coarse_pixels(images: NDArray[np.float32]) -> Array:
+    """Images (N, H, W) -> (N, D), their means over a grid of `COARSE` x `COARSE`: features of any number of images."""
+    side = min(COARSE, *images.shape[1:])
+    return F.adaptive_avg_pool2d(torch.from_numpy(images)[:, None], side).flatten(1).double().numpy()
 
 
 def all_pairs(fake: Array, train: Array, train_subjects: NDArray) -> list[Pair]:

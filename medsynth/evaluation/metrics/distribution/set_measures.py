@@ -21,7 +21,7 @@ from medsynth.evaluation.metrics.distribution.baseline import pca_gmm
 from medsynth.evaluation.metrics.distribution.class_effect import Effect
 from medsynth.evaluation.metrics.distribution.estimates import Estimate, Estimates, Reference
 from medsynth.evaluation.metrics.distribution.image_set import ImageSet, random_indices
-from medsynth.evaluation.metrics.distribution.privacy import Pair, all_pairs, nearest_pairs
+from medsynth.evaluation.metrics.distribution.privacy import Pair, all_pairs, coarse_pixels, nearest_pairs
 from medsynth.evaluation.metrics.distribution.utility import choose_task
 from medsynth.evaluation.metrics.distribution.views import Extractors, View
 from medsynth.evaluation.metrics.intervals import bootstrap_interval
@@ -152,7 +152,7 @@ def evaluate_unpaired(
         with clock(group.names[0]):
             measures += _measure(group, reference, views["synthetic"], others, baseline)
     with clock("nearest_pairs"):
-        pairs, copies = _nearest_pairs(reference, View(synthetic, extractors))
+        pairs, copies = _nearest_pairs(reference, View(synthetic, extractors)), _copies(real_train, synthetic)
     return UnpairedResult(
         measures=measures,
         features=_features(views),
@@ -265,14 +265,15 @@ def _target(name: str, reference: Reference) -> float | None:
     return reference.ms_ssim_pairs if name == "ms_ssim_pairs" else entry(name).target
 
 
-def _nearest_pairs(reference: Reference, fake: View) -> tuple[list[Pair], list[Pair]]:
-    """The most alike, and all copies."""
+def _nearest_pairs(reference: Reference, fake: View) -> list[Pair]:
     train = reference.all_train
-    sets = _attempt(lambda: (fake.pca, train.pca, train.set.subjects))
-    found = sets if isinstance(sets, CannotMeasure) else _attempt(lambda: (nearest_pairs(*sets), all_pairs(*sets)))
-    if isinstance(found, CannotMeasure):
-        return [], []
-    return found[0], [pair for pair in found[1] if pair.is_copy]
+    found = _attempt(lambda: nearest_pairs(fake.pca, train.pca, train.set.subjects))
+    return [] if isinstance(found, CannotMeasure) else found
+
+
+def _copies(train: ImageSet, fake: ImageSet) -> list[Pair]:
+    found = _attempt(lambda: all_pairs(coarse_pixels(fake.images), coarse_pixels(train.images), train.subjects))
+    return [] if isinstance(found, CannotMeasure) else [pair for pair in found if pair.is_copy]
 
 
 def _class_effects(reference: Reference, fake: View) -> list[Effect]:
