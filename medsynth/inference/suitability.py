@@ -38,16 +38,18 @@ def suitable_inputs(inputs: Sequence[dict[str, Any]], model: LoadedModel, force:
     """The inputs that are of the kind that the model of one image set learned; see `suitable`."""
     if not inputs or "source" in model.preprocessing:
         return list(inputs)  # of two domains, which whoever uses the model refuses
+    learned = Preprocessing.from_dict(model.preprocessing)
+    if "slices" not in model.extra:
+        return suitable(inputs, learned, None, force)
     pixels = slice_space(model).spacing_mm
     scale = model.extra.get("scale", 1)  # a super-resolution learned from pixels that are as many times coarser
-    learned = Preprocessing.from_dict(model.preprocessing)
     return suitable(inputs, learned, (pixels, [scale * mm for mm in pixels]), force)
 
 
 def suitable(
     inputs: Sequence[dict[str, Any]],
     learned: Preprocessing,
-    pixels_mm: tuple[Sequence[float], Sequence[float]],
+    pixels_mm: tuple[Sequence[float], Sequence[float]] | None,
     force: bool,
     others: Mapping[str, Preprocessing] | None = None,
 ) -> list[dict[str, Any]]:
@@ -59,7 +61,8 @@ def suitable(
     Args:
         inputs: from `find_inputs`.
         learned: how the training images were prepared.
-        pixels_mm: the finest and the coarsest that it learned from, each between rows and between columns.
+        pixels_mm: the finest and the coarsest that it learned from, each between rows and between columns;
+            None: not known.
         force: keep inputs of another modality, with what is wrong as "forced", for their sidecars.
         others: what would take inputs of another modality, in words, and what it learned.
 
@@ -92,7 +95,7 @@ def suitable(
 def unsuitable(
     source: Source,
     learned: Preprocessing,
-    pixels_mm: tuple[Sequence[float], Sequence[float]],
+    pixels_mm: tuple[Sequence[float], Sequence[float]] | None,
     others: Mapping[str, Preprocessing],
 ) -> str | None:
     """Why an input is of another modality than a model learned, in words that follow the file's name; warns of more."""
@@ -111,7 +114,8 @@ def unsuitable(
         return f"{why}, and this model's input is {NAMES[learned.modality]}: {cure}"
     if tag and tag not in TAGS:
         log.warning("%s is %s by its DICOM tag, and this model learned %s", source.path, tag, NAMES[learned.modality])
-    _warn_of_pixels(source, learned, pixels_mm)
+    if pixels_mm is not None:
+        _warn_of_pixels(source, learned, pixels_mm)
     try:
         body = Preprocessing(learned.modality, learned.window, None, 1, region="body")
         data = Compose([*find(body), volume_bounds(body)])({Keys.IMAGE: volume, "source": source})

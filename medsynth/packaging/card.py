@@ -109,7 +109,7 @@ def _use(name: str, metadata: dict[str, Any], example: str) -> str:
         f"{name}/configs/inference.json {example}\n```\n\n"
         "The keys at the top of each file in `configs/` can be overridden in this way. In Python, the network with its "
         "weights is\n\n"
-        f'```python\nmonai.bundle.load("{name}", bundle_dir=".", workflow_type="inference", key_in_ckpt="weights")\n'
+        f'```python\nmonai.bundle.load("{name}", bundle_dir=".")\n'
         "```\n\n"
         f"Packages: {packages}."
     )

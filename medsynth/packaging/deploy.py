@@ -24,6 +24,7 @@ from medsynth.nn.conditioning import UNKNOWN_CLASS
 from medsynth.run.recipe import LoadedModel
 from medsynth.storage import write_bytes
 
+DOMAINS = {"image": "source", "pred": "target"}  # what MONAI calls them -> of a model of two domains
 MODALITIES = {"mri": "MR", "ct": "CT", "image": "n/a"}
 ANY_SIZE = 32  # pixels a side of the example where the network takes any
 TOLERANCE = 1e-3  # of outputs in [-1, 1]
@@ -53,7 +54,7 @@ def describe_formats(formats: dict[str, Any], model: LoadedModel) -> dict[str, A
     """
     formats = copy.deepcopy(formats)
     for name, tensor in [*formats["inputs"].items(), *formats["outputs"].items()]:
-        recipe = model.preprocessing.get(name, model.preprocessing)
+        recipe = model.preprocessing.get(DOMAINS.get(name, name), model.preprocessing)
         if tensor["type"] == "image":
             tensor["modality"] = MODALITIES.get(recipe.get("modality"), tensor["modality"])
             size = model.definition.get("image_size") or tensor["spatial_shape"][0]
@@ -78,6 +79,7 @@ def callable_network(model: LoadedModel, metadata: dict[str, Any]) -> tuple[Forw
     formats = metadata["network_data_format"]["inputs"]
     parameters = inspect.signature(model.network.forward).parameters
     needed = [name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    needed += [name for name in formats if name in parameters and name not in needed]
     if len(needed) != len(formats):
         raise MedsynthError(
             f"a {type(model.network).__name__} is not a single call from {' and '.join(formats)} to an image, and "

@@ -81,7 +81,7 @@ def pack_bundle(
             for part in ("configs", "models", "docs"):
                 (folder / part).mkdir(parents=True)
             shutil.copyfile(bundle / "logging.conf", folder / "configs" / "logging.conf")
-        for file, config in configs.items():
+        for file, config in of_the_model(configs, model).items():
             settings = {key: value for key, value in run.items() if key not in _OF_THE_RUN}
             trained = with_settings(config, settings) if _trained_by(config, run) else config
             _write_json(folder / "configs" / file, packed_config(trained))
@@ -121,6 +121,24 @@ def read_bundle(bundle: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
             "bundles/vaegan"
         )
     return json.loads((bundle / "metadata.json").read_text()), {name: _inlined(path) for name, path in found.items()}
+
+
+def of_the_model(configs: dict[str, dict[str, Any]], model: LoadedModel) -> dict[str, dict[str, Any]]:
+    """The configurations, with the one that trains the model as `train.json`, where MONAI looks for its network.
+
+    Its network is that of the model, so that no data are needed to build it. Where a later stage trained the model, the
+    training of the other stages is left out.
+    """
+    target = model.definition["_target_"]
+    own = next(file for file, config in configs.items() if _network_target(config) == target)
+    others = {file: config for file, config in configs.items() if file != own}
+    if own != "train.json":
+        others = {file: config for file, config in others.items() if not file.startswith("train")}
+    return {"train.json": configs[own] | {"network_def": model.definition}} | others
+
+
+def _network_target(config: dict[str, Any]) -> str | None:
+    return config["network_def"]["_target_"] if _defines_network(config) else None
 
 
 def with_settings(config: Any, settings: Any) -> Any:

@@ -72,11 +72,12 @@ def save_model(
         discriminator: definition and module of the discriminator, to save it too.
     """
     check_recipe(definition, preprocessing, str(path))
-    content = {
+    weights = _weights(network)
+    content = weights | {  # by their names too, where MONAI's `bundle.load` looks; tensors are stored once
         "format": _FORMAT,
         "version": version("medsynth"),
         "definition": definition,
-        "weights": _weights(network),
+        "weights": weights,
         "preprocessing": preprocessing,
         "classes": list(classes),
         "extra": extra or {},

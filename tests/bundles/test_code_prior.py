@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 from tables import rows
 
+from medsynth.models.vqvae.priors.stage_one import load_stage_one
+from medsynth.packaging.packing import pack_bundle
 from medsynth.run.recipe import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -164,7 +167,18 @@ def test_a_mistake_is_told_in_one_line_that_names_it(refusal, train, mistake, to
     assert told in refusal(train, GAN, **mistake)
 
 
-def test_a_prior_cannot_be_built_on_a_prior(refusal, train, trained):
-    assert "is a trained prior: give the model.pt of its stage one" in refusal(
-        train, GAN, checkpoint=str(trained[1] / "model.pt")
-    )
+def test_a_prior_hands_its_stage_one_to_another(trained):
+    path = trained[1] / "model.pt"
+    found, prior = load_stage_one(str(path)), load_model(path)
+    assert found.arguments["num_codes"] == prior.network.stage_one.num_codes
+    torch.testing.assert_close(found.network.state_dict(), prior.network.stage_one.state_dict(), rtol=0, atol=0)
+
+
+def test_the_pack_of_a_prior_is_loaded_by_monai_without_data_or_folder(trained, tmp_path, monkeypatch):
+    packed = pack_bundle(ROOT / "bundles/vqvae", trained[1] / "model.pt", tmp_path / "pack")
+    before = set(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    network = monai.bundle.load("vqvae", bundle_dir=str(packed.parent), device="cpu")
+    expected = load_model(trained[1] / "model.pt").network.state_dict()
+    torch.testing.assert_close(network.state_dict(), expected, rtol=0, atol=0, equal_nan=True)
+    assert set(tmp_path.rglob("*")) == before

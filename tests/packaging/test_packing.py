@@ -114,11 +114,22 @@ def test_monai_loads_a_pack_wherever_it_lies(packed, stem, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert monai.bundle.load_bundle_config(str(moved), "inference.json")["bundle_root"]
     assert monai.bundle.load_bundle_config(f"{folder}.zip", "inference.json")["bundle_root"]
-    network = monai.bundle.load(
-        stem, bundle_dir=str(moved.parent), workflow_type="inference", key_in_ckpt="weights", device="cpu"
-    )
+    before = set(tmp_path.rglob("*"))
     expected = load_model(folder / "models" / "model.pt").network.state_dict()
-    torch.testing.assert_close(network.state_dict(), expected, rtol=0, atol=0, equal_nan=True)
+    for options in ({}, {"workflow_type": "inference"}, {"workflow_type": "inference", "key_in_ckpt": "weights"}):
+        network = monai.bundle.load(stem, bundle_dir=str(moved.parent), device="cpu", **options)
+        torch.testing.assert_close(network.state_dict(), expected, rtol=0, atol=0, equal_nan=True)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("config", ["train.json", "inference.json"])
+@pytest.mark.parametrize("stem", STEMS)
+def test_monai_finds_the_network_to_take_and_give_what_the_metadata_say(packed, stem, config, tmp_path, monkeypatch):
+    configs = packed(stem) / "configs"
+    monkeypatch.chdir(tmp_path)
+    options = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / config), "device": "cpu"}
+    monai.bundle.verify_net_in_out(net_id="network_def", **options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -140,15 +151,10 @@ def test_the_command_of_a_pack_runs_it_from_where_the_user_stands(packed):
     assert words[-4:] == ["--input", "scans/", "--output_dir", "results"]
 
 
-def test_the_properties_of_a_pack_are_clean(packed):
-    configs = packed("vaegan") / "configs"
-    workflow = monai.bundle.ConfigWorkflow(
-        workflow_type="inference",
-        config_file=str(configs / "inference.json"),
-        meta_file=str(configs / "metadata.json"),
-        logging_file=False,
-    )
-    workflow.initialize()
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_properties_of_a_pack_are_clean(packed, stem):
+    configs = packed(stem) / "configs"
+    workflow = monai.bundle.create_workflow(config_file=str(configs / "inference.json"), workflow_type="infer")
     assert workflow.check_properties() == []
     assert workflow.bundle_root == str(configs.parent.resolve())
 

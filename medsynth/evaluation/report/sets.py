@@ -94,7 +94,10 @@ class UnpairedEvaluation:
             result.measures.append(inception_distance(self.inception, *three, self.seed, self.device))
         if self.latents is not None:
             result.measures.append(latent_classes(self.latents, sets.synthetic))
-        found = verdicts(result.measures)
+        copies = copies_in_words(sets, result)
+        for line in copies:
+            log.warning("%s", line)
+        found = verdicts(result.measures, copies)
         facts = sets.facts | {
             "seed": self.seed,
             "data_range": [0.0, 1.0],
@@ -109,6 +112,15 @@ class UnpairedEvaluation:
             log.info("%-9s %s", verdict.topic, verdict.headline)
         log.info("the report is %s", self.output.folder / "report.html")
         return found
+
+
+def copies_in_words(sets: Sets, result: UnpairedResult) -> list[str]:
+    """Each synthetic image that is nearly a training image, by its file, and whose image that is."""
+    return [
+        f"{sets.names[pair.synthetic]} is nearly a training image of {sets.train.subjects[pair.train]}: "
+        f"{pair.distance:.2g} apart, where {pair.usual:.2g} is usual between subjects"
+        for pair in result.copies
+    ]
 
 
 def latent_classes(latents: Latents, images: ImageSet) -> Measure:

@@ -30,6 +30,8 @@ TOLD_APART = 0.9  # AUC: real images of other subjects have .5, good 64-pixel mo
 
 BASELINE = "a PCA-GMM (a model fitted in seconds)"
 SIGNS = {"good": "✓", "mixed": "~", "poor": "✕", "unknown": "?"}
+MEASURES_OF_COPIES = ("closer_to_train", "authenticity", "membership_auc")
+COPIES_NAMED = 20
 SUSPICIOUS, COPIED = 0.08, 0.3  # how far beyond its floor a measure of copying must be
 NO_PROOF = (
     "Passing these tests is no proof of anonymity: they look for copies in some features only, and patients can be "
@@ -113,15 +115,19 @@ def standing(measure: Measure) -> Standing:
     return Standing(measure, own / unit, baseline)
 
 
-def verdicts(measures: Sequence[Measure]) -> list[Verdict]:
-    """Fidelity, diversity, utility and privacy."""
+def verdicts(measures: Sequence[Measure], copies: Sequence[str] = ()) -> list[Verdict]:
+    """Fidelity, diversity, utility and privacy.
+
+    Args:
+        copies: synthetic images that are nearly training images, in words.
+    """
     by_name = {measure.name: measure for measure in measures}
     judged = fidelity(by_name)
     return [
         judged,
         _likeness("Diversity", by_name, DIVERSITY, _variety(by_name)),
         utility(by_name),
-        privacy(by_name, readable=judged.grade in ("good", "mixed")),
+        privacy(by_name, judged.grade in ("good", "mixed"), copies),
     ]
 
 
@@ -253,12 +259,19 @@ def utility(by_name: dict[str, Measure]) -> Verdict:
     return Verdict("Utility", "mixed", "No clear gain over real images alone, for this task.", reasons)
 
 
-def privacy(by_name: dict[str, Measure], readable: bool) -> Verdict:
+def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] = ()) -> Verdict:
     """Whether copies of training images show.
 
     Args:
         readable: whether the images are real enough for copying to be visible at all.
+        copies: synthetic images that are nearly training images, in words.
     """
+    if copies:
+        more = [f"And {len(copies) - COPIES_NAMED} more."] if len(copies) > COPIES_NAMED else []
+        headline = f"{len(copies)} of the images {'is' if len(copies) == 1 else 'are'} nearly a training image each."
+        return Verdict(
+            "Privacy", "poor", headline, ["Don't share these images.", *copies[:COPIES_NAMED], *more, NO_PROOF]
+        )
     signs, values = [], []
     for name, rises, meaning in (
         ("closer_to_train", True, "nearer to a training image than to a held-out one"),
@@ -274,7 +287,10 @@ def privacy(by_name: dict[str, Measure], readable: bool) -> Verdict:
         if beyond > SUSPICIOUS:
             signs.append((name, beyond))
     if not values:
-        return Verdict("Privacy", "unknown", "Cannot be judged from these images.", [NO_PROOF])
+        notes = [
+            f"{name}: {by_name[name].note}." for name in MEASURES_OF_COPIES if name in by_name and by_name[name].note
+        ]
+        return Verdict("Privacy", "unknown", "No near-duplicate found; more cannot be said.", [*notes, NO_PROOF])
     if signs:
         names = ", ".join(name for name, _ in signs)
         copied = max(beyond for _, beyond in signs) > COPIED

@@ -213,14 +213,14 @@ class SuperResolution:
         scale: int | None = None,
         dicom: bool = False,
     ) -> None:
-        if not inputs:
-            raise MedsynthError("there is no input: give a volume, a folder of volumes or a datalist")
         _check_scale(scale, upscaler.network.scale)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.output, self.inputs, self.upscaler, self.dicom = output, inputs, upscaler, dicom
 
     def run(self) -> None:
         """Write the results, numbered in the order of the inputs, or for PNG named as the inputs are; see `Route`."""
+        if not self.inputs:
+            raise MedsynthError("there is no input: give a volume, a folder of volumes or a datalist")
         name = f"x{self.upscaler.network.scale}"
         Route(name, self._read, self._make, own_names=True).run(self.inputs, self.output)
 

@@ -44,7 +44,7 @@ def find_inputs(path: str | None, direction: str) -> list[dict[str, Any]]:
     """
     given, _ = domains(direction)
     if path is None:
-        raise MedsynthError("no input is given: name a volume, a DICOM folder, a folder of either or a datalist")
+        return []
     if Path(path).suffix.lower() != ".json" or not _lists_pairs(path):
         inputs = reconstruct.find_inputs(path)
         found = [domain_of(Path(entry["image"]).relative_to(path)) for entry in inputs if Path(path).is_dir()]
@@ -170,5 +170,7 @@ class TranslationInference:
 
     def run(self) -> None:
         """Translate and write all inputs."""
+        if not self.inputs:
+            raise MedsynthError("no input is given: name a volume, a DICOM folder, a folder of either or a datalist")
         write = write_pictures if isinstance(self.inferer, PictureInferer) else write_volumes
         write(self.inputs, self.network, self.inferer, self.output, self.request)

@@ -174,12 +174,16 @@ class Translator(nn.Module):
     def forward(
         self,
         source: Tensor,
-        target: Tensor,
+        target: Tensor | None = None,
         source_position: Tensor | None = None,
         target_position: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Slices of both domains -> the sources as targets and the targets as sources, each (N, 1, H, W)."""
-        return self.source_to_target(source, source_position), self.target_to_source(target, target_position)
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Slices of both domains -> the sources as targets and the targets as sources, each (N, 1, H, W).
+
+        Without targets, the sources as targets alone.
+        """
+        made = self.source_to_target(source, source_position)
+        return made if target is None else (made, self.target_to_source(target, target_position))
 
 
 def coordinates(features: Tensor) -> Tensor:

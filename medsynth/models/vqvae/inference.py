@@ -88,16 +88,16 @@ class VqVaeInference:
         check_batch_size(batch_size)
         if mode == "encode" and output.format == "png":
             raise MedsynthError("mode is encode and format is png, and code maps are NIfTI files: leave format out")
-        if mode == "generate" and not is_prior(model):
-            raise MedsynthError(
-                "the checkpoint is of stage one, which cannot draw code maps: train a prior "
-                "(bundles/vqvae/train_prior.json) and give its model.pt, or choose --mode reconstruct, encode or decode"
-            )
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
 
     def run(self) -> None:
         """Run the chosen mode."""
+        if self.mode == "generate" and not is_prior(self.model):
+            raise MedsynthError(
+                "the checkpoint is of stage one, which cannot draw code maps: train a prior "
+                "(bundles/vqvae/train_prior.json) and give its model.pt, or choose --mode reconstruct, encode or decode"
+            )
         if self.mode == "generate":
             count, condition = self.request.num_images, self.request.condition(self.model)
             drawn = sampled(self.model.network.sample, self.request, condition)

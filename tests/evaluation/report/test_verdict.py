@@ -159,3 +159,17 @@ def test_one_measure_alone_is_a_reason_to_look_and_not_yet_a_finding(measure):
     assert verdict.grade == "mixed"
     assert verdict.headline == "Closer to the training images than expected, by one measure."
     assert verdict.reasons[0].startswith("Caught by closer_to_train. Look at the nearest pairs")
+
+
+def test_copies_are_named_whatever_the_other_measures_say(judged):
+    found = privacy({}, readable=False, copies=[f"{i}.png is nearly a training image of s{i}" for i in range(25)])
+    assert (found.grade, found.headline) == ("poor", "25 of the images are nearly a training image each.")
+    assert found.reasons[1] == "0.png is nearly a training image of s0"
+    assert found.reasons[-2] == "And 5 more."
+
+
+def test_without_copies_the_measures_say_what_they_need(measure):
+    few = measure("authenticity", None, note="4 synthetic images, needs 16 or more")
+    found = privacy({"authenticity": few}, readable=True)
+    assert found.headline == "No near-duplicate found; more cannot be said."
+    assert found.reasons[0] == "authenticity: 4 synthetic images, needs 16 or more."

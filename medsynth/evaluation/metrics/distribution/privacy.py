@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -18,6 +20,7 @@ from medsynth.evaluation.metrics.distribution.distances import squared_distances
 Array = NDArray[np.float64]
 
 ROWS = 256  # of a matrix of distances at a time, to bound the memory
+COARSE = 32  # cells a side
 NEAR_DUPLICATE = 0.25  # of the typical distance between images of different subjects that are most alike
 
 
@@ -140,16 +143,33 @@ class Pair(NamedTuple):
     distance: float
     usual: float
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether they are nearly the same: nearer than a quarter of what is usual."""
+        return self.distance <= NEAR_DUPLICATE * self.usual
+
 
 def nearest_pairs(fake: Array, train: Array, train_subjects: NDArray, count: int = 16) -> list[Pair]:
     """The synthetic images that come nearest to a training image, nearest first, each training image once."""
+    pairs = {pair.train: pair for pair in reversed(all_pairs(fake, train, train_subjects))}
+    return sorted(pairs.values(), key=lambda pair: pair.distance)[:count]
+
+
+def coarse_pixels(images: NDArray[np.float32]) -> Array:
+    """Images (N, H, W) -> (N, D), their means over a grid of `COARSE` x `COARSE`: features of any number of images."""
+    side = min(COARSE, *images.shape[1:])
+    return F.adaptive_avg_pool2d(torch.from_numpy(images)[:, None], side).flatten(1).double().numpy()
+
+
+def all_pairs(fake: Array, train: Array, train_subjects: NDArray) -> list[Pair]:
+    """Each synthetic image and the training image nearest to it, nearest first; of any number of images."""
     if len(np.unique(train_subjects)) < 2:
         raise CannotMeasure("training images of one subject only: nothing to compare a distance with")
     found = nearest(fake, train)
     order = np.argsort(found.distance, kind="stable")
-    order = order[np.sort(np.unique(found.index[order], return_index=True)[1])][:count]
     models = found.index[order]
-    usual = nearest(train[models], train, train_subjects[models], train_subjects).distance
+    unique, indices = np.unique(models, return_inverse=True)
+    usual = nearest(train[unique], train, train_subjects[unique], train_subjects).distance[indices]
     distances = np.sqrt(found.distance[order])
     return [
         Pair(*row)

@@ -21,7 +21,7 @@ from medsynth.evaluation.metrics.distribution.baseline import pca_gmm
 from medsynth.evaluation.metrics.distribution.class_effect import Effect
 from medsynth.evaluation.metrics.distribution.estimates import Estimate, Estimates, Reference
 from medsynth.evaluation.metrics.distribution.image_set import ImageSet, random_indices
-from medsynth.evaluation.metrics.distribution.privacy import Pair, nearest_pairs
+from medsynth.evaluation.metrics.distribution.privacy import Pair, all_pairs, coarse_pixels, nearest_pairs
 from medsynth.evaluation.metrics.distribution.utility import choose_task
 from medsynth.evaluation.metrics.distribution.views import Extractors, View
 from medsynth.evaluation.metrics.intervals import bootstrap_interval
@@ -77,6 +77,7 @@ class UnpairedResult:
             left out.
         indices: "train", "held_out", "synthetic" -> (n,) which images of the given sets the features are of.
         nearest_pairs: synthetic and training images that are most alike, by index into the given sets.
+        copies: each synthetic image that is nearly a training image, and that one, likewise.
         subjects: a row for each held-out subject.
         network_digest: of the feature network; None if there is none.
         seed: of all that is random.
@@ -88,6 +89,7 @@ class UnpairedResult:
     features: dict[str, dict[str, NDArray[np.float64]]]
     indices: dict[str, NDArray[np.int64]]
     nearest_pairs: list[Pair]
+    copies: list[Pair]
     subjects: list[dict[str, Any]]
     network_digest: str | None
     seed: int
@@ -150,12 +152,13 @@ def evaluate_unpaired(
         with clock(group.names[0]):
             measures += _measure(group, reference, views["synthetic"], others, baseline)
     with clock("nearest_pairs"):
-        pairs = _nearest_pairs(reference, View(synthetic, extractors))
+        pairs, copies = _nearest_pairs(reference, View(synthetic, extractors)), _copies(real_train, synthetic)
     return UnpairedResult(
         measures=measures,
         features=_features(views),
         indices=indices,
         nearest_pairs=pairs,
+        copies=copies,
         subjects=_subject_rows(reference, views["synthetic"]),
         network_digest=None if isinstance(network, CannotMeasure) else network.digest,
         seed=seed,
@@ -266,6 +269,11 @@ def _nearest_pairs(reference: Reference, fake: View) -> list[Pair]:
     train = reference.all_train
     found = _attempt(lambda: nearest_pairs(fake.pca, train.pca, train.set.subjects))
     return [] if isinstance(found, CannotMeasure) else found
+
+
+def _copies(train: ImageSet, fake: ImageSet) -> list[Pair]:
+    found = _attempt(lambda: all_pairs(coarse_pixels(fake.images), coarse_pixels(train.images), train.subjects))
+    return [] if isinstance(found, CannotMeasure) else [pair for pair in found if pair.is_copy]
 
 
 def _class_effects(reference: Reference, fake: View) -> list[Effect]:

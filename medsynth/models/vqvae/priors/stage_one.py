@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def load_stage_one(path: str | None, num_codes: int | None = None, **preprocessi
     """Open the model.pt of stage one.
 
     Args:
-        path: of the file.
+        path: of the file, or of a prior's, which holds its stage one.
         num_codes: that its codebook must have; None: any.
         preprocessing: what its training images must have been prepared with; None: anything.
 
@@ -53,7 +53,7 @@ def load_stage_one(path: str | None, num_codes: int | None = None, **preprocessi
         )
     model = load_model(path)
     if isinstance(model.network, CodePrior):
-        raise MedsynthError(f"{path} is a trained prior: give the model.pt of its stage one as checkpoint")
+        model = replace(model, network=model.network.stage_one, definition=model.definition["stage_one"])
     if not isinstance(model.network, SliceVqVae):
         kind = type(model.network).__name__
         raise MedsynthError(f"{path} holds a {kind}: give the model.pt of a VQ-VAE (bundles/vqvae/train.json)")

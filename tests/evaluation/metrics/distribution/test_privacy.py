@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from medsynth.evaluation.metrics.distribution.privacy import (
+    all_pairs,
     authenticity,
     closer_to_train,
     duplicated,
@@ -72,3 +73,12 @@ def test_nearest_pairs_name_each_training_image_once_nearest_first():
     assert [(pair.synthetic, pair.train) for pair in pairs] == [(2, 0), (0, 1), (3, 2)]
     assert [pair.distance for pair in pairs] == pytest.approx([0.1, 1.0, 3.0])
     assert [pair.usual for pair in pairs] == pytest.approx([10, 10, 20])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_each_copy_is_found_however_few_images_there_are_and_others_are_not(count):
+    rng = np.random.default_rng(0)
+    train, others = rng.standard_normal((2, 40, 16))
+    copied = train[3 : 3 + count] + 1e-2 * rng.standard_normal((count, 16))
+    pairs = [pair for pair in all_pairs(np.concatenate([others, copied]), train, np.arange(40) // 2) if pair.is_copy]
+    assert sorted((pair.synthetic, pair.train) for pair in pairs) == [(40 + i, 3 + i) for i in range(count)]

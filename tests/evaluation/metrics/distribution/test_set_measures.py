@@ -98,3 +98,13 @@ def test_a_subject_on_both_sides_is_refused(evaluate, make_slices):
     train = make_slices(5, seed=1)
     with pytest.raises(MedsynthError, match="5 subject.s. in both"):
         evaluate(make_slices(13, seed=3), train, make_slices(14, seed=1))
+
+
+def test_copies_are_named_among_few_images_and_few_training_images(tmp_path):
+    rng = np.random.default_rng(0)
+    train, held_out, others = rng.random((3, 12, 16, 16), dtype=np.float32)
+    subjects = [f"s{index // 2}" for index in range(12)]
+    real = [ImageSet(images, [f"{name}{s}" for s in subjects]) for images, name in ((train, "t"), (held_out, "h"))]
+    synthetic = ImageSet(np.concatenate([others[:2], train[5:6]]))
+    result = evaluate_unpaired(*real, synthetic, seed=0, cache_dir=tmp_path, utility=False)
+    assert [(pair.synthetic, pair.train) for pair in result.copies] == [(2, 5)]
