@@ -18,6 +18,7 @@ from medsynth.nn.precision import use_bfloat16
 from medsynth.training.replay import Compute, Named, RecordingMemory, Replayed
 
 LONGEST_GRADIENT = 1.0  # norm to which longer gradients of the networks that generate images are scaled down
+AVERAGE_POWER = 18  # the window's standard deviation is then a twentieth of the iterations
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -140,6 +141,18 @@ class BaseTrainer(Trainer):
 
         ema.attach(self)
         self.add_event_handler(Events.EPOCH_STARTED, resume_warm_up)
+
+    def average_in_proportion(self, ema: EMAHandler) -> None:
+        """Update `ema` over a window that is a fixed share of the iterations so far: no run is too short for it.
+
+        Reference: Karras et al., EDM2, arXiv:2312.02696, section 3.1 (power function average).
+        """
+
+        def widen() -> None:
+            self.state.ema_momentum = 1 - (1 - 1 / self.averaged_iterations) ** AVERAGE_POWER
+
+        self.add_event_handler(Events.ITERATION_STARTED, widen)
+        ema.attach(self)
 
     @property
     def averaged_iterations(self) -> int:

@@ -31,7 +31,7 @@ STAGE_ONE = {
     "ema_momentum": 0.1,
     "val_slices": 16,
 }
-SHARED = {"batch_size": 16, "epoch_length": 12, "ema_momentum": 0.1, "val_slices": 32}
+SHARED = {"batch_size": 16, "epoch_length": 12, "val_slices": 32}
 PRIORS = {
     "vqvae/train_prior.json": {
         "channels": 16,
@@ -39,8 +39,15 @@ PRIORS = {
         "latent_features": 12,
         "learning_rate": 0.003,
         "epoch_length": 60,
+        "ema_momentum": 0.1,
     },
-    "vqvae/train_transformer.json": {"features": 32, "layers": 2, "heads": 2, "learning_rate": 0.005},
+    "vqvae/train_transformer.json": {
+        "features": 32,
+        "layers": 2,
+        "heads": 2,
+        "learning_rate": 0.005,
+        "ema_momentum": 0.1,
+    },
     "vqvae/train_flow.json": {
         "prior_channels": [32, 32],
         "learning_rate": 0.003,

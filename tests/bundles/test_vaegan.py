@@ -23,7 +23,6 @@ SMALL = {
     "channels": 32,
     "prior_channels": [32, 32],
     "prior_learning_rate": 0.003,
-    "ema_momentum": 0.02,
     "batch_size": 8,
     "prior_from": 0.5,
     "epoch_length": 30,

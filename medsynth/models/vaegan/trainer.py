@@ -112,7 +112,7 @@ class VaeGanTrainer(AdversarialTrainer):
         self.critic_from, self.penalty_interval = critic_from, penalty_interval
         self.has_prior = False  # in Python: reading the network's own word each time would wait for the GPU
         schedule.attach(self)
-        self.average(ema)
+        self.average_in_proportion(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         real = batch["image"]
@@ -199,8 +199,6 @@ class VaeGanTrainer(AdversarialTrainer):
         fit(self.network.prior, self.network.latents, self.data_loader.dataset)
         same_everywhere(self.network)
         self.generator.load_state_dict(self.network.state_dict())
-        if (warm_up := getattr(self.ema, "momentum_scheduler", None)) is not None:
-            warm_up.event_index = 0  # this iteration's, as the start of an epoch would set it for a resumed run
 
     @property
     def averaged_iterations(self) -> int:

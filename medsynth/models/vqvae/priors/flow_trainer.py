@@ -37,7 +37,7 @@ class CodeFlowTrainer(BaseTrainer):
         super().__init__(**trainer_args)
         self.network, self.network_optimizer, self.ema = network, network_optimizer, ema
         schedule.attach(self)
-        self.average(ema)
+        self.average_in_proportion(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         found = self.flow_step(image=batch["image"], facts={name: batch[name] for name in FACTS})

@@ -55,7 +55,7 @@ def trainer() -> CodeFlowTrainer:
     return CodeFlowTrainer(
         network,
         optimizer,
-        EMAHandler(network, momentum=0.1),
+        EMAHandler(network),
         TwoStages(run, [optimizer], max_epochs=10),
         device="cpu",
         max_epochs=10,
