@@ -15,7 +15,7 @@ from tqdm import tqdm
 from medsynth.data.io import dicom, sources
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.foreground import Patient, region_of
-from medsynth.data.preprocessing.hounsfield import mended
+from medsynth.data.preprocessing.hounsfield import NO_AIR_HU, mended
 from medsynth.data.preprocessing.pipelines import Preprocessing, find, volume_bounds
 from medsynth.data.preprocessing.spacing import in_plane
 from medsynth.errors import MedsynthError
@@ -24,7 +24,6 @@ from medsynth.run.recipe import LoadedModel
 
 TAGS = {"CT": "ct", "MR": "mri"}  # of DICOM, and the modality of the settings
 NAMES = {"ct": "CT", "mri": "MRI"}
-AIR_HU = -500.0  # CT that shows air has values below it, MRI has none
 FAT_HU, LEAST_FAT = (-200.0, -20.0), 0.01  # and the least part of the voxels of CT without air
 BRAIN_HU, BONE_HU = (10.0, 80.0), 800.0  # medians of what is not the background, and least maximum, of CT
 LEAST_BACKGROUND = 0.3  # part of the voxels of CT whose air was set to one value
@@ -136,7 +135,7 @@ def modality_by_values(values: np.ndarray) -> tuple[str, str]:
     except MedsynthError:
         note = None
     low, high = float(values.min()), float(values.max())
-    if note or low < AIR_HU:
+    if note or low < NO_AIR_HU:
         return "ct", f"has values down to {low:g}, as the air of CT"
     if low < FAT_HU[0] or np.mean((values > FAT_HU[0]) & (values < FAT_HU[1])) > LEAST_FAT:
         return "ct", f"has values from {low:g} to {high:g}, as CT without air"

@@ -24,7 +24,7 @@ from medsynth.data.datalist.survey import Survey, some
 from medsynth.data.datalist.words import modality_of
 from medsynth.data.io.masks import read_mask
 from medsynth.data.io.sources import Source, is_picture, read_picture, read_volume, shown
-from medsynth.data.preprocessing.hounsfield import is_offset_ct, mended
+from medsynth.data.preprocessing.hounsfield import NO_AIR_HU, is_offset_ct, mended
 from medsynth.data.preprocessing.picture_range import used_range
 from medsynth.data.preprocessing.pipelines import as_grey
 from medsynth.data.preprocessing.transforms import CheckFinite
@@ -34,7 +34,6 @@ WORKERS = min(4, os.cpu_count() or 1)  # each holds a few volumes in memory
 MOST_LABELS = 256  # values of a label map
 LEAST_FLAT = 0.5  # part of the voxels of labels that equal their neighbours
 MOST_SAMPLED = 200_000  # voxels among which values are counted
-CT_AIR_HU = -500.0  # CT has values below it, MRI has none
 
 
 @dataclass(frozen=True)
@@ -254,14 +253,14 @@ def _check_modalities(found: Survey, seen: list[tuple[dict[str, Any], Seen]]) ->
     ct, mri = ([path for path, low in unnamed.items() if is_so(low)] for is_so in (_is_ct, _is_mri))
     if ct and mri:
         raise MedsynthError(
-            f"{len(ct)} images have values as CT has, below {CT_AIR_HU:g}, such as {ct[0].name}, and {len(mri)} have "
+            f"{len(ct)} images have values as CT has, below {NO_AIR_HU:g}, such as {ct[0].name}, and {len(mri)} have "
             f"none below 0, as MRI, such as {mri[0].name}, and one set must not mix them: choose with --pattern, or "
             "make pairs with --source and --target"
         )
 
 
 def _is_ct(low: float) -> bool:
-    return low < CT_AIR_HU
+    return low < NO_AIR_HU
 
 
 def _is_mri(low: float) -> bool:

@@ -8,6 +8,7 @@ from scipy import ndimage
 from medsynth.errors import MedsynthError
 
 AIR_HU = -1000.0
+NO_AIR_HU = -500.0  # CT that shows air has values below it, MRI has none
 PADDING_HU = -1500.0  # what is below lies outside the scanner's circle: no tissue, and no noise, is so low
 WRAPPED = 2**16  # between a negative value and what it becomes in 16 bits without sign
 HIGHEST, LOWEST_WRAPPED = 12_000, 60_000  # metal is below, and wrapped padding above

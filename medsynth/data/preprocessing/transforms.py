@@ -18,10 +18,9 @@ from scipy import ndimage
 from medsynth.data.io.masks import read_mask
 from medsynth.data.io.sources import Source, is_picture, read_header, read_picture, read_volume
 from medsynth.data.preprocessing.foreground import Patient, find_patient
-from medsynth.data.preprocessing.hounsfield import AIR_HU, mended
+from medsynth.data.preprocessing.hounsfield import AIR_HU, NO_AIR_HU, mended
 from medsynth.errors import MedsynthError
 
-NO_AIR_HU = -500.0  # higher values are not air
 MRI_PERCENTILES = (0.5, 99.5)
 SAME_SPACING = 1e-3  # relative difference that moves no pixel by half of one
 

@@ -17,7 +17,7 @@ from medsynth.data.datalist.datalist import Datalist
 from medsynth.data.io.masks import read_mask
 from medsynth.data.io.sources import Source, is_picture
 from medsynth.data.preprocessing.foreground import AXES, find_patient
-from medsynth.data.preprocessing.hounsfield import is_offset_ct, mended
+from medsynth.data.preprocessing.hounsfield import NO_AIR_HU, is_offset_ct, mended
 from medsynth.data.preprocessing.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.checks import CannotMeasure
@@ -32,7 +32,6 @@ from medsynth.evaluation.report.predictions import Pair, Volume, bounds_of, find
 from medsynth.evaluation.report.verdict import Verdict
 from medsynth.evaluation.report.verdict_paired import paired_verdicts
 
-HOUNSFIELD_AIR = -500.0  # a target with values below holds HU
 MOST_TRAINING_PAIRS = 8  # that baselines are fitted to
 MOST_VOXELS = 200_000  # of each of them
 MOST_CASES = 3  # in the viewer: the worst, the median, the best
@@ -125,7 +124,7 @@ class PairedEvaluation:
             return "mri", (0.0, 1.0)
         targets = [read(pair.target).voxels for pair in pairs]
         low, high = float(min(t.min() for t in targets)), float(max(t.max() for t in targets))
-        if self.modality is None and low < HOUNSFIELD_AIR:
+        if self.modality is None and low < NO_AIR_HU:
             log.info("targets have values down to %.0f: taken for Hounsfield units (modality ct)", low)
             return "ct", None
         if self.modality is None and all(map(is_offset_ct, targets)):
