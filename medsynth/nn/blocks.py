@@ -122,8 +122,8 @@ class ChannelNorm(nn.Module):
         self.norm = nn.LayerNorm(channels, elementwise_affine=affine)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
-        return self.norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        """(N, channels, ...), with two or three axes of places -> the same shape."""
+        return self.norm(features.movedim(1, -1)).movedim(-1, 1)
 
 
 class SelfAttention(nn.Module):
@@ -148,11 +148,11 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
-        places = self.norm(features).permute(0, 2, 3, 1)
-        parts = self.query_key_value(places).flatten(1, 2).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        """(N, channels, ...), with two or three axes of places -> the same shape."""
+        places = self.norm(features).movedim(1, -1)
+        parts = self.query_key_value(places).flatten(1, -2).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = _attended(*parts).transpose(1, 2).reshape(places.shape)
-        return features + self.out(attended).permute(0, 3, 1, 2)
+        return features + self.out(attended).movedim(-1, 1)
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

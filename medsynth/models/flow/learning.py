@@ -29,14 +29,15 @@ def flow_loss(
     augmentation: Tensor | None = None,
     uniform: Tensor | None = None,
     noise: Tensor | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of what a flow says, of each map (N,); 1 of one that has learned nothing.
 
     Times are logit-normal; over a batch they are spread evenly.
 
     Args:
-        latents: (N, latent_channels, size, size), normalized.
-        condition, augmentation: as `LatentFlow` takes them.
+        latents: (N, latent_channels, ...), normalized.
+        condition, augmentation, given: as `LatentFlow` takes them.
         uniform: (N,) between 0 and 1, that times are made from; None: random.
         noise: like the latents; None: random.
 
@@ -48,11 +49,11 @@ def flow_loss(
         uniform = (torch.rand((), device=latents.device) + torch.arange(count, device=latents.device) / count) % 1
     noise = torch.randn_like(latents) if noise is None else noise
     time = torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4)).sigmoid()
-    share = time[:, None, None, None]
+    share = time.view(-1, *(1,) * (latents.ndim - 1))
     root = (share.square() + (1 - share).square()).sqrt()
     target = ((1 - share) * latents - share * noise) / root
-    said = flow(share * latents + (1 - share) * noise, time, condition, augmentation)
-    return (said - target).square().mean(dim=(1, 2, 3))
+    said = flow(share * latents + (1 - share) * noise, time, condition, augmentation, given)
+    return (said - target).square().flatten(1).mean(dim=1)
 
 
 def training_loss(flow: LatentFlow, latents: Tensor, augmentation: Tensor, facts: dict[str, Tensor]) -> Tensor:

@@ -226,3 +226,27 @@ def test_channels_that_do_not_do_are_refused_with_some_that_do(channels):
 def test_a_dropout_that_makes_no_sense_is_refused(dropout):
     with pytest.raises(MedsynthError, match=f"dropout is {dropout!r}"):
         LatentFlow(3, 4, [32, 32], dropout)
+
+
+def test_a_flow_over_volumes_travels_and_its_network_is_told_what_is_given():
+    torch.manual_seed(0)
+    flow = LatentFlow(2, (4, 6, 2), [32, 32], 0.0, use_position=False, augmentation_numbers=3, given_channels=1).eval()
+    flow.fit(torch.randn(5, 2, 4, 6, 2), torch.full((5,), -1), torch.full((5,), torch.nan), torch.empty(5, 0))
+    nn.init.normal_(flow.network.head.weight)
+    noise, given = torch.randn(3, 2, 4, 6, 2), torch.randn(3, 1, 4, 6, 2)
+    found = flow.travel(noise, None, None, None, steps=2, given=given)
+    assert found.shape == noise.shape
+    assert not torch.allclose(found, flow.travel(noise, None, None, None, steps=2, given=-given))
+    told = flow(noise, torch.full((3,), 0.5), flow.embed(None, None, None, noise), torch.ones(3, 3), given)
+    assert told.shape == noise.shape
+
+
+def test_a_local_flow_says_the_same_of_a_place_wherever_it_lies():
+    torch.manual_seed(0)
+    flow = LatentFlow(2, (16, 16, 16), [32, 32], 0.0, use_position=False, is_local=True).eval()
+    nn.init.normal_(flow.network.head.weight)
+    noise = torch.randn(1, 2, 64, 2, 2)
+    condition, time = flow.embed(None, None, None, noise), torch.full((1,), 0.5)
+    whole, part = flow(noise, time, condition), flow(noise[:, :, 2:], time, condition)
+    torch.testing.assert_close(whole[:, :, 44:], part[:, :, 42:])
+    assert not torch.allclose(whole[:, :, 2:4], part[:, :, :2])

@@ -76,7 +76,7 @@ def test_each_image_is_measured_in_every_part_of_the_times_under_its_own_conditi
     embed, condition = prior.embed, []
     monkeypatch.setattr(prior, "embed", lambda *given: condition.append(given) or embed(*given))
     monkeypatch.setattr(
-        prior, "forward", lambda noisy, time, condition, augmentation: seen.append((time, augmentation)) or noisy
+        prior, "forward", lambda noisy, time, condition, augmentation, *_: seen.append((time, augmentation)) or noisy
     )
     validate(HeldOutFlowLoss(prior, encode), batch)
     ((label, position, ages, _),) = condition
