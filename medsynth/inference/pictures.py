@@ -88,7 +88,7 @@ def write_pictures(
         answers = sampled(inferer, (pictures, positions), network, request.num_samples, request.seed)
         for index, one in enumerate(batch):
             on_grid = [one.ready.back(part[index])[..., None] for part in answers if part is not None]
-            affine = request.space.slice_affine(*one.ready.shape)
+            affine = request.space.affine(one.ready.shape)
             yield request.made(one, on_grid, affine, (one.ready.image, answers[0][index]))
 
     size = inferer.batch_size if request.num_samples == 1 else 1  # draws of a picture must not depend on the others

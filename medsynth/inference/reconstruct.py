@@ -113,7 +113,7 @@ def read_stack(source: Source, preprocessing: Preprocessing, space: SliceSpace) 
         raise MedsynthError(facts["error"])
     log_notes([source.path], [facts])
     space = replace(space, bounds=tuple(facts["bounds"]))
-    affine, slice_indices = space.slice_affine(*slices.shape[1:]), np.arange(len(slices))
+    affine, slice_indices = space.affine(slices.shape[1:]), np.arange(len(slices))
     if "affine" in facts:
         first, slice_indices = facts["slices"][0], np.array(facts["slices"]) - facts["slices"][0]
         affine = np.array(facts["affine"]) @ nib.affines.from_matvec(np.eye(3), [0, 0, first])

@@ -66,7 +66,7 @@ def test_every_8_bit_value_survives_the_network_s_scale():
 
 
 def test_a_slice_lies_upright_around_the_origin():
-    affine = CT.slice_affine(5, 3)
+    affine = CT.affine((5, 3))
     assert nib.aff2axcodes(affine) == ("P", "L", "S")
     np.testing.assert_allclose(affine @ [2, 1, 0, 1], [0, 0, 0, 1])
     np.testing.assert_allclose(affine @ [0, 0, 0, 1], [2.0, 3.0, 0, 1])  # first pixel: front, on the patient's right
@@ -79,8 +79,8 @@ def test_the_space_survives_model_pt():
 
 def test_a_nifti_has_both_forms_and_millimetres_and_the_same_bytes_again(tmp_path):
     array = np.arange(15, dtype=np.int16).reshape(5, 3, 1)
-    content = nifti(array, CT.slice_affine(5, 3))
-    assert content == nifti(array, CT.slice_affine(5, 3))
+    content = nifti(array, CT.affine((5, 3)))
+    assert content == nifti(array, CT.affine((5, 3)))
     (tmp_path / "a.nii.gz").write_bytes(content)
     image = nib.load(tmp_path / "a.nii.gz")
     assert image.header.get_xyzt_units()[0] == "mm"

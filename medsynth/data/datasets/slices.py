@@ -127,7 +127,7 @@ class SliceDataset(PreparedSlices):
     ) -> None:
         if not entries:
             raise MedsynthError("there are no images to take slices from: name some in the datalist")
-        names = _covariate_names(covariates, entries)
+        names = covariate_names(covariates, entries)
         preprocessing = choose_range(first_images(entries), preprocessing, cache_dir, num_workers)
         preprocessing = choose_region(entries, preprocessing, cache_dir, num_workers)
         self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
@@ -140,7 +140,7 @@ class SliceDataset(PreparedSlices):
         self.views = {"image": np.concatenate(channels) + np.repeat(starts[:-1], counts)[:, None]}
         self.images = self.stored_slices.of(self.views["image"][:, preprocessing.neighbours])
         self.bounds = np.repeat(np.array([facts["bounds"] for facts in self._images]), counts, axis=0)
-        self.covariates = np.repeat([_covariates(entry, names) for entry in self._entries], counts, axis=0)
+        self.covariates = np.repeat([known_covariates(entry, names) for entry in self._entries], counts, axis=0)
         shared = (float(self.bounds[0, 0]), float(self.bounds[0, 1]))
         bounds = shared if (self.bounds == shared).all() else None
         modality, plane = preprocessing.modality, preprocessing.plane
@@ -161,7 +161,7 @@ def _positions(entry: dict[str, Any], facts: dict[str, Any]) -> np.ndarray:
     return np.array(found, dtype=np.float32)
 
 
-def _covariate_names(names: Sequence[str] | None, entries: Sequence[dict[str, Any]]) -> list[str]:
+def covariate_names(names: Sequence[str] | None, entries: Sequence[dict[str, Any]]) -> list[str]:
     """The names, checked: some image has each."""
     if isinstance(names, str):
         raise MedsynthError(f"covariates is {names!r}: give null or a list of names, such as \"['{names}']\"")
@@ -175,7 +175,7 @@ def _covariate_names(names: Sequence[str] | None, entries: Sequence[dict[str, An
     return names
 
 
-def _covariates(entry: dict[str, Any], names: Sequence[str]) -> np.ndarray:
+def known_covariates(entry: dict[str, Any], names: Sequence[str]) -> np.ndarray:
     """Of an image, (K,), NaN where unknown."""
     known = entry.get("covariates") or {}
     return np.array([known.get(name, np.nan) for name in names], dtype=np.float32)

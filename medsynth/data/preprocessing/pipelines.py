@@ -85,7 +85,7 @@ class Preprocessing:
     region: str | None = "head"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "window", _checked_window(self.modality, self.window))
+        object.__setattr__(self, "window", checked_window(self.modality, self.window))
         object.__setattr__(self, "spacing_mm", _checked_spacing(self.spacing_mm))
         check_whole("image_size", self.image_size, 1, "a whole number of pixels, such as 64")
         if not 0 <= self.min_foreground < 1:
@@ -204,7 +204,8 @@ def _volume(preprocessing: Preprocessing) -> Compose:
     return Compose([*locate(preprocessing), volume_bounds(preprocessing), *take_slices(preprocessing)])
 
 
-def _checked_window(modality: str, window: Any) -> str | tuple[float, float] | None:
+def checked_window(modality: str, window: Any) -> str | tuple[float, float] | None:
+    """A modality's window, its numbers as a tuple; or an error that says what it may be."""
     if modality not in MODALITIES:
         raise MedsynthError(f"modality is {modality!r}: choose one of {', '.join(MODALITIES)}")
     if window is None or (modality == "ct" and isinstance(window, str) and window in CT_WINDOWS_HU):

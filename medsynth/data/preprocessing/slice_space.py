@@ -1,11 +1,13 @@
-"""What the pixels and values of slices stand for."""
+"""What the pixels and values of slices, and of volumes, stand for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from nibabel.affines import from_matvec
 from nibabel.orientations import axcodes2ornt
 
 from medsynth.data.preprocessing.pipelines import PLANES
@@ -13,23 +15,11 @@ from medsynth.data.preprocessing.pipelines import PLANES
 INTEGERS = {(0.0, 255.0): np.uint8, (0.0, 65535.0): np.uint16}  # of pictures, by what -1 and 1 stand for
 
 
-@dataclass(frozen=True)
-class SliceSpace:
-    """What the pixels of slices and their values in [-1, 1] stand for.
-
-    Args:
-        modality: `mri`, `ct` or `image`.
-        spacing_mm: between rows and columns.
-        slice_mm: between slices.
-        bounds: the intensities of -1 and 1; None where each training image had its own, as with percentiles.
-        plane: `axial`, `coronal` or `sagittal`.
-    """
+class Intensities:
+    """What values in [-1, 1] of a `modality` with these `bounds` stand for."""
 
     modality: str
-    spacing_mm: tuple[float, float]
-    slice_mm: float
     bounds: tuple[float, float] | None
-    plane: str = "axial"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for model.pt."""
@@ -57,11 +47,49 @@ class SliceSpace:
         limits = np.iinfo(kind)
         return np.clip(np.round(values), limits.min, limits.max).astype(kind)
 
-    def slice_affine(self, rows: int, columns: int) -> np.ndarray:
-        """World coordinates of one upright slice, centred on 0; an axial one's rows run backwards."""
+
+@dataclass(frozen=True)
+class SliceSpace(Intensities):
+    """What the pixels of slices and their values in [-1, 1] stand for.
+
+    Args:
+        modality: `mri`, `ct` or `image`.
+        spacing_mm: between rows and columns.
+        slice_mm: between slices.
+        bounds: the intensities of -1 and 1; None where each training image had its own, as with percentiles.
+        plane: `axial`, `coronal` or `sagittal`.
+    """
+
+    modality: str
+    spacing_mm: tuple[float, float]
+    slice_mm: float
+    bounds: tuple[float, float] | None
+    plane: str = "axial"
+
+    def affine(self, shape: Sequence[int]) -> np.ndarray:
+        """World coordinates of one upright slice of these rows and columns, centred on 0; axial rows run backwards."""
         affine, steps = np.zeros((4, 4)), (*self.spacing_mm, self.slice_mm)
         for axis, (world, sign) in enumerate(axcodes2ornt(PLANES[self.plane])):
             affine[int(world), axis] = sign * steps[axis]
-        affine[:, 3] = -affine @ [(rows - 1) / 2, (columns - 1) / 2, 0, 0]
+        affine[:, 3] = -affine @ [(shape[0] - 1) / 2, (shape[1] - 1) / 2, 0, 0]
         affine[3, 3] = 1
         return affine
+
+
+@dataclass(frozen=True)
+class VolumeSpace(Intensities):
+    """What the voxels of volumes and their values in [-1, 1] stand for.
+
+    Args:
+        modality: `mri` or `ct`.
+        spacing_mm: from left to right, from back to front and upwards.
+        bounds: as `SliceSpace` has them.
+    """
+
+    modality: str
+    spacing_mm: tuple[float, float, float]
+    bounds: tuple[float, float] | None
+
+    def affine(self, shape: Sequence[int]) -> np.ndarray:
+        """World coordinates (RAS) of a volume of this shape, centred on 0."""
+        return from_matvec(np.diag(self.spacing_mm), -np.multiply(self.spacing_mm, np.subtract(shape, 1)) / 2)

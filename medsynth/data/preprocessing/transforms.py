@@ -203,18 +203,27 @@ class ResampleInPlane(Transform):
         new = self.spacing_mm
         if np.allclose(old, new, rtol=SAME_SPACING, atol=0):
             return data
-        image = data[Keys.IMAGE]
-        # the output is cut to whole pixels: pad by one, so that the last rows and columns are in it
-        pad = [
-            0 if _whole(size * a / b) else int(np.ceil(b / a))
-            for size, a, b in zip(image.shape[1:], old, new, strict=True)
-        ]
-        image = F.pad(image[None], (0, pad[1], 0, pad[0]), mode="replicate")
-        scale = tuple(a / b * (1 + 1e-9) for a, b in zip(old, new, strict=True))
-        image = F.interpolate(image, scale_factor=scale, mode="bilinear", antialias=True)[0]
+        image = resampled(data[Keys.IMAGE], old, new)
         steps = (new[0] / old[0], new[1] / old[1], 1.0)
         affine = data["affine"] @ nib.affines.from_matvec(np.diag(steps), [(step - 1) / 2 for step in steps])
         return data | {Keys.IMAGE: image, "spacing_mm": (*new, between), "affine": affine}
+
+
+def resampled(slices: torch.Tensor, old: Sequence[float], new: Sequence[float]) -> torch.Tensor:
+    """(N, rows, columns) from one spacing to another, which begins at the same edge and covers at least as much.
+
+    Linear between pixels where they get finer, averaged over the new pixel's surroundings where they get coarser.
+    """
+    if np.allclose(old, new, rtol=SAME_SPACING, atol=0):
+        return slices
+    # the output is cut to whole pixels: pad by one, so that the last rows and columns are in it
+    pad = [
+        0 if _whole(size * a / b) else int(np.ceil(b / a))
+        for size, a, b in zip(slices.shape[1:], old, new, strict=True)
+    ]
+    padded = F.pad(slices[None], (0, pad[1], 0, pad[0]), mode="replicate")
+    scale = tuple(a / b * (1 + 1e-9) for a, b in zip(old, new, strict=True))
+    return F.interpolate(padded, scale_factor=scale, mode="bilinear", antialias=True)[0]
 
 
 class ScaleToUnit(Transform):

@@ -81,7 +81,7 @@ def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
     if preprocessing.modality == "image":
         picture = Compose(read_picture(preprocessing))({"source": source})
         values = picture[Keys.IMAGE]
-        affine = SliceSpace("image", (1.0, 1.0), 1.0, None).slice_affine(*values.shape[1:])
+        affine = SliceSpace("image", (1.0, 1.0), 1.0, None).affine(values.shape[1:])
         return Upright(values, affine, affine, picture["bounds"])
     volume = sources.read_volume(source)
     # the bounds of a CT need no head, and its background stays what it is

@@ -25,7 +25,7 @@ def upright() -> np.ndarray:
 
 def save(folder, name, values, sidecar=None):
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.nii.gz").write_bytes(nifti(values[..., None], SPACE.slice_affine(*values.shape)))
+    (folder / f"{name}.nii.gz").write_bytes(nifti(values[..., None], SPACE.affine(values.shape)))
     if sidecar is not None:
         (folder / f"{name}.json").write_text(json.dumps({"Preprocessing": {}} | sidecar))
 
@@ -45,7 +45,7 @@ def test_a_generated_png_is_read_as_its_nifti_would_be(tmp_path):
     found = []
     for format in ("nifti", "png"):
         output = ImageFolder(tmp_path / format, "toy", "", format=format)
-        output.write("0", pixels, SPACE.slice_affine(8, 6), {}, sidecar)
+        output.write("0", pixels, SPACE.affine((8, 6)), {}, sidecar)
         output.finish(torch.zeros(1, 1, 8, 8))
         found += find(str(output.folder))
     assert [file.label for file in found] == ["AD", "AD"]
@@ -55,7 +55,7 @@ def test_a_generated_png_is_read_as_its_nifti_would_be(tmp_path):
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ALS", "LAI"])
 def test_a_slice_of_any_orientation_is_read_upright(tmp_path, upright, codes):
-    image = nib.Nifti1Image(upright[..., None], SPACE.slice_affine(8, 6))
+    image = nib.Nifti1Image(upright[..., None], SPACE.affine((8, 6)))
     turn = ornt_transform(nib.io_orientation(image.affine), axcodes2ornt(codes))
     turned = image.as_reoriented(turn)
     turned.header.set_xyzt_units("mm")
