@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medsynth.data.io.writing import safe
-from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.data.preprocessing.slice_space import SliceSpace, VolumeSpace
+from medsynth.data.preprocessing.volume_grid import three_planes
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits
 from medsynth.run.origin import evaluation_command
@@ -28,8 +29,8 @@ UNLABELLED = "unlabelled"  # in file names
 log = logging.getLogger(__name__)
 
 Drawn = tuple[Tensor, int, float] | tuple[Tensor, int, float, list[float]]
-"""An image (C, H, W) in [-1, 1], its class index, -1 if unknown, its position, NaN if unknown, and, where the model has
-them, its covariates in their own units, NaN if unknown."""
+"""An image (C, H, W) or a volume (1, X, Y, Z) in [-1, 1], its class index, -1 if unknown, its position, NaN if unknown,
+and, where the model has them, its covariates in their own units, NaN if unknown."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,13 @@ def check_batch_size(batch_size: int) -> None:
     check_whole("batch_size", batch_size, 1)
 
 
-def slice_space(model: LoadedModel) -> SliceSpace:
-    """What the pixels and values of a model's slices stand for."""
+def slice_space(model: LoadedModel) -> SliceSpace | VolumeSpace:
+    """What the pixels and values of a model's slices, or of its volumes, stand for."""
     if not isinstance(model.extra.get("slices"), dict):
         raise MedsynthError("the checkpoint has no spacing of its slices, it is of an older version: train it again")
     try:
-        return SliceSpace(**model.extra["slices"])
+        kind = SliceSpace if "slice_mm" in model.extra["slices"] else VolumeSpace
+        return kind(**model.extra["slices"])
     except TypeError as error:
         raise MedsynthError(
             f"the checkpoint describes its slices in a way this version cannot read ({error})"
@@ -150,14 +152,16 @@ def write_images(
     grid_columns: int,
     more_facts: Iterable[dict[str, Any]] = itertools.repeat({}),
     settings: Mapping[str, Any] = MappingProxyType({}),
+    dicom: bool = False,
 ) -> None:
-    """Write generated images, one file each, and the grid of the first.
+    """Write generated slices or volumes, one file each, and the grid of the first.
 
     Args:
         count: how many `drawn` yields.
         grid_columns: images in a row of the grid.
         more_facts: for the sidecar of each image and its row in images.csv.
         settings: what else made the images, for the sidecars.
+        dicom: write a series of each volume besides.
     """
     space = slice_space(model)
     # real slices are comparable with these if they have the same preprocessing and intensity bounds
@@ -178,10 +182,13 @@ def write_images(
         if names and covariates:
             known = (None if math.isnan(value) else float(f"{value:.6g}") for value in covariates[0])
             facts["Covariates"] = dict(zip(names, known, strict=True))
-        values = space.to_units(image[0].numpy())[..., None]
-        output.write(name, values, space.slice_affine(*values.shape[:2]), facts, sidecar)
+        values = space.to_units(image[0].numpy())
+        is_volume, affine = values.ndim == 3, space.affine(values.shape)
+        output.write(name, values if is_volume else values[..., None], affine, facts, sidecar)
+        if dicom:
+            output.write_dicom(name, values, affine, space.modality)
         if len(shown) < grid_columns * GRID_COLUMNS:
-            shown.append(image)
+            shown.append(three_planes(image[None])[0] if is_volume else image)
     output.finish(torch.stack(shown), grid_columns)
     log.info("%d images are in %s; look at %s", count, output.folder, output.folder / "grid.png")
     if command := evaluation_command():

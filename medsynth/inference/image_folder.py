@@ -142,9 +142,11 @@ class ImageFolder:
         self._logged += 1
         log.log(level, "%s%s is made from %s", self._full(name), self.ending, source.path)
 
-    def write_dicom(self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source) -> None:
-        """Write one image again, as a DICOM series that refers to that which it was made from."""
-        files = sources.files(source) if sources.is_dicom(source.path) else ()
+    def write_dicom(
+        self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source | None = None
+    ) -> None:
+        """Write one image again, as a DICOM series that refers to that which it was made from, if there is one."""
+        files = sources.files(source) if source is not None and sources.is_dicom(source.path) else ()
         derivation = f"Synthetic: made by medsynth {version('medsynth')}, model {self.stem} {self.model_digest[:16]}"
         # a series of this name is of an earlier call that is to be replaced: `__init__` has checked it
         export(array, affine, self.folder / "dicom" / self._full(name), modality, derivation, files, overwrite=True)

@@ -18,6 +18,7 @@ from medsynth.data.preprocessing.foreground import Patient, region_of
 from medsynth.data.preprocessing.hounsfield import NO_AIR_HU, mended
 from medsynth.data.preprocessing.pipelines import Preprocessing, find, volume_bounds
 from medsynth.data.preprocessing.spacing import in_plane
+from medsynth.data.preprocessing.volume_grid import VolumePreprocessing
 from medsynth.errors import MedsynthError
 from medsynth.inference.generate import slice_space
 from medsynth.run.recipe import LoadedModel
@@ -37,6 +38,8 @@ def suitable_inputs(inputs: Sequence[dict[str, Any]], model: LoadedModel, force:
     """The inputs that are of the kind that the model of one image set learned; see `suitable`."""
     if not inputs or "source" in model.preprocessing:
         return list(inputs)  # of two domains, which whoever uses the model refuses
+    if "size" in model.preprocessing:  # of volumes
+        return suitable(inputs, VolumePreprocessing.from_dict(model.preprocessing), None, force)
     learned = Preprocessing.from_dict(model.preprocessing)
     if "slices" not in model.extra:
         return suitable(inputs, learned, None, force)
@@ -47,7 +50,7 @@ def suitable_inputs(inputs: Sequence[dict[str, Any]], model: LoadedModel, force:
 
 def suitable(
     inputs: Sequence[dict[str, Any]],
-    learned: Preprocessing,
+    learned: Preprocessing | VolumePreprocessing,
     pixels_mm: tuple[Sequence[float], Sequence[float]] | None,
     force: bool,
     others: Mapping[str, Preprocessing] | None = None,

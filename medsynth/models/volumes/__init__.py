@@ -1,0 +1,1 @@
+"""Rectified flow over the wavelet bands of whole volumes."""

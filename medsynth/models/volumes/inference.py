@@ -1,0 +1,202 @@
+"""What a user gets from a trained volume generator: new volumes, edited ones, and regions drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from medsynth.data.io import sources
+from medsynth.data.io.masks import read_mask
+from medsynth.data.io.sources import Source
+from medsynth.data.preprocessing.preparation import log_notes
+from medsynth.data.preprocessing.slice_space import VolumeSpace
+from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, grid_transforms, prepare_volume, three_planes
+from medsynth.errors import MedsynthError, check_whole, is_number
+from medsynth.inference.generate import Drawn, Request, check_request, slice_space, square, write_images
+from medsynth.inference.image_folder import ImageFolder
+from medsynth.inference.reconstruct import covariates_of, label_index
+from medsynth.inference.route import Input, Made, Route, origin
+from medsynth.models.flow.network import SOLVER_STEPS
+from medsynth.models.volumes.augmentation import plain
+from medsynth.models.volumes.network import VolumeFlow
+from medsynth.run.recipe import LoadedModel
+
+MODES = {"generate": False, "edit": True, "inpaint": True}  # and whether they need an input
+BLEND_MM = 6.0  # from the edge of a mask inwards, over which what is drawn takes the place of what was there
+
+
+class VolumeInference:
+    """Writes what is asked for to a folder.
+
+    Args:
+        model: from `load_model`.
+        output: the folder.
+        mode: `generate`; `edit`: the inputs with another class or other covariates, on the model's grid; `inpaint`:
+            the region of `mask` drawn anew, on the input's own grid, what is outside untouched.
+        request: what to generate or change.
+        inputs: from `find_inputs`.
+        mask: path of the region to draw anew.
+        steps: of the solver; None: `SOLVER_STEPS`.
+        guidance: how strictly conditions are followed; 1 as learned, more exaggerates them.
+        dicom: write DICOM series besides.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        output: ImageFolder,
+        mode: str,
+        request: Request,
+        inputs: Sequence[dict[str, Any]],
+        mask: str | None = None,
+        steps: int | None = None,
+        guidance: float = 1.0,
+        dicom: bool = False,
+    ) -> None:
+        check_request(model, VolumeFlow, "volume generator", mode, MODES, bool(inputs))
+        if request.position is not None:
+            raise MedsynthError("volumes have no position: leave position null")
+        if (mask is not None) != (mode == "inpaint"):
+            raise MedsynthError(
+                "mode is inpaint and there is no mask: give the region to draw anew with --mask"
+                if mask is None
+                else f"mode is {mode}, where mask changes nothing: add --mode inpaint"
+            )
+        if mask is not None and len(inputs) > 1:
+            raise MedsynthError(f"there is one mask and {len(inputs)} inputs: give one input")
+        steps = SOLVER_STEPS if steps is None else steps
+        check_whole("steps", steps, 1)
+        if not is_number(guidance) or not 0 <= guidance < float("inf"):
+            raise MedsynthError(f"guidance is {guidance!r}: give 1, or a larger number such as 2")
+        if not isinstance(dicom, bool):
+            raise MedsynthError(f"dicom is {dicom!r}: give true or false")
+        self.model, self.output, self.mode, self.request, self.inputs = model, output, mode, request, inputs
+        self.mask, self.steps, self.guidance, self.dicom = mask, steps, guidance, dicom
+        self.condition = request.condition(model)
+        if mode == "edit" and self.condition["label"] is None and not request.covariates:
+            raise MedsynthError("mode is edit and nothing is to change: give --label or --covariates")
+
+    def run(self) -> None:
+        """Do it."""
+        settings = {"Mode": self.mode, "Steps": self.steps, "Guidance": self.guidance}
+        count = self.request.num_images
+        if self.mode == "generate":
+            drawn, columns = self.drawn(), square(count)
+            write_images(
+                drawn, count, self.request, self.model, self.output, columns, settings=settings, dicom=self.dicom
+            )
+            return
+        make = {"edit": self.edited, "inpaint": self.inpainted}[self.mode]
+        Route(self.mode, self.read, lambda batch: (make(one, settings) for one in batch)).run(self.inputs, self.output)
+
+    @torch.inference_mode()
+    def drawn(self) -> Iterator[Drawn]:
+        """New volumes, each from a seed of its own."""
+        how = self.condition | {"steps": self.steps, "guidance": self.guidance}
+        for index in range(self.request.num_images):
+            volume, *facts = (part.cpu()[0] for part in self.model.network.sample(1, self.random_seed(index), **how))
+            yield volume, *(fact.tolist() for fact in facts)
+
+    def random_seed(self, index: int) -> int:
+        """Of one of the volumes."""
+        return self.request.random_seed(index)
+
+    def read(self, source: Source) -> Prepared:
+        """An input on the model's grid."""
+        preprocessing = VolumePreprocessing.from_dict(self.model.preprocessing)
+        stored, facts = prepare_volume(source, preprocessing, grid_transforms(preprocessing))
+        if stored is None:
+            raise MedsynthError(facts["error"])
+        log_notes([source.path], [facts])
+        image = plain(torch.from_numpy(stored).float()[None], preprocessing.size, preprocessing.finer)
+        finer, edges = preprocessing.finer, np.multiply(preprocessing.margins, preprocessing.finer)
+        to_stored = nib.affines.from_matvec(finer * np.eye(3), edges + (finer - 1) / 2)
+        space = replace(slice_space(self.model), bounds=tuple(facts["bounds"]))
+        return Prepared(image, np.array(facts["affine"]) @ to_stored, space)
+
+    @torch.inference_mode()
+    def edited(self, one: Input, settings: dict[str, Any]) -> Made:
+        """An input under other conditions: to its noise under its own, and back."""
+        own = self.own_conditions(one)
+        label, position, covariates = (fact.clone() for fact in own)
+        names = self.model.network.conditions.covariates
+        for name, value in (self.request.covariates or {}).items():
+            covariates[:, names.index(name)] = float(value)
+        if self.condition["label"] is not None:
+            label.fill_(self.condition["label"])
+        network, image = self.model.network, one.ready.image.to(label.device)
+        noise = network.invert(image, own, self.steps)
+        made = network.draw(noise, (label, position, covariates), self.steps, self.guidance).cpu()
+        changed = {"Label": self.request.label or one.entry.get("label")}
+        changed |= {"Covariates": dict(self.request.covariates)} if self.request.covariates else {}
+        values = one.ready.space.to_units(made[0, 0].numpy())
+        return self.made(one, values, one.ready.affine, changed, settings, made)
+
+    @torch.inference_mode()
+    def inpainted(self, one: Input, settings: dict[str, Any]) -> Made:
+        """An input whose masked region is drawn anew, on its own grid."""
+        own, ready, network = self.own_conditions(one), one.ready, self.model.network
+        volume = sources.read_volume(one.source)
+        values, affine = volume[0].numpy(), volume.affine.numpy()
+        where, _ = read_mask(self.mask, values.shape, affine)
+        coarse, _ = read_mask(self.mask, ready.image.shape[2:], ready.affine)
+        coarse |= resampled(where.astype(np.float32), affine, ready.affine, ready.image.shape[2:], 0.0) > 0
+        if not coarse.any():
+            raise MedsynthError(f"lies outside of the region of the mask {self.mask}: give a mask of this image")
+        image, kept = ready.image.to(own[0].device), torch.from_numpy(~coarse)[None, None].to(own[0].device)
+        random = torch.Generator().manual_seed(self.random_seed(one.index))
+        made = network.draw(network.noise(1, random), own, self.steps, self.guidance, (image, kept)).cpu()
+        low, high = ready.space.bounds
+        drawn = low + (resampled(made[0, 0].numpy(), ready.affine, affine, values.shape, -1.0) + 1) * (high - low) / 2
+        inside = ndimage.distance_transform_edt(where, nib.affines.voxel_sizes(affine))
+        share = np.minimum(inside / BLEND_MM, 1)
+        result = np.where(where, values + share * (drawn - values), values).astype(np.float32)
+        result = np.where(where, np.round(result), result) if (values == np.round(values)).all() else result
+        return self.made(one, result, affine, {"Label": one.entry.get("label")}, settings, made)
+
+    def own_conditions(self, one: Input) -> tuple[Tensor, Tensor, Tensor]:
+        """Class, position, which is unknown, and covariates of an input."""
+        device = self.model.network.levels[0].mean.device
+        label = torch.tensor([label_index(one.entry, self.model)], device=device)
+        covariates = covariates_of(one.entry, self.model)[None].to(device)
+        return label, torch.full((1,), torch.nan, device=device), covariates
+
+    def made(
+        self,
+        one: Input,
+        values: np.ndarray,
+        affine: np.ndarray,
+        facts: dict[str, Any],
+        settings: dict[str, Any],
+        shown: Tensor,
+    ) -> Made:
+        """What is written: values on their grid, and a picture of before and after."""
+        facts = {"Label": None, "Split": one.entry.get("split"), "Index": one.index, "Seed": self.request.seed} | facts
+        sidecar = {"Units": one.ready.space.units, **origin(one.source), **settings}
+        pair = [(three_planes(one.ready.image)[0], three_planes(shown)[0])]
+        dicom = one.ready.space.modality if self.dicom else None
+        return Made(values, affine, facts, sidecar, pair, dicom=dicom)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An input (1, 1, X, Y, Z) in [-1, 1] on the model's grid, where that lies, and what its values stand for."""
+
+    image: Tensor
+    affine: np.ndarray
+    space: VolumeSpace
+
+
+def resampled(
+    volume: np.ndarray, affine: np.ndarray, to_affine: np.ndarray, shape: Sequence[int], outside: float
+) -> np.ndarray:
+    """A volume on another grid, linear between its voxels."""
+    there = np.linalg.inv(affine) @ to_affine
+    return ndimage.affine_transform(volume, there[:3, :3], there[:3, 3], tuple(shape), order=1, cval=outside)
