@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.inferers import SlidingWindowInferer
+from monai.inferers import sliding_window_inference
 from monai.transforms import Compose, Orientation
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
@@ -39,6 +39,7 @@ from medsynth.inference.route import Input, Inputs, Made, Route, origin
 
 THUMBNAIL = 256  # pixels of a slice in the grid
 AIR = -1.0  # in a network's scale
+LEAST_WEIGHT = 1e-6  # of a tile's edge where another tile lies beneath; where none does, it counts alone
 MARGIN_MM = 4.0  # around the patient, within which the network's output is retained
 
 SliceNetwork = Callable[[Tensor, Tensor], Tensor]
@@ -110,7 +111,7 @@ class VolumeInferer:
     """Calls a slice network on every slice of a volume that shows the patient.
 
     Slices are resampled and centred on the patient like the training slices. Larger patients are processed in
-    overlapping tiles, which are blended. What lies outside is air.
+    overlapping tiles, which are blended by `tile_weights`. What lies outside is air.
 
     Args:
         preprocessing: of the training slices, with their spacing.
@@ -167,11 +168,17 @@ class VolumeInferer:
     def _answers(self, stack: Tensor, positions: Tensor, network: SliceNetwork) -> Tensor:
         """(N, 1 + 2 * neighbours, rows, columns) -> (N, 1, rows, columns); positions travel as one more channel."""
         size = self.preprocessing.image_size
-        tiles = SlidingWindowInferer(
-            (size, size), self.batch_size, self.overlap, "gaussian", sw_device=self.device, device="cpu"
-        )
         channel = positions[:, None, None, None].expand(-1, 1, *stack.shape[2:])
-        return tiles(torch.cat([stack, channel], 1), lambda tile: network(tile[:, :-1], tile[:, -1, 0, 0]))
+        return sliding_window_inference(
+            torch.cat([stack, channel], 1),
+            (size, size),
+            self.batch_size,
+            lambda tile: network(tile[:, :-1], tile[:, -1, 0, 0]),
+            self.overlap,
+            sw_device=self.device,
+            device="cpu",
+            roi_weight_map=tile_weights(size, self.overlap),
+        )
 
     def _field(self, patient: Patient, axes: str, spacing_mm: Sequence[float]) -> tuple[list[int], list[int]]:
         """First pixels of the field that the network processes, and its rows and columns.
@@ -191,6 +198,19 @@ class VolumeInferer:
         """(slices,), within those of the training slices; NaN in a plane that the network was not trained on."""
         known = math.nan if plane != self.preprocessing.plane else 1.0
         return torch.from_numpy(known * patient.positions(PLANES[plane][2]).clip(*self.preprocessing.positions)).float()
+
+
+def tile_weights(size: int, overlap: float) -> Tensor:
+    """What each pixel of a tile counts where tiles overlap, (1, 1, size, size), of at most 1.
+
+    Next to its edges, over a quarter of the overlap, a tile counts next to nothing, since a network sees padding there
+    instead of the image; over the next half its weight rises to 1. A network that sees no farther leaves no seams.
+    """
+    shared = size - int(size * (1 - overlap))  # as MONAI rounds it
+    from_edge = torch.arange(size) + 0.5
+    from_edge = torch.minimum(from_edge, size - from_edge)
+    side = ((from_edge - shared / 4) / (shared / 2)).clamp(LEAST_WEIGHT, 1) if shared else torch.ones(size)
+    return (side[:, None] * side)[None, None]
 
 
 def sampled(

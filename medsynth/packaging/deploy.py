@@ -53,11 +53,12 @@ def describe_formats(formats: dict[str, Any], model: LoadedModel) -> dict[str, A
     A size that the bundle leaves open (`"*"`) stays open.
     """
     formats = copy.deepcopy(formats)
+    image_size = model.definition.get("stage_one", model.definition).get("image_size")
     for name, tensor in [*formats["inputs"].items(), *formats["outputs"].items()]:
         recipe = model.preprocessing.get(DOMAINS.get(name, name), model.preprocessing)
         if tensor["type"] == "image":
             tensor["modality"] = MODALITIES.get(recipe.get("modality"), tensor["modality"])
-            size = model.definition.get("image_size") or tensor["spatial_shape"][0]
+            size = image_size or tensor["spatial_shape"][0]
             tensor["spatial_shape"] = [side if isinstance(side, str) else size for side in tensor["spatial_shape"]]
     neighbours = model.definition.get("neighbours", 0)
     for tensor in formats["inputs"].values():

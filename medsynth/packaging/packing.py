@@ -167,14 +167,20 @@ def packed_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def packed_metadata(metadata: dict[str, Any], model: LoadedModel) -> dict[str, Any]:
-    """The metadata with the versions that the bundle is made with, and formats as this model has them."""
+    """The metadata with the versions that the bundle is made with, and formats as this model has them.
+
+    The network of a latent model reconstructs images, so that its format is that of the autoencoder.
+    """
+    formats = describe_formats(metadata["network_data_format"], model)
+    latent = hasattr(model.network, "sample") and formats["inputs"]["image"]["format"] != "latent"
     required = {name: _version(name, known) for name, known in metadata["required_packages_version"].items()}
     return {"schema": SCHEMA} | metadata | {
         "monai_version": _release(monai.__version__),
         "pytorch_version": _release(torch.__version__),
         "numpy_version": np.__version__,
         "required_packages_version": required,
-        "network_data_format": describe_formats(metadata["network_data_format"], model),
+        "network_data_format": formats,
+        **({"autoencoder_data_format": formats} if latent else {}),
     }  # fmt: skip
 
 

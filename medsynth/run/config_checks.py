@@ -7,6 +7,8 @@ import inspect
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from pydoc import locate
 from types import TracebackType
 from typing import Any
@@ -16,16 +18,17 @@ from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, Refere
 from tqdm import tqdm
 
 from medsynth.errors import MedsynthError, as_line, is_number
-from medsynth.run.log import keep_traceback
-from medsynth.run.origin import config_origin
+from medsynth.run.log import keep_traceback, write_above_bars
+from medsynth.run.origin import Origin, config_origin
 
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 _MONAI_KEYS = {ConfigParser.meta_key, "_target_", "_disabled_", "_requires_", "_desc_", "_mode_"}
 
 
 def check_config() -> None:
-    """For a config's `initialize`: refuse misspelt overrides, and show mistakes in one line from then on."""
+    """For a config's `initialize`: refuse misspelt overrides, show mistakes in one line and the log above bars."""
     show_mistakes_in_one_line()
+    write_above_bars()
     origin = config_origin()
     if origin.parser is not None and origin.files:
         check_overrides(origin.parser, origin.files)
@@ -225,17 +228,34 @@ def _references(entry: Any) -> Iterator[str]:
 
 
 def show_mistakes_in_one_line() -> None:
-    """From here on an uncaught MedsynthError is one line on stderr; the exit status stays 1."""
-    sys.excepthook, threading.excepthook = _show, _show_of_thread
+    """From here on an uncaught MedsynthError is one line on stderr; the exit status stays 1.
+
+    Where the bundle was started from another folder than its relative paths begin in, a second line says so.
+    """
+    sys.excepthook, threading.excepthook = partial(_show, _started_elsewhere(config_origin())), _show_of_thread
 
 
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _started_elsewhere(origin: Origin) -> str | None:
+    root = None if origin.parser is None else origin.parser.config.get("bundle_root")
+    if origin.folder is None or not isinstance(root, str) or _is_expression(root):
+        return None
+    folder, parts = origin.folder.resolve(), Path(root).parts
+    if Path(root).resolve() == folder or folder.parts[-len(parts) :] != parts:
+        return None
+    clone = folder.parents[len(parts) - 1]
+    return f"started in {Path.cwd()}, and relative paths of bundles begin in the root of the clone: start in {clone}"
+
+
+def _show(hint: str | None, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     line = "interrupted" if isinstance(error, KeyboardInterrupt) else as_line(error)
     keep_traceback(line or repr(error), error)
-    if line is None:
-        sys.__excepthook__(kind, error, trace)
-    else:
-        tqdm.write(line, file=sys.stderr)
+    with tqdm.external_write_mode(file=sys.stderr):
+        if line is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            print(line, file=sys.stderr)
+        if hint is not None:
+            print(hint, file=sys.stderr)
 
 
 def _show_of_thread(failed: threading.ExceptHookArgs) -> None:

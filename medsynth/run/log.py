@@ -57,6 +57,19 @@ def log_to(path: Path) -> None:
     if not root.handlers:
         root.setLevel(logging.INFO)
         root.addHandler(logging.StreamHandler(sys.stdout))
+    write_above_bars()
+    for handler in root.handlers[:]:
+        if isinstance(handler, _RunLog):
+            root.removeHandler(handler)
+            handler.close()
+    log = _RunLog(path)
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    root.addHandler(log)
+
+
+def write_above_bars() -> None:
+    """Let the console's handlers write above progress bars: MONAI takes no class of ours in logging.conf."""
+    root = logging.getLogger()
     for handler in root.handlers[:]:
         if type(handler) is logging.StreamHandler:
             console = _Console(handler.stream)
@@ -64,12 +77,6 @@ def log_to(path: Path) -> None:
             console.setFormatter(handler.formatter)
             root.addHandler(console)
             root.removeHandler(handler)
-        elif isinstance(handler, _RunLog):
-            root.removeHandler(handler)
-            handler.close()
-    log = _RunLog(path)
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    root.addHandler(log)
 
 
 def write_log() -> None:

@@ -15,7 +15,8 @@ def verdict(measures: Mapping[str, float]) -> str | None:
 
     Args:
         measures: of a validation. `gain_db` is compared with interpolation, `error` with `error_lookup`,
-            `swd_over_floor` with other patients, `validation_loss` with a prior that has learned nothing.
+            `psnr` with `psnr_averages`, `swd_over_floor` with other patients, `validation_loss` with a prior that has
+            learned nothing.
     """
     if (gain := measures.get("gain_db")) is not None:
         if gain < LEAST_GAIN_DB:
@@ -26,6 +27,11 @@ def verdict(measures: Mapping[str, float]) -> str | None:
         if not measures["error"] < lookup:
             return f"no better than a lookup of intensities ({errors}){LONGER}"
         return f"better than a lookup of intensities ({errors})"
+    if (averages := measures.get("psnr_averages")) is not None:
+        both = f"PSNR {measures['psnr']:.2f} dB, theirs {averages:.2f} dB"
+        if not measures["psnr"] > averages:
+            return f"no better than averages over each code's pixels ({both}){LONGER}"
+        return f"better than averages over each code's pixels ({both})"
     if (times := measures.get("swd_over_floor")) is not None:
         far = f"samples are {times:.2f} times as far from held-out images as other patients' images are"
         return far + (LONGER if times > MOST_TIMES else "")

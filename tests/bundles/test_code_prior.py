@@ -109,7 +109,9 @@ def test_code_measures_stand_beside_their_floors_every_epoch(trained):
     for row in metrics:
         assert all(row[name] > 0 and row[f"{name}_floor"] > 0 for name in ("code_kl", "pair_js"))
     assert len({row["pair_js_floor"] for row in metrics}) == 1
-    assert "pair_js" in (folder / "train.log").read_text()
+    log = (folder / "train.log").read_text()
+    assert "pair_js" in log
+    assert "times as far from held-out images as other patients' images are" in log.splitlines()[-1]
 
 
 def test_samples_decode_into_heads_and_shuffled_codes_do_not(trained, heads):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from nibabel.orientations import axcodes2ornt, ornt_transform
+from scipy import ndimage
+from torch import nn
 
 from medsynth.data.io.sources import Source
 from medsynth.data.phantom import trunk
@@ -73,6 +76,19 @@ def test_a_body_comes_back_from_every_route_voxel_for_voxel(saved, orientation):
     np.testing.assert_allclose(voxel, np.round(voxel), atol=1e-3)
     assert made.get_fdata()[tuple(np.array(made.shape) // 2)] == values[tuple(np.round(voxel[:3]).astype(int))]
     assert len(stack.slices) == values.shape[next(axis for axis in range(3) if orientation[axis] in "IS")]
+
+
+def test_a_body_larger_than_a_tile_shows_no_trace_of_tiles(saved):
+    path, _ = saved("RAS")
+    ready, sizes, answers = read_ready(Source(str(path)), INPUT), [], []
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))  # sees 2 pixels
+    for image_size in (32, 64):
+        seen = lambda slices, _: (sizes.append(len(slices)), network(slices))[1]  # noqa: E731
+        answers.append(VolumeInferer(replace(INPUT, image_size=image_size), overlap=0.25)(ready, seen))
+    assert sum(sizes) > 2.5 * len(ready.patient.mask[0, 0])  # the first in two tiles or more, the other whole
+    inner = ndimage.binary_erosion(ready.patient.whole_mask(), iterations=3)
+    torch.testing.assert_close(answers[0][0][inner], answers[1][0][inner], atol=1e-4, rtol=0)
 
 
 def test_the_table_is_outside_of_the_outline(saved, body):

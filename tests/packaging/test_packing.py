@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from pydoc import locate
 
 import monai.bundle
 import pytest
@@ -16,7 +17,7 @@ from medsynth.errors import MedsynthError
 from medsynth.packaging import leaks
 from medsynth.packaging.deploy import callable_network, describe_formats
 from medsynth.packaging.packing import inference_command, pack_bundle, read_bundle, with_settings
-from medsynth.run.recipe import load_model
+from medsynth.run.recipe import load_model, save_model
 
 ROOT = Path(__file__).parents[2]
 STEMS = sorted(path.parent.name for path in (ROOT / "bundles").glob("*/train.json"))
@@ -34,6 +35,12 @@ REQUIRED = {
     "network_data_format": dict,
 }
 """Of metadata.json, by the MONAI Bundle Specification."""
+CONDITIONS = {"num_classes": 2, "use_position": True}
+PRIORS = {
+    "gan.CodeGan": {"channels": 8, "latent_features": 8} | CONDITIONS,
+    "transformer.CodeTransformer": {"features": 8, "layers": 1, "heads": 2, "dropout": 0.0} | CONDITIONS,
+    "flow.CodeFlow": {"prior_channels": [32, 32], "dropout": 0.0} | CONDITIONS,
+}
 TYPES = {"image", "series", "tuples", "probabilities"}
 FORMATS = {"magnitude", "hounsfield", "kspace", "raw", "labels", "classes", "segmentation", "points", "normals"}
 FORMATS |= {"indices", "sequence", "latent", "gradient"}
@@ -130,6 +137,33 @@ def test_monai_finds_the_network_to_take_and_give_what_the_metadata_say(packed, 
     options = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / config), "device": "cpu"}
     monai.bundle.verify_net_in_out(net_id="network_def", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_monai_finds_a_prior_to_take_and_give_what_the_metadata_say(untrained, prior, tmp_path, monkeypatch):
+    one = load_model(untrained("vqvae"))
+    arguments = {name: value for name, value in one.definition.items() if name != "_target_"}
+    target, settings = f"medsynth.models.vqvae.priors.{prior}", {"stage_one": arguments, **PRIORS[prior]}
+    network, definition = locate(target)(**settings), {"_target_": target, **settings}
+    save_model(tmp_path / "model.pt", network, definition, one.preprocessing, one.classes)
+    configs = pack_bundle(ROOT / "bundles/vqvae", tmp_path / "model.pt", tmp_path / "packs") / "configs"
+    before = set(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    for config in ("train.json", "inference.json"):
+        options = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / config), "device": "cpu"}
+        monai.bundle.verify_net_in_out(net_id="network_def", **options)
+    assert set(tmp_path.rglob("*")) == before
+    metadata = json.loads((configs / "metadata.json").read_text())
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
+    images = torch.rand(1, 1, 32, 32)
+    assert torch.equal(network.eval()(images), network.stage_one(images))
+
+
+@pytest.mark.parametrize(("stem", "latent"), [("vaegan", True), ("vqvae", False), ("stylegan", False)])
+def test_latent_models_describe_their_autoencoder(packed, stem, latent):
+    metadata = json.loads((packed(stem) / "configs" / "metadata.json").read_text())
+    assert ("autoencoder_data_format" in metadata) == latent
+    assert metadata.get("autoencoder_data_format", metadata["network_data_format"]) == metadata["network_data_format"]
 
 
 @pytest.mark.parametrize("stem", STEMS)

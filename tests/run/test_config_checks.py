@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -8,11 +9,14 @@ import sys
 import threading
 from pathlib import Path
 
+import monai.bundle
 import pytest
 from monai.bundle import ConfigParser
+from tqdm import tqdm
 
 from medsynth.errors import MedsynthError, as_line
 from medsynth.run.config_checks import (
+    check_config,
     read_json_words,
     refuse_missing_device,
     refuse_other_kinds,
@@ -156,6 +160,32 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_1(tmp_path):
     )
     assert process.returncode == 1
     assert process.stderr == f"error: cannot write {tmp_path / 'file'}: File exists: give another output_dir\n"
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_start_from_another_folder_ends_with_a_line_that_says_so(tmp_path, monkeypatch, capsys, elsewhere):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(tmp_path if elsewhere else root)
+    config = str(root / "bundles/vaegan/inference.json")
+    with pytest.raises(RuntimeError) as stopped:
+        monai.bundle.run("inference", config_file=config, checkpoint=str(tmp_path / "none.pt"))
+    sys.excepthook(stopped.type, stopped.value, stopped.tb)
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: there is no model")
+    hint = f"started in {tmp_path}, and relative paths of bundles begin in the root of the clone: start in {root}"
+    assert more == ([hint] if elsewhere else [])
+
+
+def test_lines_of_the_log_stand_above_progress_bars_in_every_workflow(capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler(sys.stderr)])
+    check_config()
+    with tqdm(total=3, file=sys.stderr) as bar:
+        bar.update()
+        logging.getLogger("medsynth").warning("said")
+    before, _, after = capsys.readouterr().err.partition("said\n")
+    assert "0/3" in before
+    assert before.rpartition("\r")[2].strip() == ""  # the bar is gone from its line
+    assert "1/3" in after
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(capsys):

@@ -24,6 +24,14 @@ from medsynth.training.verdict import verdict
         ),
         ({"error": 3.0}, None),
         (
+            {"psnr": 24.0, "psnr_averages": 24.5, "ssim": 0.9},
+            "no better than averages over each code's pixels (PSNR 24.00 dB, theirs 24.50 dB): train longer",
+        ),
+        (
+            {"psnr": 26.0, "psnr_averages": 24.5},
+            "better than averages over each code's pixels (PSNR 26.00 dB, theirs 24.50 dB)",
+        ),
+        (
             {"swd_over_floor": 7.2},
             "samples are 7.20 times as far from held-out images as other patients' images are: train longer",
         ),

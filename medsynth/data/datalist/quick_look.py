@@ -24,7 +24,7 @@ from medsynth.data.datalist.survey import Survey, some
 from medsynth.data.datalist.words import modality_of
 from medsynth.data.io.masks import read_mask
 from medsynth.data.io.sources import Source, is_picture, read_picture, read_volume, shown
-from medsynth.data.preprocessing.hounsfield import NO_AIR_HU, is_offset_ct, mended
+from medsynth.data.preprocessing.hounsfield import NO_AIR_HU, is_offset_ct, is_windowed, mended
 from medsynth.data.preprocessing.picture_range import used_range
 from medsynth.data.preprocessing.pipelines import as_grey
 from medsynth.data.preprocessing.transforms import CheckFinite
@@ -44,6 +44,7 @@ class Seen:
         trouble: why it cannot be used, in words that follow the file's name.
         is_label_map: by its values.
         low: the lowest value; None for pictures and pairs.
+        is_windowed: a volume with the range of values that a window leaves of CT.
         is_black: a picture that is the same everywhere.
         extent: the lowest and the highest value of a picture.
         no_mask: why its mask cannot be used, in words that follow the mask's name.
@@ -54,6 +55,7 @@ class Seen:
     trouble: str | None = None
     is_label_map: bool = False
     low: float | None = None
+    is_windowed: bool = False
     is_black: bool = False
     extent: tuple[float, float] | None = None
     no_mask: str | None = None
@@ -100,7 +102,7 @@ def look(found: Survey) -> None:
         raise MedsynthError(f"none of the {len(found.left_out)} images can be used: {shown(path)} {reason}")
     if black := [_file(entry).name for entry, one in seen if one.is_black]:
         found.notes.append(f"{len(black)} pictures hold the same value everywhere: {some(black)}")
-    found.notes += _range_notes(found, seen)
+    found.notes += _range_notes(found, seen) + _window_notes(found, seen)
     _check_modalities(found, seen)
 
 
@@ -158,7 +160,7 @@ def _seen(entry: Mapping[str, Any], ct: Collection[str]) -> Seen:
         return Seen(str(error), **facts)
     line = _in_hounsfield(values) if str(_file(entry)) in ct or is_offset_ct(values) else None
     facts["no_hounsfield"] = {str(_file(entry)): line} if line else {}
-    return Seen(None, is_label_map(values), float(values.min()), **facts)
+    return Seen(None, is_label_map(values), float(values.min()), is_windowed(values), **facts)
 
 
 def _seen_hounsfield(source: Source) -> str | None:
@@ -215,6 +217,17 @@ def _range_notes(found: Survey, seen: Iterable[tuple[Mapping[str, Any], Seen]]) 
             f"state black and white in training, such as --window '[{low:g}, {high:g}]'"
         )
     return notes
+
+
+def _window_notes(found: Survey, seen: Iterable[tuple[Mapping[str, Any], Seen]]) -> list[str]:
+    """Of volumes that nothing but their values calls CT after a window, or MRI: the values do not tell which."""
+    windowed = [_file(entry) for entry, one in seen if one.is_windowed and not (one.trouble or one.is_label_map)]
+    if not (unnamed := [path.name for path in windowed if not found.contrast_of.get(str(path))]):
+        return []
+    return [
+        f"{len(unnamed)} images hold values from 0 to 255 or up to 1, as CT after a window: {some(unnamed)}: if they "
+        "are CT, export them again in Hounsfield units (air -1000, water 0); MRI needs no units and may stay as it is"
+    ]
 
 
 def _settle_masks(found: Survey, seen: list[tuple[dict[str, Any], Seen]]) -> None:

@@ -37,7 +37,7 @@ def mended(values: np.ndarray) -> tuple[np.ndarray, str | None]:
         MedsynthError: they are no Hounsfield units and cannot be brought to them, in words that follow the file's name.
     """
     low, high = float(values.min()), float(values.max())
-    if low < high and ((low >= -1 and high <= 1) or (low >= 0 and 200 < high <= 255)):
+    if is_windowed(values):
         raise MedsynthError(
             f"holds values from {low:g} to {high:g}, as after a window, and CT needs Hounsfield units (air -1000, "
             "water 0): export it again in these, or take --modality mri, which needs no units"
@@ -50,6 +50,12 @@ def mended(values: np.ndarray) -> tuple[np.ndarray, str | None]:
     if values.min() < PADDING_HU:
         values = np.where(values < PADDING_HU, values.dtype.type(AIR_HU), values)
     return values, note
+
+
+def is_windowed(values: np.ndarray) -> bool:
+    """Whether values have the range that a window leaves of CT: 0 to 255, or 0 or -1 to 1. MRI may have it, too."""
+    low, high = float(values.min()), float(values.max())
+    return low < high and ((low >= -1 and high <= 1) or (low >= 0 and 200 < high <= 255))
 
 
 def is_offset_ct(values: np.ndarray) -> bool:

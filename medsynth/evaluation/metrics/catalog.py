@@ -50,6 +50,7 @@ CATALOG = {
         "near", "", "share farther from training images than those are from other subjects'", 0.5, SHARE
     ),
     "membership_auc": Entry("near", "", "how well an attacker tells who was in the training set", 0.5, SHARE),
+    "copies": Entry("lower", "", "share of synthetic images that are nearly a training image", None, SHARE),
     "duplicates": Entry("lower", "", "share of synthetic images with a near copy among the others", None, SHARE),
     "silhouette_classes": Entry("near", "", "how far the classes lie apart in the feature space", None, (-1.0, 1.0)),
     "knn_classes": Entry(

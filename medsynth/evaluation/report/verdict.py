@@ -15,7 +15,7 @@ LEAST_GAP = {
     "fd_self": 1.0, "kid_self": 15.0, "fd_pca": 1.0, "fd_radiomics": 2.0, "fd_inception": 1.0, "swd": 4.0, "psd": 0.15,
     "intensity_w1": 2.0, "gradient_ratio": 0.02, "precision": 0.12, "recall": 0.1, "coverage": 0.15,
     "ms_ssim_pairs": 0.006, "c2st_auc": 0.1, "c2st_f1": 0.1, "duplicates": 0.01, "psd_top_third": 0.2,
-    "closer_to_train": 0.1, "authenticity": 0.15, "membership_auc": 0.05, "class_effect": 0.2,
+    "closer_to_train": 0.1, "authenticity": 0.15, "membership_auc": 0.05, "copies": 0.01, "class_effect": 0.2,
 }  # fmt: skip
 """The smallest distance from ideal that counts: floors of large sets may be smaller than what is visible."""
 

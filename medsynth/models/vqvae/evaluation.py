@@ -26,11 +26,11 @@ from medsynth.evaluation.report.held_out import Patients, check_split, held_out_
 from medsynth.evaluation.report.page import DASH, Cell, Column, Gallery, Page, Section, Table, number, numeric, plain
 from medsynth.evaluation.report.verdict import Verdict
 from medsynth.inference.reconstruct import read_stacks
+from medsynth.models.vqvae.averages import averages
 from medsynth.models.vqvae.codebook import perplexity
 from medsynth.models.vqvae.inference import is_prior
 from medsynth.models.vqvae.map_inference import bits_per_pixel, entropy_per_pixel
 from medsynth.models.vqvae.network import SliceVqVae
-from medsynth.nn.resampling import average, spline
 from medsynth.run.recipe import LoadedModel
 
 BATCH = 64
@@ -144,7 +144,7 @@ def measured(subject: str, slices: Tensor, network: SliceVqVae) -> Case:
     device = network.codebook.codes.device
     indices = torch.cat([network.encode_indices(part.to(device)).cpu() for part in slices.split(BATCH)])
     fake = torch.cat([network.decode_indices(part.to(device)).cpu() for part in indices.split(BATCH)])
-    coarse = spline(average(slices, network.stride), network.stride).clamp(-1, 1)
+    coarse = averages(slices, network.stride)
     usage = indices.flatten().bincount(minlength=network.num_codes)
     unit = {BASELINE: (coarse + 1) / 2, "network": (fake + 1) / 2, "truth": (slices + 1) / 2}
     row = _closeness(unit["network"], unit["truth"]) | {"entropy_per_pixel": entropy_per_pixel(network, usage)}

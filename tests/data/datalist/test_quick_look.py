@@ -84,6 +84,19 @@ def test_values_of_mri_and_ct_in_one_set_are_refused(tmp_path, save, head):
         looked_at(tmp_path)
 
 
+@pytest.mark.parametrize("scaled", [lambda share: np.uint8(share * 255), lambda share: share])
+@pytest.mark.parametrize("name", ["b.nii.gz", "sub-b_T1w.nii.gz"])
+def test_volumes_as_after_a_window_are_noted_unless_their_name_says_mri(tmp_path, save, head, scaled, name):
+    save(tmp_path / "a.nii.gz", head())
+    save(tmp_path / name, scaled(head(seed=1) / head(seed=1).max()))
+    notes = [note for note in looked_at(tmp_path).notes if "window" in note]
+    if "T1w" in name:
+        assert notes == []
+    else:
+        assert notes[0].startswith("1 images hold values from 0 to 255 or up to 1, as CT after a window: b.nii.gz: if")
+        assert "export them again in Hounsfield units (air -1000, water 0)" in notes[0]
+
+
 def test_black_pictures_are_noted_and_kept(tmp_path):
     for name, value in (("p1_1", 0), ("p1_2", 3), ("p2_1", 4)):
         grey = np.zeros((4, 4), np.uint8)

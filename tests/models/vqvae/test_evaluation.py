@@ -8,6 +8,7 @@ import torch
 
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.image import psnr
+from medsynth.models.vqvae.averages import AveragesPsnr, averages
 from medsynth.models.vqvae.evaluation import (
     BASELINE,
     ReconstructionEvaluation,
@@ -41,6 +42,14 @@ def test_a_subject_is_measured_in_0_to_1_beside_averages_over_each_code_s_place(
     fake = (network(smooth) + 1) / 2
     assert case.row["psnr"] == pytest.approx(psnr(fake, (smooth + 1) / 2, 1.0).mean().item())
     assert np.array_equal(case.images["truth"], (smooth[1, 0].numpy() + 1) / 2)
+
+
+def test_a_validation_measures_the_averages_of_the_same_images(network):
+    images, measure = torch.rand(3, 1, 16, 16) * 2 - 1, AveragesPsnr(network)
+    for part in images.split(2):
+        measure.update((torch.zeros_like(part), part))
+    assert measure.compute() == pytest.approx(measured("a", images, network).baseline["psnr"], abs=1e-4)
+    torch.testing.assert_close(averages(images, 16), images.mean(dim=(2, 3), keepdim=True).expand_as(images))
 
 
 def test_the_entropy_is_of_a_subject_s_codes_and_the_usage_of_all(network, cases):

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ class UnpairedResult:
     """What was measured.
 
     Attributes:
-        measures: in the order of the catalog.
+        measures: each with its floor and baseline where there is one.
         features: "self" and "pca" -> "train", "held_out", "synthetic" -> (n, D); a kind that could not be computed is
             left out.
         indices: "train", "held_out", "synthetic" -> (n,) which images of the given sets the features are of.
@@ -152,13 +153,15 @@ def evaluate_unpaired(
         with clock(group.names[0]):
             measures += _measure(group, reference, views["synthetic"], others, baseline)
     with clock("nearest_pairs"):
-        pairs, copies = _nearest_pairs(reference, View(synthetic, extractors)), _copies(real_train, synthetic)
+        pairs, copies = _nearest_pairs(reference, View(synthetic, extractors)), _find_copies(real_train, synthetic)
+        modelled = None if isinstance(baseline, CannotMeasure) else baseline.set
+        measures.append(_share_of_copies(copies, real_train, len(synthetic), drawn["held_out"], modelled))
     return UnpairedResult(
         measures=measures,
         features=_features(views),
         indices=indices,
         nearest_pairs=pairs,
-        copies=copies,
+        copies=[] if isinstance(copies, CannotMeasure) else copies,
         subjects=_subject_rows(reference, views["synthetic"]),
         network_digest=None if isinstance(network, CannotMeasure) else network.digest,
         seed=seed,
@@ -271,9 +274,20 @@ def _nearest_pairs(reference: Reference, fake: View) -> list[Pair]:
     return [] if isinstance(found, CannotMeasure) else found
 
 
-def _copies(train: ImageSet, fake: ImageSet) -> list[Pair]:
+def _find_copies(train: ImageSet, fake: ImageSet) -> list[Pair] | CannotMeasure:
     found = _attempt(lambda: all_pairs(coarse_pixels(fake.images), coarse_pixels(train.images), train.subjects))
-    return [] if isinstance(found, CannotMeasure) else [pair for pair in found if pair.is_copy]
+    return found if isinstance(found, CannotMeasure) else [pair for pair in found if pair.is_copy]
+
+
+def _share_of_copies(
+    copies: list[Pair] | CannotMeasure, train: ImageSet, count: int, held_out: ImageSet, baseline: ImageSet | None
+) -> Measure:
+    """`copies`, of any number of images; its floor is of the held-out ones."""
+    measure = partial(Measure, "copies", unit=entry("copies").unit, direction=entry("copies").direction, n=count)
+    if isinstance(copies, CannotMeasure):
+        return measure(None, note=str(copies))
+    floor, model = (None if one is None else len(_find_copies(train, one)) / len(one) for one in (held_out, baseline))
+    return measure(len(copies) / count, floor=floor, baseline=model, note=f"{len(copies)} of {count} images")
 
 
 def _class_effects(reference: Reference, fake: View) -> list[Effect]:

@@ -42,6 +42,10 @@ class CodePrior(nn.Module):
         self.stage_one.eval()
         return self
 
+    def forward(self, images: Tensor, *conditions: Tensor) -> Tensor:
+        """(N, 1, H, W) in [-1, 1] -> reconstructions from their codes; no condition makes a difference to them."""
+        return self.stage_one(images)
+
     def draw(self, count: int, label: int | None, position: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """Code maps (count, h, w), their labels and positions, by torch's own random state."""
         raise NotImplementedError

@@ -9,12 +9,14 @@ import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
 from monai.handlers import from_engine
+from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
 from medsynth.data.datasets.slices import SliceDataset
 from medsynth.models.vqvae.priors.base import CodePrior
 from medsynth.models.vqvae.priors.code_measures import histogram_divergence, pair_divergence
+from medsynth.models.vqvae.priors.transformer import CodeTransformer
 from medsynth.training.samples import SampleGrid
 
 
@@ -85,8 +87,16 @@ class CodeQuality(Metric):
         }
 
 
+class CodeLikelihood(Inferer):
+    """Negative log-likelihood of the codes of images, (N, 1, H, W) -> (N,), in nats per code."""
+
+    def __call__(self, inputs: Tensor, network: CodeTransformer, label: Tensor, position: Tensor) -> Tensor:
+        """For class and position (N,)."""
+        return network.negative_log_likelihood(network.stage_one.encode_indices(inputs), label, position)
+
+
 class NegativeLogLikelihood(Metric):
-    """Mean of a validator's predictions, the negative log-likelihood of each image's codes, in nats per code."""
+    """Mean of a validator's predictions, made by `CodeLikelihood`: in nats per code."""
 
     def __init__(self) -> None:
         super().__init__(from_engine([Keys.PRED]))

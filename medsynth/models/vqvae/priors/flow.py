@@ -41,10 +41,6 @@ class CodeFlow(CodePrior):
         """(N, 1, H, W) in [-1, 1] -> embeddings (N, code_features, h, w), not yet codes."""
         return self.stage_one.encode(images)
 
-    def forward(self, images: Tensor, *conditions: Tensor) -> Tensor:
-        """(N, 1, H, W) in [-1, 1] -> reconstructions from their codes; no condition makes a difference to them."""
-        return self.stage_one(images)
-
     def sample_codes(
         self, count: int, seed: int, label: int | None = None, position: float | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:

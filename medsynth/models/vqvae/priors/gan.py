@@ -146,7 +146,7 @@ class CodeGan(CodePrior):
         """Codes (N, code_features, h, w) -> mean and log-variance of latent vectors, (N, latent_features) each."""
         return self.encoder(self.scaled(codes))
 
-    def forward(self, latent: Tensor, label: Tensor | None, position: Tensor | None) -> Tensor:
+    def logits(self, latent: Tensor, label: Tensor | None, position: Tensor | None) -> Tensor:
         """Latent vectors (N, latent_features) -> logits of the codes (N, h, w, num_codes), float32."""
         features = self.generator(latent, self.conditioning(label, position, latent))
         return self.out(features).movedim(1, -1).float()
@@ -173,7 +173,7 @@ class CodeGan(CodePrior):
         """Code maps (count, h, w), their labels and positions, by torch's own random state."""
         labels, positions, _ = self.conditions.sample(count, label, position)
         parts = zip(*(part.split(TOGETHER) for part in (self.noise(count), labels, positions)), strict=True)
-        return torch.cat([self.choose(self(*part))[1] for part in parts]), labels, positions
+        return torch.cat([self.choose(self.logits(*part))[1] for part in parts]), labels, positions
 
 
 class CodeDiscriminator(MapDiscriminator):

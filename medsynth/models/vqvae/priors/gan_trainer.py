@@ -98,7 +98,7 @@ class CodeGanTrainer(AdversarialTrainer):
             mean, log_variance = network.encode(codes[:half])
             encoded = mean + (log_variance / 2).exp() * torch.randn_like(mean)
             latent = torch.cat([encoded, network.noise(2 * (len(label) - half))])
-            logits = network(latent, fake_label, fake_position)
+            logits = network.logits(latent, fake_label, fake_position)
             fake = network.scaled(network.choose(logits)[0])
             terms = {
                 "reconstruction": F.cross_entropy(logits[:half].movedim(-1, 1), indices[:half]),

@@ -79,11 +79,6 @@ class CodeTransformer(CodePrior):
         logits = self.logits(indices, labels, positions)
         return F.cross_entropy(logits.transpose(1, 2), indices.flatten(1), reduction="none").mean(dim=1)
 
-    @torch.no_grad()
-    def forward(self, images: Tensor, label: Tensor, position: Tensor) -> Tensor:
-        """Images (N, 1, H, W) -> (N,): negative log-likelihood of their code maps, in nats per code."""
-        return self.negative_log_likelihood(self.stage_one.encode_indices(images), label, position)
-
     def draw(self, count: int, label: int | None, position: float | None) -> tuple[Tensor, Tensor, Tensor]:
         """Code maps (count, h, w), their labels and positions, by torch's own random state."""
         labels, positions, _ = self.conditions.sample(count, label, position)

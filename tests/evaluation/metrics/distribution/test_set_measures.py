@@ -21,6 +21,7 @@ def test_copies_of_training_images_are_caught(evaluate, make_slices):
     found = evaluate(ImageSet(train.images, labels=train.labels, positions=train.positions), train, utility=False)
     assert found["closer_to_train"].value == 1
     assert found["authenticity"].value == 0
+    assert (found["copies"].value, found["copies"].floor, found["copies"].baseline) == (1, 0, 0)
     assert found["membership_auc"].value > 0.95
     assert found["closer_to_train"].floor < 0.8
     assert [(pair.synthetic, round(pair.distance, 3)) for pair in found.nearest_pairs[:3]] == [
@@ -42,7 +43,7 @@ def test_every_measure_has_its_floor_baseline_and_interval(evaluate, make_slices
     synthetic, *real = (make_slices(count, seed=seed, ventricles=True) for seed, count in ((3, 13), (1, 16), (2, 14)))
     found = evaluate(synthetic, *real)
     names = {measure.name for measure in found.measures}
-    assert {name for group in GROUPS for name in group.names} <= names <= {*CATALOG, "swd_32", "swd_16"}
+    assert {"copies", *(name for group in GROUPS for name in group.names)} <= names <= {*CATALOG, "swd_32", "swd_16"}
     for measure in found.measures:
         assert entry(measure.name).direction == measure.direction
         assert measure.n == 156
@@ -65,13 +66,13 @@ def test_the_same_seed_gives_the_same_numbers(evaluate, make_slices):
 
 def test_three_images_get_a_reason_and_no_number(evaluate, make_slices):
     found = evaluate(make_slices(1, per_subject=3))
-    assert all(measure.value is None for measure in found.measures)
+    assert [measure.name for measure in found.measures if measure.value is not None] == ["copies"]
     assert found["fd_pca"].note == "3 synthetic images, needs 50 or more"
 
 
 def test_one_held_out_subject_gets_a_reason_and_no_number(evaluate, make_slices):
     found = evaluate(make_slices(13, seed=3), held_out=make_slices(1, per_subject=100, seed=2))
-    assert all(measure.value is None for measure in found.measures)
+    assert [measure.name for measure in found.measures if measure.value is not None] == ["copies"]
     assert "1 subject only" in found["swd"].note
 
 
@@ -108,3 +109,14 @@ def test_copies_are_named_among_few_images_and_few_training_images(tmp_path):
     synthetic = ImageSet(np.concatenate([others[:2], train[5:6]]))
     result = evaluate_unpaired(*real, synthetic, seed=0, cache_dir=tmp_path, utility=False)
     assert [(pair.synthetic, pair.train) for pair in result.copies] == [(2, 5)]
+    share = result["copies"]
+    assert (share.value, share.floor, share.n, share.direction, share.note) == (1 / 3, 0, 3, "lower", "1 of 3 images")
+
+
+def test_copies_of_a_single_training_subject_cannot_be_told(tmp_path):
+    images = np.random.default_rng(0).random((3, 6, 16, 16), dtype=np.float32)
+    real = [ImageSet(one, [name] * 6) for one, name in zip(images, "th", strict=False)]
+    result = evaluate_unpaired(*real, ImageSet(images[2]), seed=0, cache_dir=tmp_path, utility=False)
+    assert result["copies"].value is None
+    assert "one subject only" in result["copies"].note
+    assert result.copies == []

@@ -36,7 +36,7 @@ def build() -> Callable[..., CodeGan]:
 
 def test_codes_chosen_are_rows_of_the_codebook_exactly_and_the_gradient_passes(build):
     network = build()
-    logits = network(torch.randn(3, FEATURES), torch.tensor([0, 1, -1]), torch.tensor([0.2, 0.8, torch.nan]))
+    logits = network.logits(torch.randn(3, FEATURES), torch.tensor([0, 1, -1]), torch.tensor([0.2, 0.8, torch.nan]))
     logits.retain_grad()
     codes, indices = network.choose(logits)
     assert torch.equal(codes, network.codes[indices].movedim(-1, 1))
@@ -98,9 +98,9 @@ def test_class_and_position_asked_for_are_given_and_matter(build):
     torch.testing.assert_close(positions, torch.full((4,), 0.25))
     latent = torch.randn(2, FEATURES)
     torch.manual_seed(0)
-    one = network(latent, torch.tensor([0, 0]), torch.tensor([0.5, 0.5]))
+    one = network.logits(latent, torch.tensor([0, 0]), torch.tensor([0.5, 0.5]))
     torch.manual_seed(0)
-    other = network(latent, torch.tensor([1, 1]), torch.tensor([0.5, 0.5]))
+    other = network.logits(latent, torch.tensor([1, 1]), torch.tensor([0.5, 0.5]))
     assert not torch.equal(one, other)
 
 
