@@ -122,7 +122,7 @@ def _data(model: LoadedModel, training: dict[str, Any]) -> dict[str, Any]:
     settings = {
         f"{domain} {field}".strip().replace("_", " "): recipe[field] or "as the images have it"
         for domain, recipe in recipes.items()
-        for field in ("modality", "window", "spacing_mm", "image_size", "region", "plane", "positions")
+        for field in ("modality", "window", "spacing_mm", "image_size", "size", "region", "plane", "positions")
         if field in recipe
     }
     return {

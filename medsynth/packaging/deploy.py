@@ -53,13 +53,16 @@ def describe_formats(formats: dict[str, Any], model: LoadedModel) -> dict[str, A
     A size that the bundle leaves open (`"*"`) stays open.
     """
     formats = copy.deepcopy(formats)
-    image_size = model.definition.get("stage_one", model.definition).get("image_size")
+    definition = model.definition.get("stage_one", model.definition)
     for name, tensor in [*formats["inputs"].items(), *formats["outputs"].items()]:
         recipe = model.preprocessing.get(DOMAINS.get(name, name), model.preprocessing)
         if tensor["type"] == "image":
             tensor["modality"] = MODALITIES.get(recipe.get("modality"), tensor["modality"])
-            size = image_size or tensor["spatial_shape"][0]
-            tensor["spatial_shape"] = [side if isinstance(side, str) else size for side in tensor["spatial_shape"]]
+            shape = tensor["spatial_shape"]
+            sides = definition.get("size") or [definition.get("image_size") or shape[0]] * len(shape)
+            tensor["spatial_shape"] = [
+                old if isinstance(old, str) else new for old, new in zip(shape, sides, strict=True)
+            ]
     neighbours = model.definition.get("neighbours", 0)
     for tensor in formats["inputs"].values():
         if tensor["type"] == "image" and neighbours:

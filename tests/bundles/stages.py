@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[2]
 STAGES = [(path.parent.name, path.name) for path in sorted(ROOT.glob("bundles/*/train*.json"))]
 TINY = {
     "image_size": 32,
+    "size": [32, 32, 40],
+    "detail_channels": [32, 32],
     "batch_size": 2,
     "epoch_length": 2,
     "sample_epochs": 100,
@@ -21,7 +23,12 @@ TINY = {
     "minibatch_group": 2,
     "val_slices": 8,
 }
-WIDTHS = {"vaegan": 32, "translation": [8, 16], "vqvae": [16, 32]}  # `channels`, where 8 does not do
+WIDTHS = {
+    "vaegan": 32,
+    "translation": [8, 16],
+    "vqvae": [16, 32],
+    "volumes": [32, 32],
+}  # `channels`, where 8 does not do
 
 
 def config(stem: str, name: str) -> dict:
