@@ -1,4 +1,4 @@
-"""Volumes as they are, and moved in ways that a flow is told, each sampled once from the finer stored voxels."""
+"""Volumes moved in ways that a flow is told, each sampled once from the finer stored voxels."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medsynth.data.preprocessing.volume_grid import plain
+
 NUMBERS = 12  # that a moved volume is described by: mirror, three turns, scales and shifts, bend, gamma
 MOVED = 0.7  # share of the volumes
 TURN, SCALE, SHIFT = math.radians(5), 0.04, 0.03  # largest of each; of shifts, share of the length
 BEND, KNOTS = 0.012, 5  # deviation of the bend, share of the length; its control points along an axis
 GAMMA = 0.15  # largest logarithm
 SHARPENING = (-0.11, 1.22, -0.11)  # makes up for what linear interpolation between voxels blurs, along each axis
-
-
-def plain(stored: Tensor, size: Sequence[int], finer: int) -> Tensor:
-    """Stored volumes (N, 1, ...) -> (N, 1, *size): the means of their voxels, margins left out."""
-    edges = [(length - finer * side) // 2 for length, side in zip(stored.shape[2:], size, strict=True)]
-    inside = [slice(edge, edge + finer * side) for edge, side in zip(edges, size, strict=True)]
-    return F.avg_pool3d(stored[:, :, inside[0], inside[1], inside[2]], finer)
 
 
 def moved(stored: Tensor, size: Sequence[int], finer: int) -> tuple[Tensor, Tensor]:
