@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medsynth.errors import MedsynthError
-from medsynth.evaluation.metrics.catalog import CATALOG, base_name
-from medsynth.evaluation.metrics.catalog import entry as entry_of
+from medsynth.evaluation.metrics.catalog import CATALOG, base_name, entry
 from medsynth.evaluation.metrics.result import Measure
 from medsynth.evaluation.report.figures import Figure
 from medsynth.evaluation.report.folder import ReportFolder, provenance
@@ -303,9 +302,9 @@ def _cells(name: str, groups: Sequence[Compared], ranks: Sequence[int | None]) -
             notes.append(f"{number(measure.interval[0])} to {number(measure.interval[1])}")
         notes += ["below PCA-GMM"] if standing(measure).loses else []
         cells.append(Cell(text + (f" #{rank}" if rank else ""), measure.value, "; ".join(notes), strong=rank == 1))
-    entry = entry_of(name)
-    title = f"{name} ({entry.unit})" if entry.unit else name
-    return [Cell(title, name, detail=entry.about), *cells]
+    kind = entry(name)
+    title = f"{name} ({kind.unit})" if kind.unit else name
+    return [Cell(title, name, detail=kind.about), *cells]
 
 
 def _floor(name: str, groups: Sequence[Compared]) -> Cell:

@@ -184,7 +184,7 @@ def _volumes(case: Case, low: float, high: float, limit: float, unit: str) -> li
 
 
 def levels(voxels: np.ndarray, affine: np.ndarray, low: float, high: float) -> bytes:
-    """A compressed NIfTI of 8 bits, with slope and intercept back to units; what is beyond the window becomes its end."""
+    """Compressed NIfTI of 8 bits, with slope and intercept back to units; what is beyond the window becomes its end."""
     coded = np.round((voxels.clip(low, high) - low) / (high - low) * LEVELS).astype(np.uint8)
     content = bytearray(nib.Nifti1Image(coded, affine).to_bytes())
     struct.pack_into("<ff", content, SLOPE_OFFSET, (high - low) / LEVELS, low)  # nibabel would scale the levels by it

@@ -25,7 +25,7 @@ from medsynth.evaluation.report.page import (
     embeddable,
     number,
 )
-from medsynth.evaluation.report.paired_sections import levels, _upright
+from medsynth.evaluation.report.paired_sections import _upright, levels
 from medsynth.evaluation.report.verdict import Verdict
 
 
