@@ -291,7 +291,7 @@ def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] =
         return Verdict(
             "Privacy", "poor", headline, ["Don't share these images.", *copies[:COPIES_NAMED], *more, NO_PROOF]
         )
-    signs, values = [], []
+    signs, values, control = [], [], by_name.get("copies_control")
     for name, rises, meaning in (
         ("closer_to_train", True, "nearer to a training image than to a held-out one"),
         ("authenticity", False, "farther from their nearest training image than that one is from other subjects"),
@@ -303,7 +303,9 @@ def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] =
         centre = 0.5 if measure.floor is None else (max if rises else min)(0.5, measure.floor)
         beyond = (measure.value - centre) * (1 if rises else -1)
         values.append(f"{standing(measure).words()} ({meaning}).")
-        if beyond > SUSPICIOUS:
+        # volumes are few
+        by_chance = control is not None and measure.interval and measure.interval[0] <= centre
+        if beyond > SUSPICIOUS and not by_chance:
             signs.append((name, beyond))
     if not values:
         notes = [
@@ -320,8 +322,7 @@ def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] =
             advice = "Look at the nearest pairs below, and don't share these images."
         reasons = [f"Caught by {names}. {advice}", *values]
         return Verdict("Privacy", "poor" if copied else "mixed", headline, [*reasons, NO_PROOF])
-    control = by_name.get("copies_control")
-    if control is not None and control.value is not None and control.value < LEAST_FOUND:
+    if control is not None and control.value < LEAST_FOUND:
         headline = f"Not conclusive: of disguised training volumes, only {control.value:.0%} are found."
         return Verdict("Privacy", "unknown", headline, [*values, NO_PROOF])
     if not readable:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medsynth.evaluation.metrics.distribution.image_set import random_indices
 from medsynth.evaluation.metrics.distribution.privacy import Pair, share_nearer
+from medsynth.evaluation.metrics.distribution.replicates import Replicates
 from medsynth.evaluation.metrics.texture import FOREGROUND
 from medsynth.evaluation.metrics.volumes.registration import correlation, detail_distance, disguised, fit
 from medsynth.evaluation.metrics.volumes.volume_set import VolumeSet
@@ -30,6 +31,7 @@ class Copying(NamedTuple):
 
     Attributes:
         closer: share nearer to a training volume than to a held-out one, as `closer_to_train`.
+        replicates: of it, of draws of the synthetic volumes.
         floor: the same of held-out volumes, each against the others.
         pairs: each synthetic volume and the training volume nearest to it, nearest first.
         copied: share of synthetic volumes that are nearly a training volume.
@@ -38,6 +40,7 @@ class Copying(NamedTuple):
     """
 
     closer: float
+    replicates: Replicates
     floor: float
     pairs: list[Pair]
     copied: float
@@ -140,8 +143,15 @@ def look_for_copies(
     usual = float(np.median(real_to_train.distance))
     control = controls.nearest(known)
     order = np.argsort(to_train.distance, kind="stable")
+    sizes, own = (len(known), len(others)), np.arange(len(fakes))
+
+    def closer(draws: Array) -> Array:
+        drawn = (np.repeat(own, draw.astype(int)) for draw in draws)
+        return np.array([share_nearer(to_train.distance[d], to_held_out.distance[d], *sizes) for d in drawn])
+
     return Copying(
-        share_nearer(to_train.distance, to_held_out.distance, len(known), len(others)),
+        float(closer(np.ones((1, len(own))))[0]),
+        closer,
         share_nearer(real_to_train.distance, real_to_real.distance, len(known), len(others) - 1),
         [Pair(int(chosen[i]), int(to_train.index[i]), float(to_train.distance[i]), usual) for i in order],
         float((to_train.distance <= COPY * usual).mean()),

@@ -21,12 +21,14 @@ from medsynth.evaluation.metrics.distribution.replicates import Replicates, tota
 from medsynth.evaluation.metrics.distribution.set_measures import GROUPS, Clock, Group, measured, subject_rows
 from medsynth.evaluation.metrics.distribution.views import Extractors, View
 from medsynth.evaluation.metrics.image import ms_ssim_pairs
+from medsynth.evaluation.metrics.intervals import bootstrap_interval
 from medsynth.evaluation.metrics.result import Measure
 from medsynth.evaluation.metrics.volumes.copies import Copying, look_for_copies
 from medsynth.evaluation.metrics.volumes.volume_set import PLANES, VolumeSet, through_patient
 
 LEAST_VOLUMES, LEAST_HELD_OUT = 8, 4
 COMPONENTS = 16  # of whole volumes
+BASELINE_COMPONENTS = 200  # of the Gaussian: all that the volumes have, where they are few
 PAIRS = 100  # whose likeness is measured
 OF_SLICES = [group for group in GROUPS if group.names[0] in ("fd_pca", "swd", "psd", "intensity_w1", "precision")]
 
@@ -76,7 +78,8 @@ def evaluate_volumes(
     with clock("baseline"):
         some = random_indices(len(synthetic), len(train), seed)
         others = random_indices(len(train), len(some), seed)
-        baseline = VolumeSet.of_flat(pca_gmm(train.flat, len(some), seed), train.size)
+        components = min(BASELINE_COMPONENTS, len(train) - 1)
+        baseline = VolumeSet.of_flat(pca_gmm(train.flat, len(some), seed, components), train.size)
     measures = []
     for plane in PLANES:
         with clock(plane):
@@ -85,11 +88,12 @@ def evaluate_volumes(
     with clock("volumes"):
         reference, fake, ghosts = _views(train, held_out, synthetic.take(some), baseline, seed)
         real = reference.train.take(others)
-        for group in _of_volumes(train.size):
+        likeness = ms_ssim_pairs(np.concatenate([train.volumes, held_out.volumes]), seed, PAIRS)
+        for group in _of_volumes(train.size, likeness):
             measures += measured(group, reference, fake, real, ghosts, LEAST_VOLUMES)
     with clock("copies"):
         copying = look_for_copies(train, held_out, synthetic, seed, device)
-        measures += _of_copies(copying)
+        measures += _of_copies(copying, seed)
     rows = subject_rows(reference, fake, LEAST_VOLUMES)
     return VolumesResult(measures, baseline, copying, rows, clock.seconds)
 
@@ -135,14 +139,14 @@ def _views(
     return Reference(known, known, real, None, seed), fake, ghosts
 
 
-def _of_volumes(size: tuple[int, ...]) -> list[Group]:
-    """What is measured of whole volumes of this size."""
+def _of_volumes(size: tuple[int, ...], likeness: float) -> list[Group]:
+    """What is measured of whole volumes of this size; random pairs of real ones are as alike as `likeness`."""
     ratios = tuple(f"step_ratio/{plane}" for plane in PLANES)
     functions = {
         ("fd_pca/volume",): _distance,
         ("recall/volume",): _recall,
         ("variance_ratio",): _variance_ratio,
-        ("ms_ssim_pairs/volume",): partial(_likeness, size),
+        ("ms_ssim_pairs/volume",): partial(_likeness, size, likeness),
         ratios: partial(_step_ratios, size),
     }
     return [Group(names, function, function) for names, function in functions.items()]
@@ -158,10 +162,8 @@ def _recall(reference: Reference, fake: View) -> Estimates:
     return {"recall/volume": estimates.manifold(reference, fake)["recall"]}
 
 
-def _likeness(size: tuple[int, ...], reference: Reference, fake: View) -> Estimates:
-    real = np.concatenate([reference.train.set.images, reference.held_out.set.images])
-    both = (images.reshape(-1, *size) for images in (real, fake.set.images))
-    target, value = (ms_ssim_pairs(volumes, reference.seed, PAIRS) for volumes in both)
+def _likeness(size: tuple[int, ...], target: float, reference: Reference, fake: View) -> Estimates:
+    value = ms_ssim_pairs(fake.set.images.reshape(-1, *size), reference.seed, PAIRS)
     return {"ms_ssim_pairs/volume": Estimate(value, target=target)}
 
 
@@ -206,15 +208,17 @@ def _step_ratio(real: NDArray, fake: NDArray, axis: int, units: NDArray[np.int64
     return Estimate(of_fake / value, lambda draws: of_fake / of_real(draws), number)
 
 
-def _of_copies(found: Copying) -> list[Measure]:
-    """After registration; without intervals, which would need all pairs."""
+def _of_copies(found: Copying, seed: int) -> list[Measure]:
+    """After registration; the interval is over synthetic volumes."""
+    number = len(found.pairs)
+    interval = bootstrap_interval(found.closer, found.replicates, number, seed, entry("closer_to_train").limits)
     values = {
-        "closer_to_train": (found.closer, found.floor, "after registration"),
-        "copies": (found.copied, found.copied_floor, f"{len(found.copies)} of {len(found.pairs)} volumes"),
-        "copies_control": (found.found, None, None),
+        "closer_to_train": (found.closer, interval, found.floor, "after registration"),
+        "copies": (found.copied, None, found.copied_floor, f"{len(found.copies)} of {number} volumes"),
+        "copies_control": (found.found, None, None, None),
     }
     return [
-        Measure(name, value, kind.unit, kind.direction, len(found.pairs), kind.target, floor=floor, note=note)
-        for name, (value, floor, note) in values.items()
+        Measure(name, value, kind.unit, kind.direction, number, kind.target, interval, floor, note=note)
+        for name, (value, interval, floor, note) in values.items()
         for kind in [entry(name)]
     ]

@@ -120,7 +120,7 @@ def _nearest(sets: Volumes, result: VolumesResult) -> Section:
     pairs = result.copying.pairs[:SHOWN_PAIRS]
     notes = [f"{sets.train.subjects[pair.train][:24]}\n{pair.distance / pair.usual:.2f} of usual" for pair in pairs]
     fake, real = [pair.synthetic for pair in pairs], [pair.train for pair in pairs]
-    png = figures.pairs(planes(sets.synthetic.volumes[fake]), planes(sets.train.volumes[real]), notes)
+    png = figures.pairs(planes(sets.synthetic.volumes[fake]), planes(sets.train.volumes[real]), notes, columns=2)
     lowest = pairs[0].distance / pairs[0].usual
     alt = f"{len(pairs)} synthetic volumes beside their nearest training volumes; the first at {lowest:.2f} of usual."
     text = (
