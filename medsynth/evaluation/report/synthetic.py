@@ -99,7 +99,12 @@ def common_recipe(files: Sequence[SyntheticFile]) -> dict[str, Any] | None:
 
 def is_volume(file: SyntheticFile) -> bool:
     """Whether it has several slices."""
-    return not sources.is_picture(file.path) and sources.read_header(file.path).shape[2] > 1
+    if sources.is_picture(file.path):
+        return False
+    try:
+        return sources.read_header(file.path).shape[2] > 1
+    except MedsynthError as error:
+        raise MedsynthError(f"{file.path} {error}") from error
 
 
 def read_slices(

@@ -174,7 +174,12 @@ def _variance_ratio(reference: Reference, fake: View) -> Estimates:
     value = float(of_real(np.ones((1, number)))[0])
     if value == 0:
         raise CannotMeasure("held-out volumes are all the same: they have no variance to compare with")
-    return {"variance_ratio": Estimate(spread / value, lambda draws: spread / of_real(draws), number)}
+
+    def ratios(draws: NDArray) -> NDArray:
+        drawn = of_real(draws)
+        return spread / np.where(drawn > 1e-6 * value, drawn, np.nan)  # none where one subject is drawn alone
+
+    return {"variance_ratio": Estimate(spread / value, ratios, number)}
 
 
 def variance(rows: NDArray, units: NDArray[np.int64]) -> Replicates:
