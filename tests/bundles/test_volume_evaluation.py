@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -15,26 +15,10 @@ from medsynth.data.phantom import default
 from medsynth.data.preprocessing.slice_space import VolumeSpace
 from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, plain
 from medsynth.errors import as_line
-from medsynth.evaluation.metrics.volumes import copies, measures, registration
 from medsynth.inference.image_folder import ImageFolder
 
 GRID = VolumePreprocessing("mri", None, (12.0, 12.0, 12.0), (16, 24, 16), "head", finer=1)
 PLANES = ("axial", "coronal", "sagittal")
-
-
-@pytest.fixture(scope="module")
-def short_search() -> Iterator[None]:
-    """A search for copies in a moment, where it is no matter what it finds."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in (
-            (measures, "PAIRS", 10),
-            (copies, "MOST", 2),
-            (copies, "CONTROLS", 1),
-            (registration, "AFFINE_STEPS", 2),
-            (registration, "ELASTIC_STEPS", 2),
-        ):
-            patch.setattr(module, name, value)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medsynth.evaluation.metrics.volumes import copies, measures, registration
 from medsynth.evaluation.metrics.volumes.volume_set import VolumeSet
 
 SIZE = (16, 24, 16)
-
-
-@pytest.fixture(scope="module")
-def short_search() -> Iterator[None]:
-    """A search for copies in a moment, where it is no matter what it finds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "PAIRS", 10)
-        patch.setattr(copies, "MOST", 2)
-        patch.setattr(copies, "CONTROLS", 1)
-        patch.setattr(registration, "AFFINE_STEPS", 2)
-        patch.setattr(registration, "ELASTIC_STEPS", 2)
-        yield
 
 
 @pytest.fixture(scope="session")
