@@ -169,7 +169,8 @@ def _likeness(size: tuple[int, ...], target: float, reference: Reference, fake: 
 
 def _variance_ratio(reference: Reference, fake: View) -> Estimates:
     real, found = (view.set.images.reshape(len(view), -1) for view in (reference.held_out, fake))
-    spread, of_real = float(found.var(0, ddof=1, dtype=np.float64).sum()), variance(real, reference.units)
+    spread = float(variance(found, np.arange(len(found)))(np.ones((1, len(found))))[0])
+    of_real = variance(real, reference.units)
     number = reference.units.max() + 1
     value = float(of_real(np.ones((1, number)))[0])
     if value == 0:
@@ -184,7 +185,8 @@ def _variance_ratio(reference: Reference, fake: View) -> Estimates:
 
 def variance(rows: NDArray, units: NDArray[np.int64]) -> Replicates:
     """Of the sum over columns of the variance of rows (N, D)."""
-    products, counts = rows.astype(np.float64) @ rows.T, np.bincount(units)
+    centred = rows - rows.mean(0)  # large volumes stay in single precision
+    products, counts = (centred @ centred.T).astype(np.float64), np.bincount(units)
     within, squares = total(total(products, units).T, units), total(np.diag(products), units)
 
     def values(draws: NDArray) -> NDArray:

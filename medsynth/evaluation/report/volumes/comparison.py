@@ -26,8 +26,8 @@ from medsynth.evaluation.report.volumes.volume_sets import Volumes
 SHOWN, SHOWN_PAIRS, VIEWED = 12, 8, 3
 GHOSTS = (
     "The PCA-GMM of volumes is a Gaussian in the principal components of the training volumes. It scores well in "
-    "Fréchet distances and looks like ghosts: averages of many patients. Look at the gradient and the step ratios "
-    "beside them, and at the pictures."
+    "Fréchet distances and looks like ghosts: several patients over each other. Read patches (swd) and spectra (psd) "
+    "beside these distances, and look at the pictures."
 )
 
 log = logging.getLogger(__name__)
