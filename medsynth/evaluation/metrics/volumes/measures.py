@@ -26,7 +26,7 @@ from medsynth.evaluation.metrics.result import Measure
 from medsynth.evaluation.metrics.volumes.copies import Copying, look_for_copies
 from medsynth.evaluation.metrics.volumes.volume_set import PLANES, VolumeSet, through_patient
 
-LEAST_VOLUMES, LEAST_HELD_OUT = 8, 4
+LEAST_VOLUMES, LEAST_HELD_OUT = 8, 2
 COMPONENTS = 16  # of whole volumes
 BASELINE_COMPONENTS = 200  # of the Gaussian: all that the volumes have, where they are few
 PAIRS = 100  # whose likeness is measured
@@ -132,8 +132,8 @@ def _of_slices(
 def _views(
     train: VolumeSet, held_out: VolumeSet, synthetic: VolumeSet, baseline: VolumeSet, seed: int
 ) -> tuple[Reference, View, View]:
-    """Whole volumes, in fewer components where there are few volumes."""
-    components = min(COMPONENTS, len(held_out) - 1, len(synthetic) - 1, (len(train) - 1) // 2)
+    """Whole volumes, in fewer components, two at least, where there are few volumes."""
+    components = max(2, min(COMPONENTS, len(held_out) - 1, len(synthetic) - 1, (len(train) - 1) // 2))
     extractors = Extractors(train.flat, train.flat, seed, None, components)
     known, real, fake, ghosts = (View(one.flat, extractors) for one in (train, held_out, synthetic, baseline))
     return Reference(known, known, real, None, seed), fake, ghosts
