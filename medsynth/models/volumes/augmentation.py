@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medsynth.data.preprocessing.volume_grid import plain
+from medsynth.data.preprocessing.volume_grid import FINER, plain
 
 NUMBERS = 12  # that a moved volume is described by: mirror, three turns, scales and shifts, bend, gamma
 MOVED = 0.7  # share of the volumes
 TURN, SCALE, SHIFT = math.radians(5), 0.04, 0.03  # largest of each; of shifts, share of the length
 BEND, KNOTS = 0.012, 5  # deviation of the bend, share of the length; its control points along an axis
 GAMMA = 0.15  # largest logarithm
-SHARPENING = (-0.11, 1.22, -0.11)  # makes up for what linear interpolation between voxels blurs, along each axis
+SHARPENING = {1: 0.13, 2: 0.035}
+"""By how many times as fine the stored voxels are: weights of both neighbours along each axis, which make up for what
+interpolation blurs. Of 2.7 and 0.8 dB of spectrum, 0.2 and 0.1 dB are left, on T1 heads at 4 mm."""
 
 
 def moved(stored: Tensor, size: Sequence[int], finer: int) -> tuple[Tensor, Tensor]:
@@ -43,12 +45,15 @@ def moved(stored: Tensor, size: Sequence[int], finer: int) -> tuple[Tensor, Tens
     waves = torch.randn(count, 3, KNOTS, KNOTS, KNOTS, device=device) * _wide(numbers[:, 10:11]).movedim(-1, 1)
     bend = F.interpolate(waves, size=tuple(size), mode="trilinear", align_corners=True).movedim(1, -1)
     points = points + BEND * bend * lengths
-    means = F.avg_pool3d(stored, finer, stride=1)
+    means = stored
+    for axis in (2, 3, 4) if finer == FINER else ():  # a tenth of the time that `avg_pool3d` takes on a CPU
+        few = stored.shape[axis] - 1
+        means = means.narrow(axis, 0, few).lerp(means.narrow(axis, 1, few), 0.5)
     last = torch.tensor(means.shape[2:], device=device) - 1
     # a point in the middle of the grid is in the middle of the stored voxels
     places = (2 * finer * points / last).flip(-1)
     sampled = F.grid_sample(means, places, mode="bilinear", padding_mode="border", align_corners=True)
-    sampled = (_sharpened(sampled) + 1).clamp(0, 2) / 2
+    sampled = (_sharpened(sampled, SHARPENING[finer]) + 1).clamp(0, 2) / 2
     brightened = sampled.clamp_min(1e-6) ** (GAMMA * numbers[:, 11]).exp()[:, None, None, None, None] * 2 - 1
     return torch.where(_wide(chosen) > 0, brightened, plain(stored, size, finer)), numbers
 
@@ -66,8 +71,8 @@ def _matrices(numbers: Tensor) -> Tensor:
     return matrices
 
 
-def _sharpened(volumes: Tensor) -> Tensor:
-    weights = torch.tensor(SHARPENING, device=volumes.device)
+def _sharpened(volumes: Tensor, share: float) -> Tensor:
+    weights = torch.tensor([-share, 1 + 2 * share, -share], device=volumes.device)
     for axis in (2, 3, 4):
         shape = [3 if other == axis else 1 for other in range(5)]
         padding = [int(other == axis) for other in (4, 4, 3, 3, 2, 2)]

@@ -151,8 +151,9 @@ class VolumeInference:
         volume = sources.read_volume(one.source)
         values, affine = volume[0].numpy(), volume.affine.numpy()
         where, _ = read_mask(self.mask, values.shape, affine)
-        coarse, _ = read_mask(self.mask, ready.image.shape[2:], ready.affine)
-        coarse |= resampled(where.astype(np.float32), affine, ready.affine, ready.image.shape[2:], 0.0) > 0
+        reach = np.ceil(nib.affines.voxel_sizes(ready.affine).max() / nib.affines.voxel_sizes(affine)).astype(int)
+        wider = ndimage.maximum_filter(where, size=2 * (reach // 2) + 1).astype(np.float32)  # none falls between voxels
+        coarse = resampled(wider, affine, ready.affine, ready.image.shape[2:], 0.0) > 0
         if not coarse.any():
             raise MedsynthError(f"lies outside of the region of the mask {self.mask}: give a mask of this image")
         image, kept = ready.image.to(own[0].device), torch.from_numpy(~coarse)[None, None].to(own[0].device)

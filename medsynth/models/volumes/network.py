@@ -117,11 +117,14 @@ class VolumeFlow(nn.Module):
     def fit(self, images: Tensor, labels: Tensor, positions: Tensor, covariates: Tensor) -> None:
         """Learn how the bands of a training set are distributed, and its conditions; see `LatentFlow.fit`.
 
+        Bands are scaled by the root of their deviation: weak ones stay weaker, and come out of the noise later.
+
         Args:
             images: (M, 1, *size), some or all of them.
         """
         for level, (latents, _) in zip(self.levels, self.pyramid(images), strict=True):
             level.fit(latents, labels, positions, covariates)
+            level.deviation.copy_((level.deviation * level.deviation.max()).sqrt())
 
     @torch.no_grad()
     def draw(
@@ -166,6 +169,10 @@ class VolumeFlow(nn.Module):
             unknown = F.max_pool3d(unknown, 2)
             found.append((latents, unknown == 0))
         return found[::-1]
+
+    def strengths(self) -> list[Tensor]:
+        """Of each level, the deviations (C,) of its scaled bands."""
+        return [(level.deviation / level.deviation.max()).flatten() for level in self.levels]
 
     def noise(self, count: int, random: torch.Generator) -> list[Tensor]:
         """Of each level, (count, ...), on the device of the network."""
