@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from gpu_double import pretended_gpu
 
 from medsynth.data.datasets.volumes import VolumeDataset
 from medsynth.data.phantom import default
@@ -72,6 +73,18 @@ def test_the_page_shows_three_planes_of_real_synthetic_and_ghosts_and_volumes_to
     assert {path.name for path in (report / "figures").iterdir()} >= {
         "grid_real.png", "grid_synthetic.png", "grid_baseline.png", "nearest_pairs.png", "against_floor.png",
     }  # fmt: skip
+
+
+def test_two_held_out_volumes_give_values_without_floors_and_a_gpu_registers(evaluate, generated, tmp_path):
+    with pretended_gpu():
+        out = evaluate(tmp_path / "out", synthetic=str(generated), split="test", device="cuda")
+    metrics = json.loads((out / "metrics.json").read_text())
+    ratio = metrics["step_ratio/axial"]
+    assert ratio["value"] > 1
+    assert ratio["floor"] is None
+    assert "2 held-out subjects, needs 4" in ratio["note"]
+    assert "needs more than there are features" in metrics["fd_pca/volume"]["note"]
+    assert metrics["closer_to_train"]["value"] is not None
 
 
 def test_volumes_without_sidecars_are_brought_to_a_grid_with_the_real_ones(evaluate, generated, tmp_path):
