@@ -10,7 +10,7 @@ import monai.bundle
 import pytest
 import torch
 
-pytest_plugins = ("scans", "untrained_models", "round_images", "graph_double")
+pytest_plugins = ("scans", "untrained_models", "round_images", "graph_double", "short_searches")
 TOY = Path(__file__).parent / "toy"
 torch.set_num_threads(1)  # a process that is forked while PyTorch has threads stands still
 

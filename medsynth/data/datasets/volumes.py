@@ -21,7 +21,7 @@ class VolumeDataset(PreparedSlices):
     """Volumes of a set on one grid, each prepared once into a cache.
 
     Items have the view `image`, (1, X, Y, Z) as `prepare_volume` stores it: finer than the grid where the scan is, and
-    larger by its margins; see `medsynth.models.volumes.augmentation.plain`.
+    larger by its margins; see `medsynth.data.preprocessing.volume_grid.plain`.
 
     Args:
         entries, classes, cache_dir, num_workers, max_bad_fraction, covariates: as `SliceDataset` takes them.

@@ -206,6 +206,13 @@ def cut(volume: torch.Tensor, starts: Sequence[int], sides: Sequence[int], air: 
     return out
 
 
+def plain(stored: torch.Tensor, size: Sequence[int], finer: int) -> torch.Tensor:
+    """Stored volumes (N, 1, ...) -> (N, 1, *size): the means of their voxels, margins left out."""
+    edges = [(length - finer * side) // 2 for length, side in zip(stored.shape[2:], size, strict=True)]
+    inside = [slice(edge, edge + finer * side) for edge, side in zip(edges, size, strict=True)]
+    return F.avg_pool3d(stored[:, :, inside[0], inside[1], inside[2]], finer)
+
+
 def three_planes(volumes: torch.Tensor, at: Sequence[float] = MIDDLE) -> torch.Tensor:
     """Axial, coronal and sagittal plane of (N, 1, X, Y, Z), side by side, upright: (N, 1, H, W).
 

@@ -40,6 +40,10 @@ CATALOG = {
     ),
     "intensity_w1": Entry("lower", "x1e3", "Wasserstein distance of foreground intensities"),
     "gradient_ratio": Entry("near", "", "sharpness: mean gradient, synthetic over real", 1.0),
+    "step_ratio": Entry(
+        "near", "", "change from each slice to the next, synthetic over real: below 1 smears, above 1 flickers", 1.0
+    ),
+    "variance_ratio": Entry("near", "", "variance of volumes, synthetic over real: below 1 is too alike", 1.0),
     "precision": Entry("higher", "", "share of synthetic images that lie among real ones", None, SHARE),
     "recall": Entry("higher", "", "share of real images that lie among synthetic ones", None, SHARE),
     "coverage": Entry("higher", "", "share of real images with a synthetic one near them", None, SHARE),
@@ -50,6 +54,9 @@ CATALOG = {
         "near", "", "share farther from training images than those are from other subjects'", 0.5, SHARE
     ),
     "membership_auc": Entry("near", "", "how well an attacker tells who was in the training set", 0.5, SHARE),
+    "copies_control": Entry(
+        "higher", "", "share of training volumes that are found to be copies after being turned and bent", None, SHARE
+    ),
     "copies": Entry("lower", "", "share of synthetic images that are nearly a training image", None, SHARE),
     "duplicates": Entry("lower", "", "share of synthetic images with a near copy among the others", None, SHARE),
     "silhouette_classes": Entry("near", "", "how far the classes lie apart in the feature space", None, (-1.0, 1.0)),
@@ -62,12 +69,18 @@ CATALOG = {
     "utility_tstr": Entry("higher", "", "train on synthetic, test on real images", None, ANY),
     "utility_augmented": Entry("higher", "", "train on real plus synthetic, test on real images", None, ANY),
 }
-"""`swd_<pixels>` are the parts of `swd`."""
+"""`swd_<pixels>` are parts of `swd`. Of volumes, `fd_pca/axial` is of axial slices, `fd_pca/volume` of whole ones."""
 
 
 def entry(name: str) -> Entry:
     """The entry of a measure, or of what it is a part of."""
-    return CATALOG.get(name) or CATALOG[name.rpartition("_")[0]]
+    base = base_name(name)
+    return CATALOG.get(base) or CATALOG[base.rpartition("_")[0]]
+
+
+def base_name(name: str) -> str:
+    """Of a measure, without the plane of the slices that it was taken from."""
+    return name.partition("/")[0]
 
 
 NO_DIAGNOSIS = "; says nothing about diagnosis"

@@ -26,13 +26,13 @@ def swd(
     by 2 x 2 means, which lets errors of the next scale through where a binomial filter removes them.
 
     Args:
-        real, fake: (N, H, W) and (M, H, W) floats in [0, 1], square, at least 16 pixels a side. Of the larger set a
-            random part is taken. The value falls as N grows: compare only values at the same N.
+        real, fake: (N, H, W) and (M, H, W) floats in [0, 1], at least 16 pixels a side. Of the larger set a random
+            part is taken. The value falls as N grows: compare only values at the same N.
         seed: of the patches and of the directions.
         patches_per_image: random patches of each image at each level.
         projections: random directions.
 
-    Returns: pixels a side of a level -> distance, the finest level first; lower is better, 0 is identical.
+    Returns: rows of a level -> distance, the finest level first; lower is better, 0 is identical.
 
     Reference: Karras et al., Progressive Growing of GANs, arXiv:1710.10196, section 5.
     """
@@ -46,7 +46,7 @@ class PatchLevel(NamedTuple):
     """Random patches of both sets at one level of the pyramid.
 
     Attributes:
-        size: pixels a side of the level.
+        size: rows of the level.
         real, fake: (N x patches, 49), image after image.
         directions: (projections, 49), of length 1.
         deviation: of all values of the real patches.
@@ -64,8 +64,8 @@ def patch_levels(
 ) -> Iterator[PatchLevel]:
     """What `swd` compares, the finest level first."""
     real, fake = _pair(real, fake)
-    if real.shape[1] != real.shape[2] or real.shape[1] < COARSEST:
-        raise CannotMeasure(f"images are {real.shape[1:]}: swd needs square ones of at least {COARSEST} pixels a side")
+    if min(real.shape[1:]) < COARSEST:
+        raise CannotMeasure(f"images are {real.shape[1:]}: swd needs at least {COARSEST} pixels a side")
     rng = np.random.default_rng(seed)
     count = min(len(real), len(fake))
     pyramids = [_laplacian_pyramid(_random_part(images, count, rng)) for images in (real, fake)]
@@ -172,7 +172,7 @@ def _random_part(images: Images, count: int, rng: np.random.Generator) -> Images
 def _laplacian_pyramid(images: Images) -> list[Images]:
     """Each level less the next one enlarged, down to one below 2 x COARSEST pixels a side, which stays as it is."""
     levels = []
-    while images.shape[1] >= 2 * COARSEST and images.shape[1] % 2 == 0:
+    while min(images.shape[1:]) >= 2 * COARSEST and not any(side % 2 for side in images.shape[1:]):
         count, height, width = images.shape
         half = images.reshape(count, height // 2, 2, width // 2, 2).mean((2, 4))
         levels.append(images - half.repeat(2, axis=1).repeat(2, axis=2))
@@ -183,8 +183,8 @@ def _laplacian_pyramid(images: Images) -> list[Images]:
 def _random_patches(level: Images, per_image: int, rng: np.random.Generator) -> Images:
     """(N, H, W) -> (N x per_image, 49)."""
     windows = np.lib.stride_tricks.sliding_window_view(level, (PATCH, PATCH), axis=(1, 2))
-    corners = rng.integers(windows.shape[1], size=(2, len(level) * per_image))
-    return windows[np.repeat(np.arange(len(level)), per_image), corners[0], corners[1]].reshape(-1, PATCH * PATCH)
+    tops, lefts = (rng.integers(places, size=len(level) * per_image) for places in windows.shape[1:3])
+    return windows[np.repeat(np.arange(len(level)), per_image), tops, lefts].reshape(-1, PATCH * PATCH)
 
 
 def _sliced_wasserstein(real: Images, fake: Images, directions: Images) -> float:

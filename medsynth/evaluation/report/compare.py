@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medsynth.errors import MedsynthError
-from medsynth.evaluation.metrics.catalog import CATALOG
+from medsynth.evaluation.metrics.catalog import CATALOG, base_name, entry
 from medsynth.evaluation.metrics.result import Measure
 from medsynth.evaluation.report.figures import Figure
 from medsynth.evaluation.report.folder import ReportFolder, provenance
@@ -141,7 +141,8 @@ def compare(folders: Sequence[Path], output: ReportFolder) -> Page:
     if warning:
         log.warning("%s", warning)
     groups = merge_seeds(runs)
-    names = [name for name in CATALOG if any(name in run.measures for run in runs)]
+    found = dict.fromkeys(name for run in runs for name in run.measures)
+    names = [name for known in CATALOG for name in found if base_name(name) == known]
     ranks = {name: [None] * len(groups) if warning else _ranks(name, groups) for name in names}
     page = _page(groups, ranks, warning)
     rows = [_row(group, ranks, i) for i, group in enumerate(groups)]
@@ -301,9 +302,9 @@ def _cells(name: str, groups: Sequence[Compared], ranks: Sequence[int | None]) -
             notes.append(f"{number(measure.interval[0])} to {number(measure.interval[1])}")
         notes += ["below PCA-GMM"] if standing(measure).loses else []
         cells.append(Cell(text + (f" #{rank}" if rank else ""), measure.value, "; ".join(notes), strong=rank == 1))
-    entry = CATALOG[name]
-    title = f"{name} ({entry.unit})" if entry.unit else name
-    return [Cell(title, name, detail=entry.about), *cells]
+    kind = entry(name)
+    title = f"{name} ({kind.unit})" if kind.unit else name
+    return [Cell(title, name, detail=kind.about), *cells]
 
 
 def _floor(name: str, groups: Sequence[Compared]) -> Cell:

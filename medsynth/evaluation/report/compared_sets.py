@@ -189,13 +189,8 @@ def _preprocessing(files: Sequence[SyntheticFile], preparation: Preparation, dat
     """The settings of the command line, else those of the sidecars, else a guess from the files."""
     said = {name: getattr(preparation, name) for name in ("modality", "window", "spacing_mm", "image_size", "region")}
     given = {name: value for name, value in said.items() if value is not None}
-    recipes = [file.sidecar["Preprocessing"] for file in files if file.sidecar]
-    if recipes:
-        if any(recipe != recipes[0] for recipe in recipes):
-            raise MedsynthError(
-                "the synthetic images were made for several preprocessings: evaluate those of one model at a time"
-            )
-        return Preprocessing.from_dict(recipes[0] | given)
+    if recipe := synthetic.common_recipe(files):
+        return Preprocessing.from_dict(recipe | given)
     pictures = sources.is_picture(data.splits["training"][0]["image"])
     header = sources.read_header(files[0].path)
     if header.shape[2] == 1:

@@ -89,12 +89,16 @@ def grid(images: NDArray, columns: int = 9, least_width: int = 720) -> bytes:
 
 @styled
 def pairs(
-    first: NDArray, second: NDArray, notes: Sequence[str], titles: tuple[str, str] = ("synthetic", "training")
+    first: NDArray,
+    second: NDArray,
+    notes: Sequence[str],
+    titles: tuple[str, str] = ("synthetic", "training"),
+    columns: int = 4,
 ) -> bytes:
-    """Pairs of images (N, H, W) in [0, 1] side by side, four pairs a row, each with a note."""
-    columns = min(4, len(first))
+    """Pairs of images (N, H, W) in [0, 1] side by side, `columns` pairs a row, each with a note."""
+    width, aspect, columns = 10.4 / columns, first.shape[1] / first.shape[2], min(columns, len(first))
     rows = -(-len(first) // columns)
-    canvas = Canvas(figsize=(2.6 * columns, 1.72 * rows), layout="constrained")
+    canvas = Canvas(figsize=(width * columns, (width / 2 * aspect + 0.42) * rows), layout="constrained")
     axes = np.atleast_2d(canvas.subplots(rows, columns, squeeze=False))
     gap = np.ones((first.shape[1], GAP))
     for i, panel in enumerate(axes.ravel()):

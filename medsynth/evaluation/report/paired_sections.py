@@ -180,11 +180,11 @@ def _volumes(case: Case, low: float, high: float, limit: float, unit: str) -> li
         bottom, top = map(float, np.percentile(case.source, WINDOW_PERCENTILES))
         shown.insert(0, ("source", case.source, bottom, max(top, bottom + 1e-6), case.source_unit))
     shown.append(("error", error, -limit, limit, unit))
-    return [Volume(name, _levels(v[cut], affine, a, b), a, b, units) for name, v, a, b, units in shown]
+    return [Volume(name, levels(v[cut], affine, a, b), a, b, units) for name, v, a, b, units in shown]
 
 
-def _levels(voxels: np.ndarray, affine: np.ndarray, low: float, high: float) -> bytes:
-    """NIfTI of 8 bits, with slope and intercept back to units; what is beyond the window becomes its end."""
+def levels(voxels: np.ndarray, affine: np.ndarray, low: float, high: float) -> bytes:
+    """Compressed NIfTI of 8 bits, with slope and intercept back to units; what is beyond the window becomes its end."""
     coded = np.round((voxels.clip(low, high) - low) / (high - low) * LEVELS).astype(np.uint8)
     content = bytearray(nib.Nifti1Image(coded, affine).to_bytes())
     struct.pack_into("<ff", content, SLOPE_OFFSET, (high - low) / LEVELS, low)  # nibabel would scale the levels by it

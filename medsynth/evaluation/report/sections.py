@@ -89,7 +89,10 @@ def _is_part(name: str) -> bool:
 
 def _about(name: str) -> str:
     """One line of the catalog; for a part, such as `swd_64`, its scale."""
-    return f"the same at {name.rpartition('_')[2]} pixels a side" if _is_part(name) else entry(name).about
+    if _is_part(name):
+        return f"the same at {name.rpartition('_')[2]} pixels a side"
+    part = name.partition("/")[2]
+    return entry(name).about + (f"; {'whole volumes' if part == 'volume' else f'{part} slices'}" if part else "")
 
 
 def _times(value: float) -> str:

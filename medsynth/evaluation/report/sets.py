@@ -11,6 +11,7 @@ import numpy as np
 
 from medsynth.data.datalist.datalist import Datalist
 from medsynth.data.preprocessing.cache import default_folder
+from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.checks import CannotMeasure
 from medsynth.evaluation.metrics.distribution.image_set import ImageSet
 from medsynth.evaluation.metrics.distribution.inception import inception_distance
@@ -22,6 +23,8 @@ from medsynth.evaluation.report.folder import ReportFolder, provenance
 from medsynth.evaluation.report.page import Page
 from medsynth.evaluation.report.sections import effect_section, image_sections, measure_section, subject_section
 from medsynth.evaluation.report.verdict import Verdict, verdicts
+from medsynth.evaluation.report.volumes.comparison import compare_volumes
+from medsynth.evaluation.report.volumes.volume_sets import are_volumes, read_volumes
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,8 @@ class UnpairedEvaluation:
         if synthetic is None and self.generator is not None:
             self.generator.run()
             synthetic = str(self.generator.output.images)
+        if are_volumes(synthetic, self.preparation):
+            return self._compare_volumes(synthetic)
         sets = read_sets(self.real, synthetic, self.preparation, self.num_images, self.seed)
         log.info(
             "comparing %d synthetic images with %d of %d real subjects in training and %d of %d held out: some minutes",
@@ -108,10 +113,23 @@ class UnpairedEvaluation:
         } | provenance()  # fmt: skip
         page = make_page(sets, result, found, facts, self.latents, self.seed)
         self.output.write(result.measures, result.subjects, page, facts)
+        self._log(found)
+        return found
+
+    def _compare_volumes(self, synthetic: str) -> list[Verdict]:
+        """The report on whole volumes, which no network learns from."""
+        if self.inception is not None:
+            raise MedsynthError("inception is for slices, and the synthetic images are volumes: leave it out")
+        sets = read_volumes(self.real, synthetic, self.preparation, self.num_images, self.seed)
+        found, measures, rows, page, facts = compare_volumes(sets, self.seed, self.device)
+        self.output.write(measures, rows, page, facts)
+        self._log(found)
+        return found
+
+    def _log(self, found: list[Verdict]) -> None:
         for verdict in found:
             log.info("%-9s %s", verdict.topic, verdict.headline)
         log.info("the report is %s", self.output.folder / "report.html")
-        return found
 
 
 def copies_in_words(sets: Sets, result: UnpairedResult) -> list[str]:

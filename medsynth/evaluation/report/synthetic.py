@@ -83,9 +83,28 @@ def choose(files: Sequence[SyntheticFile], num_images: int | None, seed: int) ->
     return [files[i] for i in sorted(np.random.default_rng(seed).permutation(len(files))[:num_images])]
 
 
+def common_recipe(files: Sequence[SyntheticFile]) -> dict[str, Any] | None:
+    """The preprocessing that all sidecars name; None without sidecars.
+
+    Raises:
+        MedsynthError: there are several.
+    """
+    recipes = [file.sidecar["Preprocessing"] for file in files if file.sidecar]
+    if any(recipe != recipes[0] for recipe in recipes):
+        raise MedsynthError(
+            "the synthetic images were made for several preprocessings: evaluate those of one model at a time"
+        )
+    return recipes[0] if recipes else None
+
+
 def is_volume(file: SyntheticFile) -> bool:
     """Whether it has several slices."""
-    return not sources.is_picture(file.path) and sources.read_header(file.path).shape[2] > 1
+    if sources.is_picture(file.path):
+        return False
+    try:
+        return sources.read_header(file.path).shape[2] > 1
+    except MedsynthError as error:
+        raise MedsynthError(f"{file.path} {error}") from error
 
 
 def read_slices(

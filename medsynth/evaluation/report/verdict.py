@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from medsynth.evaluation.metrics.catalog import base_name
 from medsynth.evaluation.metrics.result import Measure
 
 DISTANCES = ("fd_self", "kid_self", "fd_pca", "fd_radiomics", "fd_inception", "swd", "intensity_w1", "precision")
-FIDELITY = (*DISTANCES, "psd", "gradient_ratio", "c2st_auc")  # a distance can prefer ghosts, these don't
-DIVERSITY = ("recall", "coverage", "ms_ssim_pairs", "duplicates")
+FIDELITY = (*DISTANCES, "psd", "gradient_ratio", "step_ratio", "c2st_auc")  # a distance can prefer ghosts, these don't
+DIVERSITY = ("recall", "coverage", "ms_ssim_pairs", "variance_ratio", "duplicates")
 AS_REAL, NEAR_REAL = 1.5, 4.0  # times the floor up to which a measure is at it, and near it
 LEAST_GAP = {
     "fd_self": 1.0, "kid_self": 15.0, "fd_pca": 1.0, "fd_radiomics": 2.0, "fd_inception": 1.0, "swd": 4.0, "psd": 0.15,
     "intensity_w1": 2.0, "gradient_ratio": 0.02, "precision": 0.12, "recall": 0.1, "coverage": 0.15,
     "ms_ssim_pairs": 0.006, "c2st_auc": 0.1, "c2st_f1": 0.1, "duplicates": 0.01, "psd_top_third": 0.2,
     "closer_to_train": 0.1, "authenticity": 0.15, "membership_auc": 0.05, "copies": 0.01, "class_effect": 0.2,
+    "step_ratio": 0.02, "variance_ratio": 0.1, "copies_control": 0.1,
 }  # fmt: skip
 """The smallest distance from ideal that counts: floors of large sets may be smaller than what is visible."""
 
@@ -32,6 +34,7 @@ BASELINE = "a PCA-GMM (a model fitted in seconds)"
 SIGNS = {"good": "✓", "mixed": "~", "poor": "✕", "unknown": "?"}
 MEASURES_OF_COPIES = ("closer_to_train", "authenticity", "membership_auc")
 COPIES_NAMED = 20
+LEAST_FOUND = 0.75  # of training volumes in disguise, for a search for copies that can be relied on
 SUSPICIOUS, COPIED = 0.08, 0.3  # how far beyond its floor a measure of copying must be
 NO_PROOF = (
     "Passing these tests is no proof of anonymity: they look for copies in some features only, and patients can be "
@@ -110,7 +113,7 @@ def standing(measure: Measure) -> Standing:
     """A measure's distance from ideal, in units of the floor's."""
     if measure.value is None or measure.floor is None or (own := gap(measure, measure.value)) is None:
         return Standing(measure, None, None)
-    unit = max(gap(measure, measure.floor), LEAST_GAP.get(measure.name, 1e-9))
+    unit = max(gap(measure, measure.floor), LEAST_GAP.get(base_name(measure.name), 1e-9))
     baseline = None if measure.baseline is None else gap(measure, measure.baseline) / unit
     return Standing(measure, own / unit, baseline)
 
@@ -119,6 +122,7 @@ def verdicts(measures: Sequence[Measure], copies: Sequence[str] = ()) -> list[Ve
     """Fidelity, diversity, utility and privacy.
 
     Args:
+        measures: of images; or of volumes, where those of slices are named `name/plane`.
         copies: synthetic images that are nearly training images, in words.
     """
     by_name = {measure.name: measure for measure in measures}
@@ -146,7 +150,7 @@ def _likeness(topic: str, by_name: dict[str, Measure], names: Sequence[str], see
     Args:
         seen: sentences on what is wrong.
     """
-    standings = [standing(by_name[name]) for name in names if name in by_name]
+    standings = [standing(one) for name in names for one in by_name.values() if base_name(one.name) == name]
     known = [one for one in standings if one.times is not None]
     missing = [f"{s.measure.name}: {s.measure.note or 'not computed'}" for s in standings if s.times is None]
     if len(known) < 2:
@@ -196,6 +200,16 @@ def _off(by_name: dict[str, Measure], name: str, times: float = AS_REAL) -> Meas
 
 def _faults(by_name: dict[str, Measure]) -> dict[str, str]:
     """What a distance may not see, such as `soft`, each with a sentence."""
+    faults: dict[str, str] = {}
+    for part in dict.fromkeys(name.partition("/")[2] for name in by_name):
+        of_part = {base_name(name): one for name, one in by_name.items() if name.partition("/")[2] == part}
+        for fault, said in _faults_of(of_part).items():
+            faults.setdefault(fault, f"{said[:-1]} ({part} slices)." if part else said)
+    return faults
+
+
+def _faults_of(by_name: dict[str, Measure]) -> dict[str, str]:
+    """Those of images, or of the slices of a plane."""
     value = {name: measure.value for name, measure in by_name.items() if measure.value is not None}
     ratio = value["gradient_ratio"] if _off(by_name, "gradient_ratio") else 1.0
     fine = value.get("psd_top_third", 0.0) if (uneven := _off(by_name, "psd", NEAR_REAL)) else 0.0
@@ -210,6 +224,10 @@ def _faults(by_name: dict[str, Measure]) -> dict[str, str]:
     if kind:
         said = [words.format(value[name]) for name, words in TEXTURE.items() if name in value]
         faults[kind] = f"{meaning}; {', '.join(said)}."
+    if step := _off(by_name, "step_ratio"):
+        change = f"The change from a slice to the next is {step.value:.2f} of the real one."
+        faults |= {"smeared between slices": change} if step.value < SHARP[0] else {}
+        faults |= {"flickering between slices": change} if step.value > SHARP[1] else {}
     if (auc := value.get("c2st_auc", 0.0)) > TOLD_APART:
         told = f"A classifier tells them from real images of other subjects: AUC {auc:.2f}, 0.5 where it cannot."
         faults["told from real images by a classifier"] = told
@@ -217,7 +235,7 @@ def _faults(by_name: dict[str, Measure]) -> dict[str, str]:
 
 
 def _brightness(by_name: dict[str, Measure]) -> list[str]:
-    off = _off(by_name, "intensity_w1", NEAR_REAL)
+    off = any(_off(by_name, name, NEAR_REAL) for name in by_name if base_name(name) == "intensity_w1")
     return ["Their brightness or contrast differs from that of real images."] if off else []
 
 
@@ -239,7 +257,8 @@ def utility(by_name: dict[str, Measure]) -> Verdict:
     known = [measure for measure in measures if measure.value is not None and measure.floor is not None]
     if len(known) < 2:
         reasons = [f"{measure.name}: {measure.note}" for measure in measures if measure.note]
-        return Verdict("Utility", "unknown", "Not measured.", reasons or ["Ask for it with --utility true."])
+        ask = "It is measured of images alone." if "variance_ratio" in by_name else "Ask for it with --utility true."
+        return Verdict("Utility", "unknown", "Not measured.", reasons or [ask])
     alone, added = known
     unit = f" {alone.unit}" if alone.unit else ""
     reasons = [
@@ -272,7 +291,7 @@ def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] =
         return Verdict(
             "Privacy", "poor", headline, ["Don't share these images.", *copies[:COPIES_NAMED], *more, NO_PROOF]
         )
-    signs, values = [], []
+    signs, values, control = [], [], by_name.get("copies_control")
     for name, rises, meaning in (
         ("closer_to_train", True, "nearer to a training image than to a held-out one"),
         ("authenticity", False, "farther from their nearest training image than that one is from other subjects"),
@@ -284,7 +303,9 @@ def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] =
         centre = 0.5 if measure.floor is None else (max if rises else min)(0.5, measure.floor)
         beyond = (measure.value - centre) * (1 if rises else -1)
         values.append(f"{standing(measure).words()} ({meaning}).")
-        if beyond > SUSPICIOUS:
+        # volumes are few
+        by_chance = control is not None and measure.interval and measure.interval[0] <= centre
+        if beyond > SUSPICIOUS and not by_chance:
             signs.append((name, beyond))
     if not values:
         notes = [
@@ -301,6 +322,9 @@ def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] =
             advice = "Look at the nearest pairs below, and don't share these images."
         reasons = [f"Caught by {names}. {advice}", *values]
         return Verdict("Privacy", "poor" if copied else "mixed", headline, [*reasons, NO_PROOF])
+    if control is not None and control.value < LEAST_FOUND:
+        headline = f"Not conclusive: of disguised training volumes, only {control.value:.0%} are found."
+        return Verdict("Privacy", "unknown", headline, [*values, NO_PROOF])
     if not readable:
         headline = "Not conclusive: copies are hard to find in images so unlike real ones."
         return Verdict("Privacy", "unknown", headline, [*values, NO_PROOF])

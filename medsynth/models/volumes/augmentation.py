@@ -1,4 +1,4 @@
-"""Volumes as they are, and moved in ways that a flow is told, each sampled once from the finer stored voxels."""
+"""Volumes moved in ways that a flow is told, each sampled once from the finer stored voxels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medsynth.data.preprocessing.volume_grid import FINER
+from medsynth.data.preprocessing.volume_grid import FINER, plain
 
 NUMBERS = 12  # that a moved volume is described by: mirror, three turns, scales and shifts, bend, gamma
 MOVED = 0.7  # share of the volumes
@@ -19,13 +19,6 @@ GAMMA = 0.15  # largest logarithm
 SHARPENING = {1: 0.13, 2: 0.035}
 """By how many times as fine the stored voxels are: weights of both neighbours along each axis, which make up for what
 interpolation blurs. Of 2.7 and 0.8 dB of spectrum, 0.2 and 0.1 dB are left, on T1 heads at 4 mm."""
-
-
-def plain(stored: Tensor, size: Sequence[int], finer: int) -> Tensor:
-    """Stored volumes (N, 1, ...) -> (N, 1, *size): the means of their voxels, margins left out."""
-    edges = [(length - finer * side) // 2 for length, side in zip(stored.shape[2:], size, strict=True)]
-    inside = [slice(edge, edge + finer * side) for edge, side in zip(edges, size, strict=True)]
-    return F.avg_pool3d(stored[:, :, inside[0], inside[1], inside[2]], finer)
 
 
 def moved(stored: Tensor, size: Sequence[int], finer: int) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,19 @@ from medsynth.data.io.masks import read_mask
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.preparation import log_notes
 from medsynth.data.preprocessing.slice_space import VolumeSpace
-from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, grid_transforms, prepare_volume, three_planes
+from medsynth.data.preprocessing.volume_grid import (
+    VolumePreprocessing,
+    grid_transforms,
+    plain,
+    prepare_volume,
+    three_planes,
+)
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.generate import Drawn, Request, check_request, slice_space, square, write_images
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.reconstruct import covariates_of, label_index
 from medsynth.inference.route import Input, Made, Route, origin
 from medsynth.models.flow.network import SOLVER_STEPS
-from medsynth.models.volumes.augmentation import plain
 from medsynth.models.volumes.network import VolumeFlow
 from medsynth.run.recipe import LoadedModel
 

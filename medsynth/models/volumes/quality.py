@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medsynth.data.preprocessing.volume_grid import VolumePreprocessing
+from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, plain
 from medsynth.models.flow.learning import flow_loss
 from medsynth.models.flow.quality import TIMES, HeldOutFlowLoss
-from medsynth.models.volumes.augmentation import plain
 from medsynth.models.volumes.network import VolumeFlow
 from medsynth.nn.precision import autocast
 

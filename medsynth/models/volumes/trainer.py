@@ -9,10 +9,10 @@ from ignite.handlers import EMAHandler
 from torch import Tensor
 
 from medsynth.data.datasets.volumes import VolumeDataset
-from medsynth.data.preprocessing.volume_grid import three_planes
+from medsynth.data.preprocessing.volume_grid import plain, three_planes
 from medsynth.distributed import same_everywhere
 from medsynth.models.flow.learning import FACTS
-from medsynth.models.volumes.augmentation import moved, plain
+from medsynth.models.volumes.augmentation import moved
 from medsynth.models.volumes.network import VolumeFlow
 from medsynth.training.base_trainer import LONGEST_GRADIENT, BaseTrainer, losses
 from medsynth.training.schedule import Schedule

@@ -82,3 +82,13 @@ def test_wrong_input_gets_a_clear_line(shape, data_range, message):
 def test_an_image_without_room_for_one_window_has_no_ms_ssim():
     with pytest.raises(ValueError, match="at least 7 pixels"):
         ms_ssim(torch.zeros(1, 1, 9, 6), torch.zeros(1, 1, 9, 6), data_range=1.0)
+
+
+def test_ms_ssim_of_volumes_agrees_with_monai():
+    real = torch.rand(2, 1, 18, 14, 16, generator=torch.Generator().manual_seed(0))
+    fake = (real + 0.1).clamp(0, 1)
+    weights = (0.0448 / 0.3304, 0.2856 / 0.3304)
+    expected = compute_ms_ssim(fake, real, 3, data_range=1.0, kernel_type="uniform", kernel_size=7, weights=weights)
+    torch.testing.assert_close(
+        ms_ssim(fake, real, data_range=1.0), expected.flatten(), atol=5e-5, rtol=0, check_dtype=False
+    )

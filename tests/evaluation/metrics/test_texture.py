@@ -104,6 +104,8 @@ def test_constant_real_images_get_a_clear_line():
         intensity_w1(np.zeros((2, 16, 16)), flat)
 
 
-def test_swd_wants_square_images():
-    with pytest.raises(ValueError, match="square"):
-        swd(np.zeros((2, 16, 32)), np.zeros((2, 16, 32)), seed=0)
+def test_swd_halves_oblong_images_while_both_sides_allow_it():
+    images = np.random.default_rng(0).random((4, 40, 64))
+    assert swd(images, images[::-1].copy(), seed=0).keys() == {40, 20}
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        swd(images[:, :15], images[:, :15], seed=0)

@@ -119,3 +119,11 @@ def test_a_run_without_an_evaluation_is_told_what_to_do(run, tmp_path):
         compare([run("a", {"fd_self": 10.0}), tmp_path / "none"], ReportFolder(tmp_path / "out"))
     with pytest.raises(MedsynthError, match="one run is nothing to compare"):
         compare([tmp_path / "a"], ReportFolder(tmp_path / "out"))
+
+
+def test_measures_of_planes_are_compared_under_their_names(run, tmp_path):
+    a = run("a", {"fd_pca/axial": 5.0, "fd_pca/coronal": 9.0})
+    b = run("b", {"fd_pca/axial": 8.0, "fd_pca/coronal": 7.0})
+    compare([a, b], ReportFolder(tmp_path / "out"))
+    ranks = [(row["fd_pca/axial_rank"], row["fd_pca/coronal_rank"]) for row in rows(tmp_path / "out")]
+    assert ranks == [("1", "2"), ("2", "1")]

@@ -25,7 +25,7 @@ from medsynth.evaluation.report.page import (
     embeddable,
     number,
 )
-from medsynth.evaluation.report.paired_sections import _levels, _upright
+from medsynth.evaluation.report.paired_sections import _upright, levels
 from medsynth.evaluation.report.verdict import Verdict
 
 
@@ -133,7 +133,7 @@ def test_rows_that_lack_a_column_leave_it_empty():
 
 def test_volumes_in_the_page_keep_their_units_to_half_a_level(heads):
     low, high = -100.0, 900.0
-    shown = nib.Nifti1Image.from_bytes(gzip.decompress(_levels(heads * 1000 - 100, np.diag([2, 2, 3, 1]), low, high)))
+    shown = nib.Nifti1Image.from_bytes(gzip.decompress(levels(heads * 1000 - 100, np.diag([2, 2, 3, 1]), low, high)))
     assert np.abs(shown.get_fdata() - (heads * 1000 - 100)).max() <= (high - low) / 255 / 2 + 1e-3
     assert shown.header.get_zooms() == (2, 2, 3)
 

@@ -173,3 +173,37 @@ def test_without_copies_the_measures_say_what_they_need(measure):
     found = privacy({"authenticity": few}, readable=True)
     assert found.headline == "No near-duplicate found; more cannot be said."
     assert found.reasons[0] == "authenticity: 4 synthetic images, needs 16 or more."
+
+
+def of_volumes(measure, **changed):
+    planes = ("axial", "coronal", "sagittal")
+    names = ("fd_pca", "swd", "psd", "psd_top_third", "gradient_ratio", "recall")
+    values = {f"{name}/{plane}": REAL[name] for name in names for plane in planes}
+    values |= {f"step_ratio/{plane}": 1.0 for plane in planes} | {"fd_pca/volume": 5.0, "variance_ratio": 1.0}
+    floors = dict(values)
+    values |= {key.replace("__", "/"): value for key, value in changed.items()}
+    return [measure(name, value, floors[name]) for name, value in values.items()]
+
+
+def test_volumes_are_judged_by_their_planes_and_smearing_between_slices_is_named(measure):
+    fidelity, diversity, *_ = verdicts(of_volumes(measure))
+    assert (fidelity.grade, diversity.grade) == ("good", "good")
+    fidelity, *_ = verdicts(of_volumes(measure, step_ratio__coronal=0.8))
+    assert fidelity.headline == "Good distances, but smeared between slices."
+    assert any("0.80 of the real one (coronal slices)" in reason for reason in fidelity.reasons)
+    fidelity, *_ = verdicts(of_volumes(measure, step_ratio__axial=1.2, gradient_ratio__sagittal=0.8))
+    assert "flickering between slices" in fidelity.headline
+    assert "soft" in fidelity.headline
+    _, diversity, *_ = verdicts(of_volumes(measure, variance_ratio=0.5))
+    assert "variance_ratio" in diversity.headline
+
+
+def test_volumes_that_are_few_must_be_closer_by_more_than_chance_and_the_control_must_be_found(measure):
+    def found(interval, control):
+        closer = measure("closer_to_train", 0.7, 0.55, interval=interval)
+        return privacy({"closer_to_train": closer, "copies_control": measure("copies_control", control)}, True)
+
+    assert found((0.4, 0.9), 1.0).grade == "good"
+    assert found((0.6, 0.8), 1.0).grade == "mixed"
+    assert found((0.4, 0.9), 0.5).grade == "unknown"
+    assert "only 50% are found" in found((0.4, 0.9), 0.5).headline

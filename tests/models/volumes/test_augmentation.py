@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from medsynth.data.preprocessing.volume_grid import plain
 from medsynth.models.volumes import augmentation
-from medsynth.models.volumes.augmentation import NUMBERS, SHIFT, TURN, moved, plain
+from medsynth.models.volumes.augmentation import NUMBERS, SHIFT, TURN, moved
 
 SIZE, EDGE = (16, 16, 16), 2  # of the grid, and its margin, in its voxels
 

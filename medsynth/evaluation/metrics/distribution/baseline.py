@@ -14,7 +14,7 @@ MOST_GAUSSIANS = 20
 LEAST_VARIANCE = 1e-3  # of a Gaussian along any axis
 
 
-def pca_gmm(train: ImageSet, count: int, seed: int) -> ImageSet:
+def pca_gmm(train: ImageSet, count: int, seed: int, components: int | None = None) -> ImageSet:
     """Images drawn from a mixture of Gaussians fitted to the training images' principal components.
 
     Positions and classes, where the training set has them, are drawn with the images: they are more coordinates of
@@ -24,8 +24,9 @@ def pca_gmm(train: ImageSet, count: int, seed: int) -> ImageSet:
         train: the generator's training images.
         count: how many images.
         seed: of fit and samples.
+        components: principal ones; None: as many as half of the images can tell, `COMPONENTS` at most.
     """
-    components = min(COMPONENTS, len(train) // 2, train.images[0].size)
+    components = components or min(COMPONENTS, len(train) // 2, train.images[0].size)
     pca = fit_pca(train.images, components)
     gaussians = max(1, min(MOST_GAUSSIANS, len(train) // IMAGES_A_GAUSSIAN))
     facts = _facts(train)

@@ -36,14 +36,14 @@ class Reference:
         all_train: every image that the generator was trained on.
         train: as many of them as are compared.
         held_out: images of other subjects.
-        task: what utility is measured by.
+        task: what utility is measured by; None: it is not.
         seed: of all that is random.
     """
 
     all_train: View
     train: View
     held_out: View
-    task: Task
+    task: Task | None
     seed: int
 
     @cached_property
@@ -71,6 +71,7 @@ class Estimate(NamedTuple):
         units: how many there are.
         unit: if it is not the catalog's.
         note: for the reader.
+        target: the best value, if it is not the catalog's.
     """
 
     value: float
@@ -78,6 +79,7 @@ class Estimate(NamedTuple):
     units: int = 0
     unit: str | None = None
     note: str | None = None
+    target: float | None = None
 
 
 Estimates = dict[str, Estimate]
@@ -150,7 +152,8 @@ def intensities(reference: Reference, fake: View) -> Estimates:
 
 def diversity(reference: Reference, fake: View) -> Estimates:
     """`ms_ssim_pairs`."""
-    return {"ms_ssim_pairs": Estimate(ms_ssim_pairs(fake.set.images, reference.seed))}
+    likeness = ms_ssim_pairs(fake.set.images, reference.seed)
+    return {"ms_ssim_pairs": Estimate(likeness, target=reference.ms_ssim_pairs)}
 
 
 class Balls(NamedTuple):

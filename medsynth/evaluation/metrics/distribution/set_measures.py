@@ -143,15 +143,15 @@ def evaluate_unpaired(
     reference = Reference(View(real_train, extractors), views["train"], views["held_out"], task, seed)
     others = views["train"].take(random_indices(len(views["train"]), count, seed))
     groups = GROUPS if utility else [group for group in GROUPS if group is not UTILITY]
-    clock = _Clock(len(groups) + 3)
+    clock = Clock(len(groups) + 3)
     with clock("network"):
-        network = _attempt(lambda: extractors.network)
+        network = attempt(lambda: extractors.network)
     with clock("baseline"):
-        baseline = _attempt(lambda: View(pca_gmm(drawn["train"], count, seed), extractors))
+        baseline = attempt(lambda: View(pca_gmm(drawn["train"], count, seed), extractors))
     measures = []
     for group in groups:
         with clock(group.names[0]):
-            measures += _measure(group, reference, views["synthetic"], others, baseline)
+            measures += measured(group, reference, views["synthetic"], others, baseline)
     with clock("nearest_pairs"):
         pairs, copies = _nearest_pairs(reference, View(synthetic, extractors)), _find_copies(real_train, synthetic)
         modelled = None if isinstance(baseline, CannotMeasure) else baseline.set
@@ -162,7 +162,7 @@ def evaluate_unpaired(
         indices=indices,
         nearest_pairs=pairs,
         copies=[] if isinstance(copies, CannotMeasure) else copies,
-        subjects=_subject_rows(reference, views["synthetic"]),
+        subjects=subject_rows(reference, views["synthetic"]),
         network_digest=None if isinstance(network, CannotMeasure) else network.digest,
         seed=seed,
         seconds=clock.seconds,
@@ -170,7 +170,7 @@ def evaluate_unpaired(
     )
 
 
-class _Clock:
+class Clock:
     """Seconds of each part, and a progress bar over them."""
 
     def __init__(self, parts: int) -> None:
@@ -200,24 +200,35 @@ def _check(train: ImageSet, held_out: ImageSet, synthetic: ImageSet) -> None:
         )
 
 
-def _attempt(function: Callable[[], Any]) -> Any:
+def attempt(function: Callable[[], Any]) -> Any:
+    """What a function returns, or the reason why it cannot measure."""
     try:
         return function()
     except CannotMeasure as reason:
         return reason
 
 
-def _measure(
-    group: Group, reference: Reference, fake: View, others: View, baseline: View | CannotMeasure
+def measured(
+    group: Group,
+    reference: Reference,
+    fake: View,
+    others: View,
+    baseline: View | CannotMeasure,
+    least: int = LEAST_IMAGES,
 ) -> list[Measure]:
-    """A group's measures of the synthetic images, with intervals, floors and baselines."""
-    found = _attempt(lambda: _of_enough(group.of, reference, fake))
+    """A group's measures of the synthetic images, with intervals, floors and baselines.
+
+    Args:
+        others: training images, as many as there are synthetic ones: the floor is theirs.
+        least: synthetic images that are needed.
+    """
+    found = attempt(lambda: _of_enough(group.of, reference, fake, least))
     if isinstance(found, CannotMeasure):
         kinds = [(name, entry(name)) for name in group.names]
         return [Measure(name, None, kind.unit, kind.direction, len(fake), note=str(found)) for name, kind in kinds]
-    floors = _attempt(lambda: _floor(group, reference, others))
+    floors = attempt(lambda: _floor(group, reference, others))
     without = f"no floor: {floors}" if isinstance(floors, CannotMeasure) else None
-    model = baseline if isinstance(baseline, CannotMeasure) else _attempt(lambda: group.of(reference, baseline))
+    model = baseline if isinstance(baseline, CannotMeasure) else attempt(lambda: group.of(reference, baseline))
     return [
         Measure(
             name,
@@ -225,7 +236,7 @@ def _measure(
             entry(name).unit if estimate.unit is None else estimate.unit,
             entry(name).direction,
             len(fake),
-            target=_target(name, reference),
+            target=entry(name).target if estimate.target is None else estimate.target,
             interval=_interval(name, estimate, reference.seed),
             floor=_value(floors, name),
             baseline=_value(model, name),
@@ -245,9 +256,9 @@ def _value(found: Estimates | CannotMeasure, name: str) -> float | None:
     return None if isinstance(found, CannotMeasure) or name not in found else float(found[name].value)
 
 
-def _of_enough(function: Function, reference: Reference, fake: View) -> Estimates:
-    if len(fake) < LEAST_IMAGES:
-        raise CannotMeasure(f"{len(fake)} synthetic images, needs {LEAST_IMAGES} or more")
+def _of_enough(function: Function, reference: Reference, fake: View, least: int) -> Estimates:
+    if len(fake) < least:
+        raise CannotMeasure(f"{len(fake)} synthetic images, needs {least} or more")
     subjects = reference.held_out.set.subject_count
     if subjects < 2:
         raise CannotMeasure("held-out images of 1 subject only: give more subjects to compare with")
@@ -263,19 +274,14 @@ def _floor(group: Group, reference: Reference, others: View) -> Estimates:
     return group.floor(reference, others)
 
 
-def _target(name: str, reference: Reference) -> float | None:
-    """The best value of a "near" measure."""
-    return reference.ms_ssim_pairs if name == "ms_ssim_pairs" else entry(name).target
-
-
 def _nearest_pairs(reference: Reference, fake: View) -> list[Pair]:
     train = reference.all_train
-    found = _attempt(lambda: nearest_pairs(fake.pca, train.pca, train.set.subjects))
+    found = attempt(lambda: nearest_pairs(fake.pca, train.pca, train.set.subjects))
     return [] if isinstance(found, CannotMeasure) else found
 
 
 def _find_copies(train: ImageSet, fake: ImageSet) -> list[Pair] | CannotMeasure:
-    found = _attempt(lambda: all_pairs(coarse_pixels(fake.images), coarse_pixels(train.images), train.subjects))
+    found = attempt(lambda: all_pairs(coarse_pixels(fake.images), coarse_pixels(train.images), train.subjects))
     return found if isinstance(found, CannotMeasure) else [pair for pair in found if pair.is_copy]
 
 
@@ -291,21 +297,21 @@ def _share_of_copies(
 
 
 def _class_effects(reference: Reference, fake: View) -> list[Effect]:
-    found = _attempt(lambda: estimates.class_effects(reference.all_real, fake))
+    found = attempt(lambda: estimates.class_effects(reference.all_real, fake))
     return [] if isinstance(found, CannotMeasure) else [effect for effect, _ in found.values()]
 
 
 def _features(views: dict[str, View]) -> dict[str, dict[str, NDArray[np.float64]]]:
     found = {
-        "self": _attempt(lambda: {name: view.learned for name, view in views.items()}),
-        "pca": _attempt(lambda: {name: view.pca for name, view in views.items()}),
+        "self": attempt(lambda: {name: view.learned for name, view in views.items()}),
+        "pca": attempt(lambda: {name: view.pca for name, view in views.items()}),
     }
     return {kind: features for kind, features in found.items() if not isinstance(features, CannotMeasure)}
 
 
-def _subject_rows(reference: Reference, fake: View) -> list[dict[str, Any]]:
+def subject_rows(reference: Reference, fake: View, least: int = LEAST_IMAGES) -> list[dict[str, Any]]:
     """Of each held-out subject, how many images it has and what share of them the synthetic ones recall and cover."""
-    found = _attempt(lambda: _of_enough(estimates.balls, reference, fake))
+    found = attempt(lambda: _of_enough(estimates.balls, reference, fake, least))
     if isinstance(found, CannotMeasure):
         return []
     some = random_indices(len(reference.held_out), len(found.recalled), reference.seed)

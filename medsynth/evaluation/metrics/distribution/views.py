@@ -26,11 +26,20 @@ class Extractors:
     Args:
         all_train: every real training image, for the feature network.
         train: enough of them for all else.
-        seed, cache_dir: of the feature network, see `self_features`.
+        seed, cache_dir: of the feature network, see `self_features`; without a folder there is none.
+        components: principal ones.
     """
 
-    def __init__(self, all_train: ImageSet, train: ImageSet, seed: int, cache_dir: Path | str) -> None:
+    def __init__(
+        self,
+        all_train: ImageSet,
+        train: ImageSet,
+        seed: int,
+        cache_dir: Path | str | None,
+        components: int = PCA_COMPONENTS,
+    ) -> None:
         self.all_train, self.train, self.seed, self.cache_dir = all_train, train, seed, cache_dir
+        self.components = components
 
     @cached_property
     def network(self) -> SelfFeatures:
@@ -40,11 +49,11 @@ class Extractors:
     @cached_property
     def pca(self) -> PcaFeatures:
         """Principal components."""
-        if len(self.train) <= 2 * PCA_COMPONENTS:
+        if len(self.train) <= 2 * self.components:
             raise CannotMeasure(
-                f"{len(self.train)} training images, needs more than {2 * PCA_COMPONENTS} for principal components"
+                f"{len(self.train)} training images, needs more than {2 * self.components} for principal components"
             )
-        return fit_pca(self.train.images, PCA_COMPONENTS)
+        return fit_pca(self.train.images, self.components)
 
     @cached_property
     def radiomics_scale(self) -> tuple[Array, Array]:
@@ -74,7 +83,7 @@ class View:
 
     @cached_property
     def pca(self) -> Array:
-        """(N, 64) principal components."""
+        """(N, components) principal components."""
         return self.extractors.pca(self.set.images)
 
     @cached_property

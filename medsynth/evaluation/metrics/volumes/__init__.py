@@ -1,0 +1,1 @@
+"""Measures of sets of volumes."""

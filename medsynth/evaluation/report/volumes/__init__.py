@@ -1,0 +1,1 @@
+"""The report on sets of volumes."""
