@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class SliceDataset(PreparedSlices):
     """Normalized slices of a set of images, each image prepared once into a cache.
 
     Items have the view `image`, the slice between its neighbours, and `covariates` (K,) float32, NaN where unknown.
+    With `segmentation_classes`, also the view `segmentation` (1, H, W), indices of the classes, 0 for the background.
 
     Args:
         entries: {"image": path, "subject": str, "label": str or None, "frame": int or None}, as a datalist has them;
@@ -106,6 +108,7 @@ class SliceDataset(PreparedSlices):
         num_workers: processes that prepare; 0: this one.
         max_bad_fraction: part of the images that may be unusable; they are named and left out.
         covariates: names of the K that items have, in their order; None: none.
+        segmentation_classes: names by code, of the label maps that come with the slices; none: none do.
 
     Attributes:
         covariates: (N, K), those of each slice's image.
@@ -113,6 +116,8 @@ class SliceDataset(PreparedSlices):
         bounds: (N, 2), the intensities that became -1 and 1.
         preprocessing: with the region, the spacing and the window that were chosen, where they had to be.
         space: what pixels and values stand for, for images made like these.
+        segmentation: for model.pt, the names of the classes by code, and the pixel (row, column) in the middle of what
+            label maps show, on average; None where no label maps come with the slices.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class SliceDataset(PreparedSlices):
         num_workers: int = 0,
         max_bad_fraction: float = 0.1,
         covariates: Sequence[str] | None = None,
+        segmentation_classes: Mapping[int, str] | None = None,
     ) -> None:
         if not entries:
             raise MedsynthError("there are no images to take slices from: name some in the datalist")
@@ -132,12 +138,20 @@ class SliceDataset(PreparedSlices):
         preprocessing = choose_region(entries, preprocessing, cache_dir, num_workers)
         self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
         store, images = Cache(cache_dir), [Source.of(entry) for entry in entries]
-        records, self._lease = prepare_all(images, self.preprocessing, store, num_workers)
+        if segmentation_classes:
+            images = _with_segmentations(images, entries)
+        records, self._lease = prepare_all(images, self.preprocessing, store, num_workers, segmentation_classes)
         super().__init__(entries, records, store, classes, max_bad_fraction)
-        starts = np.cumsum([0, *(len(facts.get("planes", [0])) for facts in self._images)])
+        planes = np.array([len(facts.get("planes", [0])) for facts in self._images])
+        starts = np.cumsum([0, *(planes * (2 if segmentation_classes else 1))])
         channels = [channel_slices(facts, preprocessing.neighbours) for facts in self._images]
         counts = [len(rows) for rows in channels]
         self.views = {"image": np.concatenate(channels) + np.repeat(starts[:-1], counts)[:, None]}
+        if segmentation_classes:  # an image's label map lies behind its slices
+            self.views["segmentation"] = (self.views["image"] + np.repeat(planes, counts)[:, None])[
+                :, preprocessing.neighbours, None
+            ]
+        self.segmentation = self._described(segmentation_classes)
         self.images = self.stored_slices.of(self.views["image"][:, preprocessing.neighbours])
         self.bounds = np.repeat(np.array([facts["bounds"] for facts in self._images]), counts, axis=0)
         self.covariates = np.repeat([known_covariates(entry, names) for entry in self._entries], counts, axis=0)
@@ -153,6 +167,28 @@ class SliceDataset(PreparedSlices):
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """(N, H, W) slices of these indices, as they are stored (float16, or float32 for pictures)."""
         return torch.from_numpy(self.images[indices])
+
+    def _described(self, classes: Mapping[int, str] | None) -> dict[str, Any] | None:
+        if not classes:
+            return None
+        middles = [facts["middle"] for facts in self._images if facts["middle"]]
+        if not middles:
+            raise MedsynthError("all label maps are empty: check the segmentations of the datalist")
+        return {
+            "classes": {str(code): name for code, name in classes.items()},
+            "middle": np.mean(middles, axis=0).tolist(),
+        }
+
+
+def _with_segmentations(images: Sequence[Source], entries: Sequence[dict[str, Any]]) -> list[Source]:
+    if without := [_name(entry) for entry in entries if not entry.get("segmentation")]:
+        raise MedsynthError(
+            f"{len(without)} of {len(entries)} images have no segmentation, the first is {without[0]}: list one for "
+            "each (tools/make_datalist.py --segmentation), or set use_segmentation to false"
+        )
+    return [
+        replace(image, segmentation=str(entry["segmentation"])) for image, entry in zip(images, entries, strict=True)
+    ]
 
 
 def _positions(entry: dict[str, Any], facts: dict[str, Any]) -> np.ndarray:

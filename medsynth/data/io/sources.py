@@ -52,11 +52,13 @@ class Source:
         path: the file; of a DICOM series the first slice's; of an Analyze pair either.
         frame: which volume of a 4D file.
         mask: file that is above 0 inside the patient; None: to be found.
+        segmentation: label map on the grid of the image; None: none is read.
     """
 
     path: str
     frame: int | None = None
     mask: str | None = None
+    segmentation: str | None = None
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], key: str = "image") -> Source:

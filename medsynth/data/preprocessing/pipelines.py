@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from medsynth.data.preprocessing.bias import CorrectBias
 from medsynth.data.preprocessing.foreground import AXES
 from medsynth.data.preprocessing.transforms import (
+    SEGMENTATION,
     BitDepthBounds,
     CentreOnPatient,
     CheckFinite,
@@ -24,6 +26,7 @@ from medsynth.data.preprocessing.transforms import (
     MendHounsfield,
     PercentileBounds,
     ReadPicture,
+    ReadSegmentation,
     ReadVolume,
     ResampleInPlane,
     ScaleToUnit,
@@ -31,6 +34,7 @@ from medsynth.data.preprocessing.transforms import (
 )
 from medsynth.errors import MedsynthError, check_whole, is_number
 
+KEYS = (Keys.IMAGE, SEGMENTATION)
 MODALITIES = ("mri", "ct", "image")
 REGIONS = ("head", "body")
 PLANES = {"axial": "PLS", "coronal": "ILA", "sagittal": "IPR"}
@@ -120,25 +124,29 @@ class Preprocessing:
             raise MedsynthError(f"preprocessing {values} cannot be used: {error}") from error
 
 
-def volume_transforms(preprocessing: Preprocessing) -> Compose:
-    """The modality's pipeline: a `Source` in; image (N, H, W), positions, bounds and spacing_mm out."""
-    return {"mri": mri, "ct": ct, "image": image}[preprocessing.modality](preprocessing)
+def volume_transforms(preprocessing: Preprocessing, segmentation_classes: Mapping[int, str] | None = None) -> Compose:
+    """The modality's pipeline: a `Source` in; image (N, H, W), positions, bounds and spacing_mm out.
+
+    With classes, names by code, its label map comes with the image, `SEGMENTATION` (N, H, W), indices of the classes.
+    """
+    pipelines = {"mri": mri, "ct": ct, "image": image}
+    return pipelines[preprocessing.modality](preprocessing, segmentation_classes)
 
 
-def mri(preprocessing: Preprocessing) -> Compose:
+def mri(preprocessing: Preprocessing, segmentation_classes: Mapping[int, str] | None = None) -> Compose:
     """Percentiles of the patient, or the given bounds, to [-1, 1]; air stays -1."""
-    return _volume(preprocessing)
+    return _volume(preprocessing, segmentation_classes)
 
 
-def ct(preprocessing: Preprocessing) -> Compose:
+def ct(preprocessing: Preprocessing, segmentation_classes: Mapping[int, str] | None = None) -> Compose:
     """A window in Hounsfield units to [-1, 1]."""
-    return _volume(preprocessing)
+    return _volume(preprocessing, segmentation_classes)
 
 
-def image(preprocessing: Preprocessing) -> Compose:
+def image(preprocessing: Preprocessing, segmentation_classes: Mapping[int, str] | None = None) -> Compose:
     """A 2D image's bit depth, or the given bounds, to [-1, 1]; rows and columns as they are."""
     fit = (CutPicture if preprocessing.keep_pixels else FitPicture)(preprocessing.image_size)
-    return Compose([*read_picture(preprocessing), ScaleToUnit(), fit])
+    return Compose([*read_picture(preprocessing), *_labels(segmentation_classes), ScaleToUnit(), fit])
 
 
 def read_picture(preprocessing: Preprocessing) -> list[Transform]:
@@ -192,7 +200,7 @@ def take_slices(preprocessing: Preprocessing) -> list[Transform]:
     axes, spacing = PLANES[preprocessing.plane], preprocessing.spacing_mm
     choice = (preprocessing.positions, preprocessing.min_foreground, preprocessing.neighbours)
     return [
-        *([] if axes == AXES else [Orientationd(Keys.IMAGE, axcodes=axes, labels=None)]),
+        *([] if axes == AXES else [Orientationd(KEYS, axcodes=axes, labels=None, allow_missing_keys=True)]),
         ChooseSlices(axes, *choice),
         *([] if spacing is None else [ResampleInPlane(spacing)]),
         ScaleToUnit(),
@@ -200,8 +208,13 @@ def take_slices(preprocessing: Preprocessing) -> list[Transform]:
     ]
 
 
-def _volume(preprocessing: Preprocessing) -> Compose:
-    return Compose([*locate(preprocessing), volume_bounds(preprocessing), *take_slices(preprocessing)])
+def _volume(preprocessing: Preprocessing, classes: Mapping[int, str] | None) -> Compose:
+    located = [*locate(preprocessing), *_labels(classes)]
+    return Compose([*located, volume_bounds(preprocessing), *take_slices(preprocessing)])
+
+
+def _labels(classes: Mapping[int, str] | None) -> list[Transform]:
+    return [ReadSegmentation(classes)] if classes else []
 
 
 def checked_window(modality: str, window: Any) -> str | tuple[float, float] | None:

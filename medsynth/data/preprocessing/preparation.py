@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing import cache, pipelines, transforms
 from medsynth.data.preprocessing.lease import Lease
 from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.transforms import SEGMENTATION
 from medsynth.errors import MedsynthError
 
 PREPARED = 2
@@ -41,7 +42,8 @@ DTYPES = {"mri": torch.float16, "ct": torch.float16, "image": torch.float32}
 log = logging.getLogger(__name__)
 
 Result = tuple[np.ndarray | None, dict[str, Any]]
-"""The slices (N, H, W) of an image, and what is known of it; or None and {"error": what is wrong}."""
+"""The slices (N, H, W) of an image, then the N of its label map if that is read, indices of the classes; and what is
+known of it. Or None and {"error": what is wrong}."""
 
 
 class Preparation(Dataset):
@@ -126,15 +128,16 @@ def _name(recipe: Any, identify: Callable[[Any], Any], group: Sequence[Any]) -> 
 
 def identity(source: Source) -> list[Any]:
     """What changes when one of an image's files is changed or replaced, or another frame is chosen."""
-    masks = sources.files(source.mask) if source.mask else []
-    return [source.frame, *(cache.identity(path) for path in (*sources.files(source), *masks))]
+    beside = [file for path in (source.mask, source.segmentation) if path for file in sources.files(path)]
+    return [source.frame, *(cache.identity(path) for path in (*sources.files(source), *beside))]
 
 
 def prepare(source: Source, modality: str, pipeline: Compose) -> Result:
     """Slices in [-1, 1] and the facts about them, or what is wrong with the image.
 
     Volumes have an `affine`, of a volume of all slices cut like these, `planes`, the indices of its stored slices, and
-    `slices`, those of the chosen ones; without neighbours, these are the same.
+    `slices`, those of the chosen ones; without neighbours, these are the same. With a label map, `middle` is the pixel
+    (row, column) in the middle of what all its slices show, None if that is nothing.
     """
     try:
         if sources.is_picture(source.path) and modality != "image":
@@ -143,7 +146,11 @@ def prepare(source: Source, modality: str, pipeline: Compose) -> Result:
         data = pipeline({"source": source})
     except Exception as error:
         return None, {"error": reason(error)}
-    return data[Keys.IMAGE].to(DTYPES[modality]).numpy(), facts_of(data)
+    array, facts = data[Keys.IMAGE].to(DTYPES[modality]).numpy(), facts_of(data)
+    if SEGMENTATION not in data:
+        return array, facts
+    indices = data[SEGMENTATION].numpy()
+    return np.concatenate([array, indices.astype(array.dtype)]), facts | {"middle": transforms.middle_of(indices)}
 
 
 def facts_of(data: dict[str, Any]) -> dict[str, Any]:
@@ -173,13 +180,22 @@ def log_notes(paths: Sequence[str], images: Sequence[dict[str, Any]]) -> None:
 
 
 def prepare_all(
-    images: Sequence[Source], preprocessing: Preprocessing, store: cache.Cache, num_workers: int
+    images: Sequence[Source],
+    preprocessing: Preprocessing,
+    store: cache.Cache,
+    num_workers: int,
+    segmentation_classes: Mapping[int, str] | None = None,
 ) -> tuple[list[dict[str, Any]], Lease]:
-    """The records of images, in groups, in order; and a lease on their files in the cache."""
+    """The records of images, in groups, in order; and a lease on their files in the cache.
+
+    Args:
+        segmentation_classes: names by code, of the label maps that come with the images; None: none do.
+    """
     size = PICTURES_A_FILE if preprocessing.modality == "image" else 1
-    pipeline = pipelines.volume_transforms(preprocessing)
+    pipeline = pipelines.volume_transforms(preprocessing, segmentation_classes)
     one = partial(prepare, modality=preprocessing.modality, pipeline=pipeline)
-    return Preparation(images, size, identity, recipe(preprocessing), one, store).all(num_workers, "preparing images")
+    how = recipe(preprocessing) | ({"codes": list(segmentation_classes)} if segmentation_classes else {})
+    return Preparation(images, size, identity, how, one, store).all(num_workers, "preparing images")
 
 
 def channel_slices(facts: dict[str, Any], neighbours: int) -> np.ndarray:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor
 from monai.transforms import ResizeWithPadOrCrop, SpatialPad, Transform
 from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
+from monai.utils.enums import MetaKeys, SpaceKeys
 from PIL import Image
 from scipy import ndimage
 
 from medsynth.data.io.masks import read_mask
+from medsynth.data.io.segmentations import as_indices, read_picture_segmentation, read_segmentation
 from medsynth.data.io.sources import Source, is_picture, read_header, read_picture, read_volume
 from medsynth.data.preprocessing.foreground import Patient, find_patient
 from medsynth.data.preprocessing.hounsfield import AIR_HU, NO_AIR_HU, mended
@@ -23,6 +26,7 @@ from medsynth.errors import MedsynthError
 
 MRI_PERCENTILES = (0.5, 99.5)
 SAME_SPACING = 1e-3  # relative difference that moves no pixel by half of one
+SEGMENTATION = "segmentation"  # key of the label map: indices of the classes, moved, cut and resampled as the image is
 
 
 class ReadVolume(Transform):
@@ -53,6 +57,31 @@ class ReadPicture(Transform):
             )
         array = np.asarray(self.converter(read_picture(source.path)), np.float32)
         return data | {Keys.IMAGE: torch.from_numpy(array)[None]}
+
+
+class ReadSegmentation(Transform):
+    """Read the label map of the image that was read, a volume or a picture, as indices of the classes (0: background).
+
+    Args:
+        classes: names by code, in the order of their indices.
+    """
+
+    def __init__(self, classes: Mapping[int, str]) -> None:
+        self.classes = classes
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        image, path = data[Keys.IMAGE], data["source"].segmentation
+        try:
+            if isinstance(image, MetaTensor):
+                codes, affine = read_segmentation(path, image.shape[1:], image.affine.numpy())
+                meta = {MetaKeys.SPACE: SpaceKeys.RAS}
+                indices = MetaTensor(torch.from_numpy(as_indices(codes, self.classes))[None], affine, meta)
+            else:
+                codes = read_picture_segmentation(path, image.shape[1:])
+                indices = torch.from_numpy(as_indices(codes, self.classes))[None]
+        except MedsynthError as error:
+            raise MedsynthError(f"has a segmentation that cannot be used: {path} {error}") from error
+        return data | {SEGMENTATION: indices}
 
 
 class CheckFinite(Transform):
@@ -188,8 +217,9 @@ class ChooseSlices(Transform):
         stored = np.unique(with_neighbours(chosen, self.neighbours, len(positions)))
         facts = {"spacing_mm": tuple(float(size) for size in volume.pixdim), "affine": volume.affine.numpy()}
         facts |= {"slices": chosen, "planes": stored, "positions": positions[chosen]}
-        image = convert_to_tensor(volume, track_meta=False)[0].permute(2, 0, 1)[stored.tolist()]
-        return data | facts | {Keys.IMAGE: image}
+        for key in (Keys.IMAGE, *({SEGMENTATION} & data.keys())):
+            facts[key] = convert_to_tensor(data[key], track_meta=False)[0].permute(2, 0, 1)[stored.tolist()]
+        return data | facts
 
 
 class ResampleInPlane(Transform):
@@ -203,10 +233,28 @@ class ResampleInPlane(Transform):
         new = self.spacing_mm
         if np.allclose(old, new, rtol=SAME_SPACING, atol=0):
             return data
-        image = resampled(data[Keys.IMAGE], old, new)
+        moved = {Keys.IMAGE: resampled(data[Keys.IMAGE], old, new)}
+        if SEGMENTATION in data:
+            moved[SEGMENTATION] = of_each_class(data[SEGMENTATION], lambda share: resampled(share, old, new))
         steps = (new[0] / old[0], new[1] / old[1], 1.0)
         affine = data["affine"] @ nib.affines.from_matvec(np.diag(steps), [(step - 1) / 2 for step in steps])
-        return data | {Keys.IMAGE: image, "spacing_mm": (*new, between), "affine": affine}
+        return data | moved | {"spacing_mm": (*new, between), "affine": affine}
+
+
+def of_each_class(indices: torch.Tensor, move: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Move where each class is, as shares from 0 to 1 (float32); each pixel gets the class of the largest share.
+
+    One class after the other: a map of many classes would not fit into memory in all of their channels.
+    """
+    largest, found = None, None
+    for index in indices.unique().tolist():
+        share = move((indices == index).float())
+        if largest is None:
+            largest, found = share, torch.full_like(share, index, dtype=indices.dtype)
+            continue
+        found[share > largest] = index
+        largest = torch.maximum(largest, share)
+    return found
 
 
 def resampled(slices: torch.Tensor, old: Sequence[float], new: Sequence[float]) -> torch.Tensor:
@@ -247,8 +295,11 @@ class CentreOnPatient(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         starts = first_pixels(data["patient"], self.axes, data["spacing_mm"], self.image_size)
         affine = data["affine"] @ nib.affines.from_matvec(np.eye(3), [*starts, 0])
-        image = window(data[Keys.IMAGE], starts, (self.image_size, self.image_size), data["air"])
-        return data | {Keys.IMAGE: image, "affine": affine}
+        sides = (self.image_size, self.image_size)
+        cut = {Keys.IMAGE: window(data[Keys.IMAGE], starts, sides, data["air"])}
+        if SEGMENTATION in data:
+            cut[SEGMENTATION] = window(data[SEGMENTATION], starts, sides, 0)
+        return data | cut | {"affine": affine}
 
 
 def first_pixels(patient: Patient, axes: str, spacing_mm: Sequence[float], image_size: int) -> list[int]:
@@ -275,9 +326,16 @@ class FitPicture(Transform):
         image, size = data[Keys.IMAGE], self.image_size
         if tuple(image.shape[1:]) != (size, size):
             shape = fitted(image.shape[1:], size)
-            image = F.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
+            image = self._scaled(image, shape)
             image = convert_to_tensor(SpatialPad((size, size), value=-1)(image), track_meta=False)
+            if SEGMENTATION in data:
+                indices = of_each_class(data[SEGMENTATION], lambda share: self._scaled(share, shape))
+                data = data | {SEGMENTATION: convert_to_tensor(SpatialPad((size, size))(indices), track_meta=False)}
         return data | {Keys.IMAGE: image, "positions": np.array([np.nan]), "spacing_mm": (1.0, 1.0, 1.0)}
+
+    @staticmethod
+    def _scaled(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        return F.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
 
 
 def fitted(shape: Sequence[int], image_size: int) -> list[int]:
@@ -293,8 +351,11 @@ class CutPicture(Transform):
         self.image_size = image_size
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        cut = ResizeWithPadOrCrop((self.image_size, self.image_size), value=-1)(data[Keys.IMAGE])
-        image = convert_to_tensor(cut, track_meta=False)
+        sides = (self.image_size, self.image_size)
+        image = convert_to_tensor(ResizeWithPadOrCrop(sides, value=-1)(data[Keys.IMAGE]), track_meta=False)
+        if SEGMENTATION in data:
+            indices = ResizeWithPadOrCrop(sides)(data[SEGMENTATION])
+            data = data | {SEGMENTATION: convert_to_tensor(indices, track_meta=False)}
         return data | {Keys.IMAGE: image, "positions": np.array([np.nan]), "spacing_mm": (1.0, 1.0, 1.0)}
 
 
@@ -313,6 +374,12 @@ def bits_of(source: Source) -> int | None:
         return None
     is_plain = (values.slope, values.inter) == (1, 0) and values.dtype in (np.uint8, np.uint16)
     return 8 * values.dtype.itemsize if is_plain else None
+
+
+def middle_of(indices: np.ndarray) -> list[float] | None:
+    """Row and column in the middle of what slices (N, rows, columns) of a label map show; None if that is nothing."""
+    ends = [np.flatnonzero(indices.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+    return [float(found[0] + found[-1]) / 2 for found in ends] if len(ends[0]) else None
 
 
 def _whole(number: float) -> bool:
