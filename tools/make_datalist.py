@@ -21,6 +21,7 @@ from medsynth.storage import disk_errors
 
 if TYPE_CHECKING:
     from medsynth.data.datalist.participants import Covariates
+    from medsynth.data.datalist.segmentations import Found
     from medsynth.data.datalist.survey import Survey
 
 # What imports MONAI is imported in functions: help and errors of the command line come at once.
@@ -44,12 +45,15 @@ def main() -> None:
         for entry in found.entries:
             if known := covariates.values.get(entry["subject"]):
                 entry["covariates"] = known
+    segmentations = segmentations_of(found, options)
     splits = split(found, options.split, options.seed)
     modalities = {str(i): contrast for i, contrast in enumerate(found.contrasts)}
     with disk_errors(options.output):
         options.output.parent.mkdir(parents=True, exist_ok=True)
-    datalist.write(options.output, Datalist(options.name or options.output.stem, splits, modalities))
-    print("\n".join(table_of(found, splits, covariates)))
+    classes = segmentations.classes if segmentations else {}
+    content = Datalist(options.name or options.output.stem, splits, modalities, segmentation_classes=classes)
+    datalist.write(options.output, content)
+    print("\n".join(table_of(found, splits, covariates, segmentations)))
     print(f"written to {options.output}")
     if len({entry["subject"] for entry in found.entries}) > 1:
         print(f"next: {next_command(found, options.output)}")
@@ -111,6 +115,10 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
             )
         if found.layout == "domains":
             pair_domains(found)
+    if options.segmentation:
+        from medsynth.data.datalist.segmentations import list_segmentations
+
+        list_segmentations(found, options.folder, options.segmentation)
     if any(entry.keys() >= set(PAIR) for entry in found.entries):
         folder = registered(options.output) if options.register else None
         if folder is not None and not options.overwrite:
@@ -121,6 +129,23 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
     if not options.quick:
         look(found)
     return found
+
+
+def segmentations_of(found: Survey, options: argparse.Namespace) -> Found | None:
+    """What the label maps hold; None if there are none, or they were not looked at."""
+    from medsynth.data.datalist.segmentations import look_at_segmentations
+
+    if options.segmentation or (not options.quick and any("segmentation" in entry for entry in found.entries)):
+        try:
+            segmentations = look_at_segmentations(found.entries)
+        except MedsynthError as error:
+            if options.segmentation:
+                raise
+            found.notes.append(f"use_segmentation cannot be used with this list: {error}")
+            return None
+        found.notes += segmentations.notes
+        return segmentations
+    return None
 
 
 def split(found: Survey, shares: list[float] | None, seed: int) -> dict[str, list[dict]]:
@@ -160,6 +185,12 @@ def parse_options() -> argparse.Namespace:
         help="regular expression that finds the patient, and optionally the slice, in a path below the folder, "
         r"such as '(?P<subject>\d+)_(?P<slice>\d+)$'; default: guessed",
     )
+    parser.add_argument(
+        "--segmentation",
+        metavar="PATTERN",
+        help="names of the label maps, one for each image, such as '*_dseg.nii.gz' or 'labels/*.nii.gz'; "
+        "default: told by their names",
+    )
     parser.add_argument("--participants", type=Path, help="table with a column participant_id, .tsv or .csv")
     parser.add_argument("--label", help="column of that table that holds the class")
     parser.add_argument(
@@ -182,7 +213,12 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def table_of(found: Survey, splits: dict[str, list[dict]], covariates: Covariates | None = None) -> list[str]:
+def table_of(
+    found: Survey,
+    splits: dict[str, list[dict]],
+    covariates: Covariates | None = None,
+    segmentations: Found | None = None,
+) -> list[str]:
     """What was found, what was left out and why, line by line."""
     from medsynth.data.datalist.layout import LAYOUTS
 
@@ -194,6 +230,7 @@ def table_of(found: Survey, splits: dict[str, list[dict]], covariates: Covariate
         *([("names", found.example)] if found.example else []),
         ("classes", classes_of(found.entries)),
         *[row for key in datalist.BESIDE if (row := beside(found.entries, key))],
+        *(segmentation_rows(segmentations) if segmentations else []),
         *(covariate_rows(found.entries, covariates) if covariates else []),
     ]
     if found.example:  # pictures have no slices, and no millimetres
@@ -241,6 +278,7 @@ def next_command(found: Survey, output: Path) -> str:
     modality = {modality_of(contrast) for contrast in found.shown}
     words = [] if is_paired or modality != {"CT"} else ["--modality", "ct"]
     words = ["--modality", "image"] if all(map(is_picture, files)) else words
+    words += ["--use_segmentation", "true"] if "--segmentation" in sys.argv else []
     bundle = "translation" if is_paired else "vaegan"
     return shlex.join(
         ["python", "-m", "monai.bundle", "run", "training", "--config_file", f"bundles/{bundle}/train.json"]
@@ -280,6 +318,16 @@ def covariate_rows(entries: list[dict], covariates: Covariates) -> list[tuple[st
         unknown = f"unknown for {len(subjects) - len(values)} of {len(subjects)} subjects"
         rows.append((f"covariate {name}", codes + found + unknown))
     return rows
+
+
+def segmentation_rows(segmentations: Found) -> list[tuple[str, str]]:
+    """Code, name, voxels and share of the voxels of each class of the label maps."""
+    total = max(1, segmentations.voxels.total())
+    return [
+        ("label map" if not number else "", f"{code} is {name}: {segmentations.voxels[code]:,} voxels, {share:.2%}")
+        for number, (code, name) in enumerate(segmentations.classes.items())
+        for share in [segmentations.voxels[code] / total]
+    ]
 
 
 def classes_of(entries: list[dict]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from medsynth.data.io.segmentations import checked_classes
 from medsynth.errors import MedsynthError, is_number
 from medsynth.storage import write_text
 
@@ -38,12 +39,15 @@ class Datalist:
             "segmentation" and a "mask", and "covariates", numbers by name.
         modalities: what the images show, as MONAI writes it: {"0": "T1w"}.
         digest: SHA-256 of the file that it was read from.
+        segmentation_classes: what the codes of its label maps stand for, in the order of the codes; `labels` in the
+            file, as MONAI writes it: {"0": "background", "1": "ventricles"}.
     """
 
     name: str
     splits: dict[str, list[dict[str, Any]]]
     modalities: dict[str, str] = field(default_factory=dict)
     digest: str = ""
+    segmentation_classes: dict[int, str] = field(default_factory=dict)
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -120,15 +124,20 @@ def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:
         )
     _check_subjects(path, splits)
     _check_files(path, splits)
-    return Datalist(
-        str(values.get("name", path.stem)), splits, values.get("modalities", {}), hashlib.sha256(content).hexdigest()
-    )
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        classes = checked_classes(values.get("labels", {}))
+    except MedsynthError as error:
+        raise MedsynthError(f"datalist {path}: {error}") from error
+    return Datalist(str(values.get("name", path.stem)), splits, values.get("modalities", {}), digest, classes)
 
 
 def write(path: str | os.PathLike, datalist: Datalist) -> None:
     """Write a datalist, whole or not at all; image paths relative to it."""
     path = Path(path)
     values: dict[str, Any] = {"name": datalist.name, "modalities": datalist.modalities}
+    if datalist.segmentation_classes:
+        values["labels"] = {str(code): name for code, name in datalist.segmentation_classes.items()}
     for split in SPLITS:
         values[split] = [
             entry | {key: _relative(entry[key], path) for key in (*IMAGE, *PAIR, *BESIDE) if entry.get(key)}
