@@ -193,3 +193,42 @@ def test_images_that_are_there_are_not_overwritten(run_bundle, trained, tmp_path
 def test_a_missing_checkpoint_is_told_in_one_line(refused):
     line = refused("inference", "vaegan/inference.json", checkpoint="nowhere/model.pt")
     assert "nowhere/model.pt" in line
+
+
+@pytest.fixture(scope="session")
+def labelled_heads(heads: Path) -> Path:
+    """The phantom's datalist with label maps of two classes, told by the intensities."""
+    content = json.loads(heads.read_text())
+    for split in ("training", "validation", "test"):
+        for entry in content[split]:
+            image = nib.load(heads.parent / entry["image"])
+            values = image.get_fdata()
+            bright = np.percentile(values[values > 0.1 * values.max()], 60)
+            labels = (values > 0.2 * bright).astype(np.uint8) + (values > bright) * np.uint8(3)
+            name = entry["image"].replace("_T1w", "_dseg").replace("/", "_")
+            nib.save(nib.Nifti1Image(labels, image.affine), heads.parent / f"labels_{name}")
+            entry["segmentation"] = f"labels_{name}"
+    listed = heads.with_name("labelled.json")
+    listed.write_text(json.dumps(content | {"labels": {"0": "background", "1": "dark", "4": "bright"}}))
+    return listed
+
+
+@pytest.fixture(scope="session")
+def labelled(train, labelled_heads, tmp_path_factory) -> Path:
+    """The folder of a short run with label maps."""
+    folder = tmp_path_factory.mktemp("labelled") / "run"
+    return train(folder, max_epochs=4, datalist=str(labelled_heads), use_segmentation=True)
+
+
+def test_label_maps_of_the_datalist_become_a_condition(labelled, trained):
+    model = load_model(labelled / "model.pt")
+    assert model.extra["segmentation"]["classes"] == {"0": "background", "1": "dark", "4": "bright"}
+    assert model.network.segmentation_classes == 3
+    assert model.network.sample(2, 0)[0].shape == (2, 1, 32, 32)
+    assert load_model(trained / "model.pt").extra["segmentation"] is None
+
+
+def test_use_segmentation_without_label_maps_is_refused(train, tmp_path):
+    with pytest.raises(Exception, match="use_segmentation") as refused:
+        train(tmp_path / "run", **SHORT, use_segmentation=True)
+    assert "has no label maps with classes: make it with" in as_line(refused.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medsynth.data.datasets.slices import SliceDataset
-from medsynth.models.flow.network import AUGMENTATION_NUMBERS, LatentFlow, forget
+from medsynth.models.flow.label_maps import moved_shares
+from medsynth.models.flow.network import AUGMENTATION_NUMBERS, LatentFlow, unknown
 
 FACTS = ("label", "position", "covariates")  # of a batch, that a flow is told
 FITTED_TO = 4096  # images, whose latents say how these are scaled
 ENCODED_AT_ONCE = 64  # images
 DROPPED = 0.1  # share of the images whose conditions are hidden
+HIDDEN = 0.2  # share of those whose label maps are hidden, some of them with the conditions
 ELASTIC_GRID = 5  # control points a side
 AUGMENTED = 0.6  # share of the images
 ROTATION, SCALE, SHIFT, ELASTIC = math.radians(8), 0.08, 1 / 16, 0.02  # largest angle; the others, shares of the image
@@ -56,27 +58,51 @@ def flow_loss(
     return (said - target).square().flatten(1).mean(dim=1)
 
 
-def training_loss(flow: LatentFlow, latents: Tensor, augmentation: Tensor, facts: dict[str, Tensor]) -> Tensor:
-    """Mean `flow_loss` of a training batch, whose conditions are hidden from the flow now and then.
+def training_loss(
+    flow: LatentFlow,
+    latents: Tensor,
+    augmentation: Tensor,
+    facts: dict[str, Tensor],
+    given: Tensor | None = None,
+) -> Tensor:
+    """Mean `flow_loss` of a training batch, whose conditions and maps are hidden from the flow now and then.
+
+    Of the images without conditions, half have no maps either: so the flow learns each without the other.
 
     Args:
         latents: not normalized.
         augmentation: from `augmented`.
         facts: `label` and `position`, (N,) each, and `covariates` (N, K).
+        given: label maps as `label_maps.at_latents` makes them; None: the flow knows none.
     """
-    conditions = forget(DROPPED, facts["label"], facts["position"], facts["covariates"])
+    chance = torch.rand(len(latents), device=latents.device)
+    conditions = unknown(chance < DROPPED, *(facts[name] for name in FACTS))
+    if given is not None:
+        hidden = (chance > DROPPED / 2) & (chance < DROPPED / 2 + HIDDEN)
+        given = given * ~hidden[:, None, None, None]
     condition = flow.embed(*conditions, latents)
-    return flow_loss(flow, flow.normalize(latents), condition, augmentation).mean()
+    return flow_loss(flow, flow.normalize(latents), condition, augmentation, given=given).mean()
 
 
 def augmented_loss(
-    flow: LatentFlow, encode: Callable[[Tensor], Tensor], images: Tensor, facts: dict[str, Tensor]
+    flow: LatentFlow,
+    encode: Callable[[Tensor], Tensor],
+    images: Tensor,
+    facts: dict[str, Tensor],
+    shares: Tensor | None = None,
+    at_latents: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """`training_loss` of images (N, 1, H, W) in [-1, 1], after `augmented`; the encoder learns nothing."""
+    """`training_loss` of images (N, 1, H, W) in [-1, 1], after `augmented`; the encoder learns nothing.
+
+    Args:
+        shares: of each class in each pixel, (N, classes, H, W), augmented with the images; None: no label maps.
+        at_latents: turns them into maps for the flow.
+    """
     with torch.no_grad():
-        moved, augmentation = augmented(images)
-        latents = encode(moved)
-    return training_loss(flow, latents, augmentation, facts)
+        grid, numbers = random_grids(len(images), images.shape[-2:], images.device)
+        latents = encode(moved(images, grid, numbers))
+        given = None if shares is None else at_latents(moved_shares(shares, grid))
+    return training_loss(flow, latents, numbers, facts, given)
 
 
 @torch.no_grad()
@@ -110,7 +136,12 @@ def augmented(images: Tensor) -> tuple[Tensor, Tensor]:
 
     Reference: Karras et al., EDM, arXiv:2206.00364, section 5 and appendix F.2.
     """
-    count, device = len(images), images.device
+    grid, numbers = random_grids(len(images), images.shape[-2:], images.device)
+    return moved(images, grid, numbers), numbers
+
+
+def random_grids(count: int, size: Sequence[int], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Where to sample `count` augmented images of a size, (count, H, W, 2) from -1 to 1, and `augmented`'s numbers."""
     chosen = (torch.rand(count, 1, device=device) < AUGMENTED).float()
     numbers = (2 * torch.rand(count, AUGMENTATION_NUMBERS, device=device) - 1) * chosen
     numbers[:, 0] = (numbers[:, 0] > 0).float()
@@ -119,9 +150,13 @@ def augmented(images: Tensor) -> tuple[Tensor, Tensor]:
     angle, factor = ROTATION * turn, 1 + SCALE * scale
     cosine, sine, side = angle.cos() * factor, angle.sin() * factor, 1 - 2 * mirror
     rows = [cosine * side, -sine, 2 * SHIFT * right, sine * side, cosine, 2 * SHIFT * down]
-    grid = F.affine_grid(torch.stack(rows, dim=1).view(count, 2, 3), list(images.shape), align_corners=False)
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(count, 2, 3), [count, 1, *size], align_corners=False)
     waves = torch.randn(count, 2, ELASTIC_GRID, ELASTIC_GRID, device=device) * (2 * ELASTIC * bend)[:, None, None, None]
-    bent = F.interpolate(waves, size=images.shape[-2:], mode="bicubic", align_corners=True)
-    grid = grid + bent.permute(0, 2, 3, 1)
-    moved = F.grid_sample(images + 1, grid, mode="bicubic", align_corners=False).clamp(0, 2) - 1
-    return torch.where(chosen[:, :, None, None] > 0, moved, images), numbers
+    bent = F.interpolate(waves, size=tuple(size), mode="bicubic", align_corners=True)
+    return grid + bent.permute(0, 2, 3, 1), numbers
+
+
+def moved(images: Tensor, grid: Tensor, numbers: Tensor) -> Tensor:
+    """Sample images at the points of `random_grids`; those whose numbers are all 0 are as they were."""
+    found = F.grid_sample(images + 1, grid, mode="bicubic", align_corners=False).clamp(0, 2) - 1
+    return torch.where(numbers.any(dim=1)[:, None, None, None], found, images)

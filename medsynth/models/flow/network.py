@@ -127,6 +127,7 @@ class LatentFlow(nn.Module):
         covariates: names of continuous conditions.
         augmentation_numbers: that an augmented image is described by, all 0 of one as it is.
         given_channels: numbers at each place of the maps that come with the noise.
+        hides_given: whether these maps are a condition, which may be unknown: without them, they are 0.
         is_local: treats all places alike and looks at their surroundings only, so that maps may have any size.
 
     Attributes:
@@ -149,6 +150,7 @@ class LatentFlow(nn.Module):
         covariates: Sequence[str] = (),
         augmentation_numbers: int = AUGMENTATION_NUMBERS,
         given_channels: int = 0,
+        hides_given: bool = False,
         is_local: bool = False,
     ) -> None:
         super().__init__()
@@ -160,6 +162,7 @@ class LatentFlow(nn.Module):
         size = (size, size) if isinstance(size, int) else tuple(size)
         axes, ones = len(size), (1,) * len(size)
         self.shape = (latent_channels, *size)
+        self.given_channels, self.hides_given = given_channels, hides_given
         self.conditions = TrainingConditions(num_classes, covariates)
         self.condition = Conditioning(num_classes, use_position, features, len(covariates))
         self.augmentation = nn.Linear(augmentation_numbers, features, bias=False)
@@ -218,8 +221,10 @@ class LatentFlow(nn.Module):
             time: (N,), share of the latents, from 0 to 1.
             condition: from `embed`.
             augmentation: (N, augmentation_numbers); None: images as they are.
-            given: (N, given_channels, ...), where the flow has such.
+            given: (N, given_channels, ...), where the flow has such; None: unknown, where `hides_given` allows it.
         """
+        if given is None and self.hides_given:
+            given = noisy.new_zeros(len(noisy), self.given_channels, *noisy.shape[2:])
         angles = time[:, None] * self.frequencies
         hidden = condition + self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
         if augmentation is not None:
@@ -273,7 +278,8 @@ class LatentFlow(nn.Module):
                 found = self.velocity(points, times, condition, given)
                 if free is None:
                     return found
-                return torch.lerp(self.velocity(points, times, free, given), found, guidance)
+                without = None if self.hides_given else given
+                return torch.lerp(self.velocity(points, times, free, without), found, guidance)
 
         if backwards:
             return heun(velocity, self.normalize(start), 1.0, 0.0, steps)
@@ -318,7 +324,11 @@ class LatentFlow(nn.Module):
 
 def forget(share: float, label: Tensor, position: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Make all conditions of a random share of the rows unknown, so that the flow learns to go without."""
-    lost = torch.rand(len(label), device=label.device) < share
+    return unknown(torch.rand(len(label), device=label.device) < share, label, position, covariates)
+
+
+def unknown(lost: Tensor, label: Tensor, position: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Make all conditions unknown of the rows where `lost` (N,) is true."""
     return (
         torch.where(lost, UNKNOWN_CLASS, label),
         torch.where(lost, torch.nan, position),

@@ -28,10 +28,17 @@ class HeldOutFlowLoss(Metric):
         prior: the moving average of the flow.
         encode: images (N, 1, H, W) in [-1, 1] -> latents (N, latent_channels, h, w).
         seed: of times and noise.
+        given: label maps (N, 1, H, W), where batches have a `segmentation` -> what the flow is told of them.
     """
 
-    def __init__(self, prior: LatentFlow, encode: Callable[[Tensor], Tensor], seed: int = 0) -> None:
-        self.prior, self.encode, self.seed = prior, encode, seed
+    def __init__(
+        self,
+        prior: LatentFlow,
+        encode: Callable[[Tensor], Tensor],
+        seed: int = 0,
+        given: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.prior, self.encode, self.seed, self.given = prior, encode, seed, given
         super().__init__(from_engine([Keys.PRED, Keys.LABEL]))
 
     def reset(self) -> None:
@@ -59,13 +66,14 @@ class HeldOutFlowLoss(Metric):
         with autocast(device):
             latents = self.prior.normalize(self.encode(images))
             condition = self.prior.embed(*facts, latents)
+        maps = self.given(batch["segmentation"].to(device)) if self.given and "segmentation" in batch else None
         count, found = len(images), []
         for index in range(TIMES):
             uniform = (torch.rand(count, generator=self._random) + index) / TIMES
             noise = torch.randn(latents.shape, generator=self._random)
             drawn = (part.to(device) for part in (uniform, noise))
             with autocast(device):
-                found.append(flow_loss(self.prior, latents, condition, None, *drawn).cpu())
+                found.append(flow_loss(self.prior, latents, condition, None, *drawn, maps).cpu())
         return found
 
     def compute(self) -> float:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError, check_whole, is_whole
+from medsynth.models.flow import label_maps
 from medsynth.models.flow.network import LatentFlow
 from medsynth.models.vaegan.attention import ChannelSpatialAttention
 from medsynth.nn.blocks import ChannelNorm, SelfAttention
@@ -124,6 +125,8 @@ class VaeGan(nn.Module):
         num_classes: classes of the training set; 0 ignores labels.
         use_position: whether the slice position is a condition of the prior.
         covariates: names of its continuous conditions.
+        segmentation_classes: classes of the label maps that are a condition of the prior, the background among them;
+            0: none are. It draws without them too.
     """
 
     def __init__(
@@ -137,14 +140,23 @@ class VaeGan(nn.Module):
         num_classes: int,
         use_position: bool,
         covariates: Sequence[str],
+        segmentation_classes: int = 0,  # models of earlier versions have none
     ) -> None:
         super().__init__()
         _check_sizes(image_size, factor, latent_channels, channels)
-        self.factor = factor
+        self.factor, self.segmentation_classes = factor, segmentation_classes
         self.encoder = Encoder(channels, latent_channels, factor)
         self.decoder = Decoder(channels * 3 // 2, latent_channels, factor)
         self.prior = LatentFlow(
-            latent_channels, image_size // factor, prior_channels, dropout, num_classes, use_position, covariates
+            latent_channels,
+            image_size // factor,
+            prior_channels,
+            dropout,
+            num_classes,
+            use_position,
+            covariates,
+            given_channels=label_maps.channels_of(segmentation_classes),
+            hides_given=segmentation_classes > 0,
         )
 
     @property
@@ -164,6 +176,18 @@ class VaeGan(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """(N, 1, H, W) in [-1, 1] -> the mean of z, which the prior is over."""
         return self.encode(images)[0]
+
+    def shares(self, segmentation: Tensor) -> Tensor:
+        """Label maps (N, 1, H, W), indices of the classes -> the share of each in each pixel, (N, classes, H, W)."""
+        return label_maps.one_hot(segmentation, self.segmentation_classes)
+
+    def at_latents(self, shares: Tensor) -> Tensor:
+        """Shares (N, classes, H, W) -> what the prior is told, see `label_maps.at_latents`."""
+        return label_maps.at_latents(shares, self.factor)
+
+    def given(self, segmentation: Tensor) -> Tensor:
+        """Label maps (N, 1, H, W) -> what the prior is told of them."""
+        return self.at_latents(self.shares(segmentation))
 
     def decode(self, z: Tensor) -> Tensor:
         """z -> images (N, 1, H, W), not clamped."""

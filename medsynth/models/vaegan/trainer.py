@@ -119,7 +119,8 @@ class VaeGanTrainer(AdversarialTrainer):
         if self.schedule.in_second:
             if not self.has_prior:
                 self.begin_prior()
-            found = self.prior_step(image=real, facts={name: batch[name] for name in FACTS})
+            names = (*FACTS, "segmentation") if self.network.segmentation_classes else FACTS
+            found = self.prior_step(image=real, facts={name: batch[name] for name in names})
             self.descend(self.prior_optimizer, LONGEST_GRADIENT)
             return losses(**found)
 
@@ -182,8 +183,10 @@ class VaeGanTrainer(AdversarialTrainer):
     @replayed("prior_optimizer")
     def prior_step(self, image: Tensor, facts: Named) -> dict[str, Tensor]:
         """The gradients of the prior; its loss."""
+        network, maps = self.network, facts.get("segmentation")
+        shares = None if maps is None else network.shares(maps)
         with self.autocast():
-            loss = augmented_loss(self.network.prior, self.network.latents, image, facts)
+            loss = augmented_loss(network.prior, network.latents, image, facts, shares, network.at_latents)
         loss.backward()
         return {"flow": loss.detach()}
 

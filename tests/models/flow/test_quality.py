@@ -87,3 +87,18 @@ def test_each_image_is_measured_in_every_part_of_the_times_under_its_own_conditi
         shares = torch.special.ndtr(time.logit()) * TIMES
         assert ((shares > index - 1e-3) & (shares < index + 1 + 1e-3)).all()
     assert len(seen) == TIMES
+
+
+def test_the_loss_of_a_flow_that_knows_label_maps_is_that_under_the_images_own():
+    torch.manual_seed(0)
+    prior = LatentFlow(2, 4, [32, 32], 0.0, 2, covariates=("age",), given_channels=1, hides_given=True).eval()
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    fitted(prior)
+    batch = held_out() | {"segmentation": torch.ones(6, 1, 4, 4)}
+
+    def loss(own: float) -> float:
+        return validate(HeldOutFlowLoss(prior, encode, given=lambda maps: own * maps), batch)
+
+    assert loss(1.0) == loss(1.0) != loss(2.0)
+    assert loss(0.0) == pytest.approx(validate(HeldOutFlowLoss(prior, encode), batch))

@@ -345,11 +345,13 @@ def test_an_augmented_image_is_encoded_and_its_numbers_told(build, monkeypatch):
     trainer, told = build(), []
     trainer.schedule.second_from = 0
     numbers = torch.rand(8, 6)
-    monkeypatch.setattr(learning, "augmented", lambda images: (-images, numbers))
+    monkeypatch.setattr(learning, "random_grids", lambda *_: (torch.zeros(8, SIZE, SIZE, 2), numbers))
+    monkeypatch.setattr(learning, "moved", lambda images, *_: -images)
     monkeypatch.setattr(learning, "training_loss", lambda prior, *given: told.append(given) or prior.mix.weight.sum())
     batch = next(iter(trainer.data_loader))
     step(trainer, batch)
-    ((latents, augmentation, facts),) = told
+    ((latents, augmentation, facts, given),) = told
+    assert given is None
     assert torch.equal(augmentation, numbers)
     assert torch.equal(latents, trainer.network.latents(-batch["image"]))
     assert not latents.requires_grad
