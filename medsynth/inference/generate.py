@@ -153,6 +153,7 @@ def write_images(
     more_facts: Iterable[dict[str, Any]] = itertools.repeat({}),
     settings: Mapping[str, Any] = MappingProxyType({}),
     dicom: bool = False,
+    segmentations: Iterable[np.ndarray | None] = itertools.repeat(None),
 ) -> None:
     """Write generated slices or volumes, one file each, and the grid of the first.
 
@@ -162,6 +163,7 @@ def write_images(
         more_facts: for the sidecar of each image and its row in images.csv.
         settings: what else made the images, for the sidecars.
         dicom: write a series of each volume besides.
+        segmentations: codes of the label map of each image, of its shape; None: it has none.
     """
     space = slice_space(model)
     # real slices are comparable with these if they have the same preprocessing and intensity bounds
@@ -170,7 +172,8 @@ def write_images(
     names = getattr(getattr(model.network, "conditions", None), "covariates", ())
     shown: list[Tensor] = []
     progress = tqdm(drawn, desc="generating", total=count)
-    for index, ((image, label, position, *covariates), more) in enumerate(zip(progress, more_facts, strict=False)):
+    parts = zip(progress, more_facts, segmentations, strict=False)
+    for index, ((image, label, position, *covariates), more, labels) in enumerate(parts):
         label = model.classes[label] if 0 <= label < len(model.classes) else None
         name = image_name(label, request.seed, index, count)
         facts = {
@@ -184,7 +187,8 @@ def write_images(
             facts["Covariates"] = dict(zip(names, known, strict=True))
         values = space.to_units(image[0].numpy())
         is_volume, affine = values.ndim == 3, space.affine(values.shape)
-        output.write(name, values if is_volume else values[..., None], affine, facts, sidecar)
+        values, labels = (part if is_volume or part is None else part[..., None] for part in (values, labels))
+        output.write(name, values, affine, facts, sidecar, segmentation=labels)
         if dicom:
             output.write_dicom(name, values, affine, space.modality)
         if len(shown) < grid_columns * GRID_COLUMNS:

@@ -28,7 +28,10 @@ BIDS_VERSION = "1.10.0"
 ENDINGS = {"nifti": ".nii.gz", "png": ".png"}  # of files, by format
 GRID_COLUMNS = 9
 MOST_LOGGED = 20  # inputs that are logged at level INFO
-DESCRIPTIONS = ("images.csv", "grid.png", "dataset_description.json")
+DESCRIPTIONS = ("images.csv", "grid.png", "dataset_description.json", "dataset.json")
+LAYOUTS = {"images": ("images", "segmentations"), "nnunet": ("imagesTr", "labelsTr")}
+"""Folders of images and of label maps."""
+ENDS = {"images": ("", "_dseg"), "nnunet": ("_0000", "")}  # of the names of images and of label maps
 EXTRAS = ("latents.npz", "projected.npz", "interpolation.gif")  # what some modes write beside the images
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,9 @@ def digits(count: int) -> int:
 
 class ImageFolder:
     """The folder of a model's images: `images/`, `images.csv`, `grid.png`, `dataset_description.json`, and more.
+
+    Images may have label maps, in `segmentations/` with their names in `dseg.tsv`; in nnU-Net's layout, images are in
+    `imagesTr/`, label maps in `labelsTr/`, and `dataset.json` describes them.
 
     Nothing is written before the first image, and `finish` writes the rest.
 
@@ -56,6 +62,7 @@ class ImageFolder:
         overwrite: replace all images of an earlier call; if false, a folder that has some is refused.
         format: of ENDINGS; `png` is for pictures.
         modalities: of the model's images.
+        layout: of LAYOUTS; `nnunet` is for images with label maps.
     """
 
     def __init__(
@@ -66,15 +73,19 @@ class ImageFolder:
         overwrite: bool = False,
         format: str = "nifti",
         modalities: Sequence[str] = (),
+        layout: str = "images",
     ) -> None:
         _check_format(format, modalities)
+        if layout not in LAYOUTS:
+            raise MedsynthError(f"layout is {layout!r}: choose one of {', '.join(LAYOUTS)}")
         self.folder, self.stem, self.model_digest = Path(folder), stem, model_digest
         self.format, self.ending = format, ENDINGS[format]
         self._names: dict[str, str] = {}
         self._logged = 0
         self.rows: list[dict[str, Any]] = []
-        self.images = self.folder / "images"
-        parts = [self.images, *(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS, "dicom"))]
+        self.layout, self.modalities = layout, modalities
+        self.images, self.segmentations = (self.folder / name for name in LAYOUTS[layout])
+        parts = [self.images, self.segmentations, *(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS, "dicom"))]
         if not overwrite and (found := [path for path in parts if path.exists()]):
             raise MedsynthError(f"{found[0]} is there already: give another output_dir, or --overwrite true")
 
@@ -109,8 +120,9 @@ class ImageFolder:
         facts: dict[str, Any],
         sidecar: dict[str, Any],
         code: int = ALIGNED,
+        segmentation: np.ndarray | None = None,
     ) -> None:
-        """Write one image (rows, columns, slices) and its sidecar.
+        """Write one image (rows, columns, slices) and its sidecar, and its label map.
 
         Args:
             name: what follows the stem, without any part of an input's name; see `name_after`.
@@ -118,16 +130,25 @@ class ImageFolder:
                 dictionaries become a column for each of their keys, as it is written.
             sidecar: for the sidecar alone.
             code: NIfTI's, of the coordinates.
+            segmentation: codes of its label map, like the image; None: it has none.
         """
         image = png(array) if self.format == "png" else nifti(array, affine, code=code)
         if not self.rows:
             self._open(self.images)
-        name = self._full(name)
+        own, of_labels = (f"{self._full(name)}{end}" for end in ENDS[self.layout])
+        row = {"file": f"{self.images.name}/{own}{self.ending}"}
+        if segmentation is not None:
+            codes = segmentation.astype(np.uint8 if segmentation.max() < 256 else np.uint16)
+            labels = png(codes) if self.format == "png" else nifti(codes, affine, code=code)
+            row["segmentation"] = f"{self.segmentations.name}/{of_labels}{self.ending}"
+            sidecar = sidecar | {"Segmentation": row["segmentation"]}
+            with disk_errors(self.segmentations):
+                self.segmentations.mkdir(exist_ok=True)
+            write_bytes(self.folder / row["segmentation"], labels)
         content = self._origin() | facts | sidecar
         # the sidecar first: no image is ever without one
-        write_text(self.images / f"{name}.json", json.dumps(content, indent=4) + "\n")
-        write_bytes(self.images / f"{name}{self.ending}", image)
-        row = {"file": f"images/{name}{self.ending}"}
+        write_text(self.images / f"{own}.json", json.dumps(content, indent=4) + "\n")
+        write_bytes(self.images / f"{own}{self.ending}", image)
         row |= {key.lower(): value for key, value in facts.items() if not isinstance(value, dict)}
         for group in (value for value in facts.values() if isinstance(value, dict)):
             row |= {key: value for key, value in group.items() if key not in row}
@@ -168,6 +189,17 @@ class ImageFolder:
         description |= {"DatasetType": "derivative", "GeneratedBy": [_software()]}
         write_text(self.folder / "dataset_description.json", json.dumps(description, indent=4) + "\n")
 
+    def describe_segmentations(self, classes: Mapping[int, str]) -> None:
+        """Write the names of the codes of the label maps, as BIDS and as nnU-Net have them."""
+        if self.layout == "images":
+            rows = [f"{code}\t{name}" for code, name in classes.items()]
+            write_text(self.segmentations / "dseg.tsv", "\n".join(["index\tname", *rows]) + "\n")
+            return
+        channel = {"ct": "CT"}.get(next(iter(self.modalities), ""), "zscore")  # how nnU-Net normalizes
+        content = {"channel_names": {"0": channel}, "labels": {name: code for code, name in classes.items()}}
+        content |= {"numTraining": len(self.rows), "file_ending": self.ending}
+        write_text(self.folder / "dataset.json", json.dumps(content, indent=4) + "\n")
+
     def write_grid(self, images: Tensor, columns: int = GRID_COLUMNS, name: str | None = None) -> None:
         """Write (N, C, H, W) in [-1, 1] row by row to grid.png, or to a grid of that name."""
         picture = io.BytesIO()
@@ -199,8 +231,13 @@ class ImageFolder:
             folder.mkdir(parents=True, exist_ok=True)
             for path in (*(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS)), *self.folder.glob("grid_*.png")):
                 path.unlink(missing_ok=True)
-            for sidecar in self.images.glob("*.json"):
+            sidecars = [file for images, _ in LAYOUTS.values() for file in (self.folder / images).glob("*.json")]
+            for sidecar in sidecars:
                 if _is_synthetic(sidecar):
+                    if labels := read_sidecar(sidecar).get("Segmentation"):
+                        beside = self.folder / Path(labels).parent.name / Path(labels).name
+                        beside.unlink(missing_ok=True)
+                        (beside.parent / "dseg.tsv").unlink(missing_ok=True)
                     for ending in ENDINGS.values():
                         sidecar.with_suffix(ending).unlink(missing_ok=True)
                     shutil.rmtree(self.folder / "dicom" / sidecar.stem, ignore_errors=True)

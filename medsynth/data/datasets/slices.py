@@ -45,6 +45,7 @@ class PreparedSlices(Dataset):
         views: by name, (N, C), which of them make up the channels of each slice; -1 for a missing one.
         labels, positions: (N,), one a slice.
         subjects: one a slice.
+        entries: those that could be used; entry_indices: (N,), which of them each slice is of.
         spacing_mm: between rows and columns of the slices.
         slice_mm: between neighbouring slices of a volume.
     """
@@ -73,7 +74,7 @@ class PreparedSlices(Dataset):
         self.positions = np.concatenate([_positions(entry, facts) for entry, facts in good])
         rows, columns, self.slice_mm = _common_spacing(np.array([facts["spacing_mm"] for _, facts in good]))
         self.spacing_mm = (rows, columns)
-        self._entries = [entry for entry, _ in good]
+        self.entries, self.entry_indices = [entry for entry, _ in good], np.repeat(np.arange(len(good)), counts)
         self._images = [facts for _, facts in good]
 
     def __len__(self) -> int:
@@ -154,7 +155,7 @@ class SliceDataset(PreparedSlices):
         self.segmentation = self._described(segmentation_classes)
         self.images = self.stored_slices.of(self.views["image"][:, preprocessing.neighbours])
         self.bounds = np.repeat(np.array([facts["bounds"] for facts in self._images]), counts, axis=0)
-        self.covariates = np.repeat([known_covariates(entry, names) for entry in self._entries], counts, axis=0)
+        self.covariates = np.repeat([known_covariates(entry, names) for entry in self.entries], counts, axis=0)
         shared = (float(self.bounds[0, 0]), float(self.bounds[0, 1]))
         bounds = shared if (self.bounds == shared).all() else None
         modality, plane = preprocessing.modality, preprocessing.plane

@@ -51,7 +51,7 @@ class VolumeDataset(PreparedSlices):
         super().__init__(entries, records, store, classes, max_bad_fraction)
         self.preprocessing = preprocessing
         self.views = {"image": np.arange(len(self))[:, None]}
-        self.covariates = np.array([known_covariates(entry, names) for entry in self._entries])
+        self.covariates = np.array([known_covariates(entry, names) for entry in self.entries])
         self.affines = np.array([facts["affine"] for facts in self._images])
         bounds = {tuple(facts["bounds"]) for facts in self._images}
         shared = tuple(map(float, bounds.pop())) if len(bounds) == 1 else None

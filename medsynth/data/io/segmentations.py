@@ -48,11 +48,13 @@ def read_segmentation(
     return as_codes(volume[0].numpy()), own
 
 
-def read_picture_segmentation(path: str | os.PathLike, shape: Sequence[int]) -> NDArray[np.int32]:
+def read_picture_segmentation(path: str | os.PathLike, shape: Sequence[int] | None = None) -> NDArray[np.int32]:
     """The same of a picture's label map, (rows, columns); of one with a palette, its indices."""
     picture = read_picture(path)
-    codes = np.asarray(picture if picture.mode == "P" else picture.convert("L") if picture.mode == "1" else picture)
-    if codes.shape != tuple(shape):
+    codes = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    if codes.ndim != 2:
+        raise MedsynthError("is no label map: it has colours, and one code a pixel is needed")
+    if shape is not None and codes.shape != tuple(shape):
         found = _size(codes.shape)
         raise MedsynthError(f"is on another grid ({found}) than its image ({_size(shape)}): give one of its size")
     return as_codes(codes)

@@ -146,14 +146,25 @@ def random_grids(count: int, size: Sequence[int], device: torch.device | str) ->
     numbers = (2 * torch.rand(count, AUGMENTATION_NUMBERS, device=device) - 1) * chosen
     numbers[:, 0] = (numbers[:, 0] > 0).float()
     numbers[:, 5] = numbers[:, 5].abs()
+    waves = torch.randn(count, 2, ELASTIC_GRID, ELASTIC_GRID, device=device)
+    return grids_of(numbers, waves, size), numbers
+
+
+def grids_of(numbers: Tensor, waves: Tensor, size: Sequence[int]) -> Tensor:
+    """Where to sample images of a size that are augmented so, (N, H, W, 2) from -1 to 1.
+
+    Args:
+        numbers: (N, 6): 1 to mirror, turn, scale, shift right and down, from -1 to 1, and how much to bend, from 0.
+        waves: (N, 2, ELASTIC_GRID, ELASTIC_GRID), normal noise: how to bend.
+    """
     mirror, turn, scale, right, down, bend = numbers.unbind(dim=1)
     angle, factor = ROTATION * turn, 1 + SCALE * scale
     cosine, sine, side = angle.cos() * factor, angle.sin() * factor, 1 - 2 * mirror
     rows = [cosine * side, -sine, 2 * SHIFT * right, sine * side, cosine, 2 * SHIFT * down]
-    grid = F.affine_grid(torch.stack(rows, dim=1).view(count, 2, 3), [count, 1, *size], align_corners=False)
-    waves = torch.randn(count, 2, ELASTIC_GRID, ELASTIC_GRID, device=device) * (2 * ELASTIC * bend)[:, None, None, None]
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), [len(numbers), 1, *size], align_corners=False)
+    waves = waves * (2 * ELASTIC * bend)[:, None, None, None]
     bent = F.interpolate(waves, size=tuple(size), mode="bicubic", align_corners=True)
-    return grid + bent.permute(0, 2, 3, 1), numbers
+    return grid + bent.permute(0, 2, 3, 1)
 
 
 def moved(images: Tensor, grid: Tensor, numbers: Tensor) -> Tensor:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
 from medsynth.errors import MedsynthError, check_whole, is_number
-from medsynth.inference.generate import Drawn, Request, check_batch_size, check_request, sampled, square, write_images
+from medsynth.inference.generate import (
+    BLOCK,
+    Drawn,
+    Request,
+    blocks,
+    check_batch_size,
+    check_request,
+    sampled,
+    square,
+    write_images,
+)
 from medsynth.inference.image_folder import ImageFolder
+from medsynth.inference.label_maps import LabelSlice, read_label_slices, segmentation_classes
 from medsynth.inference.paths import STEPS, great_circle, strip_facts
 from medsynth.inference.reconstruct import covariates_of, label_index, read_stacks, reconstruct
 from medsynth.inference.route import forced
+from medsynth.models.flow.deformation import deformed
 from medsynth.models.flow.network import SOLVER_STEPS
 from medsynth.models.vaegan.network import VaeGan
 from medsynth.run.recipe import LoadedModel
@@ -24,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MODES = {"generate": False, "reconstruct": True, "interpolate": None, "edit": True}  # and whether they need an input
 UNREAD = {"reconstruct": ("label", "position", "covariates"), "edit": ("position",)}  # of a request, by mode
+MOST_DEFORMED = 2.0  # times as much as in training
 MIDDLE = 0.5  # position of the slice that stands for an image, unless another is requested
 
 
@@ -42,6 +57,8 @@ class VaeGanInference:
         batch_size: slices reconstructed or edited at a time.
         steps: of the prior's solver; None: `SOLVER_STEPS`.
         guidance: how strictly the prior follows conditions; 1 as learned, more exaggerates them.
+        segmentations: label maps to generate images of, as `read_label_slices` takes them; None: none.
+        deform: how much these are moved, bent and mirrored first; 0: not at all, 1: as images in training.
     """
 
     def __init__(
@@ -55,6 +72,8 @@ class VaeGanInference:
         batch_size: int,
         steps: int | None = None,
         guidance: float = 1.0,
+        segmentations: str | None = None,
+        deform: float = 0.0,
     ) -> None:
         check_request(model, VaeGan, "VAE-GAN", mode, MODES, bool(inputs))
         unread = UNREAD.get(mode, ("label", "covariates") if inputs else ())
@@ -66,6 +85,16 @@ class VaeGanInference:
         check_whole("steps", steps, 1)
         if not is_number(guidance) or not 0 <= guidance < float("inf"):
             raise MedsynthError(f"guidance is {guidance!r}: give 1, or a larger number such as 2")
+        if not is_number(deform) or not 0 <= deform <= MOST_DEFORMED:
+            raise MedsynthError(f"deform is {deform!r}: give a number from 0 to {MOST_DEFORMED:g}, such as 1")
+        if segmentations is None and (deform or output.layout == "nnunet"):
+            key = "deform is given" if deform else "layout is nnunet"
+            raise MedsynthError(f"{key} and there are no label maps: give a folder of them with --segmentations")
+        if segmentations is not None and mode != "generate":
+            raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
+        if segmentations is not None and request.position is not None:
+            raise MedsynthError("position is given, and label maps say themselves where they are: leave position null")
+        self.segmentations, self.deform = segmentations, deform
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
         self.condition = request.condition(model)
@@ -82,6 +111,8 @@ class VaeGanInference:
                 log.info("class and covariates of the inputs are not known: a datalist as input gives them")
             edit = Edit(model, request, self.condition["label"], self.solver)
             reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts, settings)
+        elif self.segmentations is not None:
+            self.draw_label_maps(settings)
         elif self.mode == "generate":
             drawn = sampled(model.network.sample, request, self.condition | self.solver)
             columns = square(request.num_images)
@@ -97,6 +128,61 @@ class VaeGanInference:
             settings |= forced(*self.inputs)
             facts = strip_facts(strips)
             write_images(drawn, strips * STEPS, request, model, self.output, STEPS, facts, settings)
+
+    def draw_label_maps(self, settings: dict[str, Any]) -> None:
+        """Generate an image of each label map; where there are more than images, of some, evenly spread."""
+        request, model, classes = self.request, self.model, segmentation_classes(self.model)
+        given = read_label_slices(self.segmentations, model, model.network.conditions.covariates)
+        count = request.num_images
+        log.info("%d slices of label maps for %d images", len(given), count)
+        chosen = [
+            given[i] for i in (np.arange(count) * len(given) // count if len(given) > count else range(len(given)))
+        ]
+        chosen = [self.deformed_map(chosen[i % len(chosen)], i, list(classes.values())) for i in range(count)]
+        origin = "deformed" if self.deform else "given"
+        facts = [
+            {"SegmentationOrigin": origin, "SegmentationDigest": one.digest, "SegmentationSlice": one.number}
+            for one in chosen
+        ]
+        codes = np.array(list(classes))
+        if self.output.layout == "nnunet":  # which needs codes without gaps
+            classes, codes = dict(enumerate(classes.values())), np.arange(len(classes))
+        maps = (codes[one.indices[0].numpy()] for one in chosen)
+        settings |= {"Deform": self.deform}
+        columns = square(count)
+        drawn = self.images_of(chosen)
+        write_images(drawn, count, request, model, self.output, columns, facts, settings, segmentations=maps)
+        self.output.describe_segmentations(classes)
+
+    def deformed_map(self, one: LabelSlice, index: int, names: list[str]) -> LabelSlice:
+        """The label map of an image of that index."""
+        if not self.deform:
+            return one
+        seed, may_mirror = self.request.random_seed(index, 1), self.model.preprocessing["plane"] != "sagittal"
+        return replace(one, indices=deformed(one.indices, names, self.deform, seed, may_mirror))
+
+    @torch.inference_mode()
+    def images_of(self, maps: Sequence[LabelSlice]) -> Iterator[Drawn]:
+        """An image of each label map, under what is requested, else under what is known of it."""
+        network, names = self.model.network, list(self.model.network.conditions.covariates)
+        prior, start = network.prior, 0
+        for count, seed in blocks(self.request):
+            own, start = maps[start : start + count], start + count
+            random = torch.Generator().manual_seed(seed)
+            noise = torch.randn(BLOCK, *prior.shape, generator=random)[:count]
+            label = torch.tensor(
+                [one.label if self.condition["label"] is None else self.condition["label"] for one in own]
+            )
+            position = torch.tensor([one.position for one in own])
+            covariates = torch.stack([one.covariates for one in own])
+            for name, value in (self.request.covariates or {}).items():
+                covariates[:, names.index(name)] = value
+            facts = label, position, covariates
+            device = prior.mean.device
+            given = network.given(torch.stack([one.indices for one in own]).to(device))
+            z = prior.travel(noise.to(device), *(fact.to(device) for fact in facts), **self.solver, given=given)
+            images = network.decode(z).clamp(-1, 1).cpu()
+            yield from zip(images, *(fact.tolist() for fact in facts), strict=True)
 
     def new_ends(self, strips: int) -> Iterator[tuple[Point, Point]]:
         """Pairs of random points."""

@@ -1,0 +1,67 @@
+"""Slices of label maps that come without an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+from monai.utils.enums import CommonKeys as Keys
+from monai.utils.enums import MetaKeys, SpaceKeys
+from numpy.typing import NDArray
+
+from medsynth.data.io.segmentations import as_indices, read_picture_segmentation, read_segmentation
+from medsynth.data.io.sources import is_picture
+from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing
+from medsynth.data.preprocessing.slice_space import SliceSpace
+from medsynth.data.preprocessing.transforms import SEGMENTATION, FitPicture, middle_of, of_each_class, resampled, window
+from medsynth.errors import MedsynthError
+
+LEAST_LABELLED = 0.01  # part of a slice
+
+
+def label_slices(
+    path: str | Path,
+    preprocessing: Preprocessing,
+    space: SliceSpace,
+    classes: Mapping[int, str],
+    middle: tuple[float, float],
+) -> NDArray[np.uint8]:
+    """The slices of a label map as a model learned them, (N, H, W), indices of the classes.
+
+    A volume is turned to the model's plane, resampled to its pixels, and cut so that the middle of what it shows comes
+    where that of the training label maps was; slices that show hardly anything are left out. A single slice that has
+    the model's size then is taken as it is.
+
+    Args:
+        preprocessing, space: of the model.
+        classes: names by code.
+        middle: row and column in the middle of the training label maps, see `SliceDataset.segmentation`.
+
+    Raises:
+        MedsynthError: what is wrong with it, in words that follow the file's name.
+    """
+    size = preprocessing.image_size
+    if is_picture(path):
+        codes = read_picture_segmentation(path)
+        indices = torch.from_numpy(as_indices(codes, classes))[None]
+        fitted = FitPicture(size)({Keys.IMAGE: indices.float(), SEGMENTATION: indices})
+        return fitted[SEGMENTATION].numpy()
+    codes, affine = read_segmentation(path)
+    volume = MetaTensor(torch.from_numpy(as_indices(codes, classes))[None], affine, {MetaKeys.SPACE: SpaceKeys.RAS})
+    volume = Orientation(PLANES[space.plane], labels=None)(volume)
+    spacing = [float(mm) for mm in volume.pixdim[:2]]
+    indices = volume.as_tensor()[0].permute(2, 0, 1)
+    if not np.allclose(spacing, space.spacing_mm, rtol=1e-3, atol=0):
+        indices = of_each_class(indices, lambda share: resampled(share, spacing, space.spacing_mm))
+    if tuple(indices.shape) == (1, size, size):
+        return indices.numpy()
+    own = middle_of(indices.numpy())
+    if own is None:
+        raise MedsynthError("is empty: it holds nothing but 0")
+    starts = [round(here - there) for here, there in zip(own, middle, strict=True)]
+    found = window(indices, starts, (size, size), 0).numpy()
+    return found[(found > 0).mean(axis=(1, 2)) >= LEAST_LABELLED] if len(found) > 1 else found

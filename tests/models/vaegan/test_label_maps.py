@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medsynth.data.datalist import datalist
+from medsynth.errors import as_line
+from medsynth.inference.image_folder import read_sidecar
+
+BUNDLE = Path(__file__).parents[3] / "bundles" / "vaegan"
+CLASSES = {"0": "background", "2": "left lobe", "5": "right lobe"}
+
+
+@pytest.fixture
+def infer(tmp_path):
+    """Run the bundle; returns the rows of images.csv."""
+
+    def run(checkpoint: Path, segmentations: Path | None, **overrides: object) -> list[dict[str, str]]:
+        arguments = {"checkpoint": str(checkpoint), "output_dir": str(tmp_path / "out"), "device": "cpu", "steps": 1}
+        arguments |= {"segmentations": segmentations and str(segmentations), "overwrite": True} | overrides
+        monai.bundle.run("inference", config_file=str(BUNDLE / "inference.json"), **arguments)
+        return list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(model_pt) -> Path:
+    """A model of 16 pixels of 4 mm, to which label maps matter."""
+    return model_pt(segmentation=CLASSES, spread=0.15)
+
+
+@pytest.fixture
+def maps(tmp_path: Path, save: Callable) -> Path:
+    """A label map of 2 mm, of two lobes beside each other, off the middle; 6 of its 8 slices show something."""
+    labels = np.zeros((40, 36, 8), np.int16)
+    labels[6:16, 8:24, 1:7], labels[16:22, 8:24, 1:7] = 2, 5
+    return save(tmp_path / "maps" / "a_dseg.nii.gz", labels).parent
+
+
+def read(folder: Path, rows: list[dict[str, str]], key: str) -> np.ndarray:
+    return np.stack([nib.load(folder / row[key]).get_fdata()[..., 0] for row in rows])
+
+
+def refusal(run: Callable) -> str:
+    with pytest.raises(Exception, match=".") as refused:
+        run()
+    return as_line(refused.value)
+
+
+def test_each_image_comes_with_its_label_map_on_the_same_grid(infer, checkpoint, maps, tmp_path):
+    rows, out = infer(checkpoint, maps, num_images=8), tmp_path / "out"
+    assert len(rows) == 8  # of 6 slices: two of them twice
+    images, labels = read(out, rows, "file"), read(out, rows, "segmentation")
+    for row in rows:
+        pair = [nib.load(out / row[key]) for key in ("file", "segmentation")]
+        assert pair[0].shape == pair[1].shape == (16, 16, 1)
+        np.testing.assert_array_equal(pair[0].affine, pair[1].affine)
+        sidecar = read_sidecar(out / row["file"])
+        assert sidecar["SegmentationOrigin"] == "given"
+        assert len(sidecar["SegmentationDigest"]) == 64
+        assert sidecar["Segmentation"] == row["segmentation"]
+        assert row["segmentation"].startswith("segmentations/vaegan_")
+    expected = np.zeros((16, 16))  # rows from front to back, columns from right to left; in the middle of the slice
+    expected[4:12, 4:7], expected[4:12, 7:12] = 5, 2
+    np.testing.assert_array_equal(labels, np.broadcast_to(expected, labels.shape))
+    assert (out / "segmentations" / "dseg.tsv").read_text().splitlines()[2] == "2\tleft lobe"
+    assert not np.allclose(images[0], images[1])
+    other = infer(checkpoint, maps, num_images=2, guidance=0.0)
+    assert not np.allclose(read(out, other, "file"), images[:2])
+    assert len(list((out / "segmentations").glob("*.nii.gz"))) == 2  # those of the earlier call are gone
+
+
+def test_written_label_maps_are_taken_as_they_are(infer, checkpoint, maps, tmp_path):
+    out = tmp_path / "out"
+    first = read(out, infer(checkpoint, maps, num_images=3, deform=1.0), "segmentation")
+    assert read_sidecar(next((out / "images").glob("*.nii.gz")))["SegmentationOrigin"] == "deformed"
+    (out / "segmentations").rename(tmp_path / "again")
+    np.testing.assert_array_equal(read(out, infer(checkpoint, tmp_path / "again", num_images=3), "segmentation"), first)
+
+
+def test_the_layout_of_nnunet_has_codes_without_gaps(infer, checkpoint, maps, tmp_path):
+    rows, out = infer(checkpoint, maps, num_images=2, layout="nnunet"), tmp_path / "out"
+    names = [f"vaegan_unlabelled_0_000{i}" for i in range(2)]
+    assert [row["file"] for row in rows] == [f"imagesTr/{name}_0000.nii.gz" for name in names]
+    assert [row["segmentation"] for row in rows] == [f"labelsTr/{name}.nii.gz" for name in names]
+    assert set(np.unique(read(out, rows, "segmentation"))) == {0, 1, 2}
+    content = json.loads((out / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "left lobe": 1, "right lobe": 2}
+    assert (content["numTraining"], content["file_ending"]) == (2, ".nii.gz")
+
+
+def test_label_maps_of_a_datalist_are_cut_as_its_images_are(infer, checkpoint, maps, head, save, tmp_path):
+    volume = head((40, 36, 8))
+    image, labels = (
+        save(tmp_path / "a_T1w.nii.gz", volume),
+        save(tmp_path / "a.nii.gz", (volume > 0).astype(np.int16) * 2),
+    )
+    entry = {"image": str(image), "segmentation": str(labels), "subject": "a", "label": "NC"}
+    listed = datalist.Datalist("a", {"training": [entry], "validation": [], "test": []})
+    datalist.write(tmp_path / "list.json", listed)
+    rows = infer(checkpoint, tmp_path / "list.json", num_images=3)
+    assert {row["label"] for row in rows} == {"NC"}
+    assert [float(row["position"]) for row in rows] == sorted({float(row["position"]) for row in rows})
+    assert set(np.unique(read(tmp_path / "out", rows, "segmentation"))) == {0, 2}
+
+
+def test_a_model_of_pictures_draws_label_maps_as_png(infer, model_pt, tmp_path):
+    checkpoint = model_pt("image", (0.0, 255.0), segmentation=CLASSES, spread=0.15)
+    labels = np.zeros((16, 16), np.uint8)
+    labels[3:9, 5:12] = 5
+    (tmp_path / "maps").mkdir()
+    Image.fromarray(labels).save(tmp_path / "maps" / "a.png")
+    (row,) = infer(checkpoint, tmp_path / "maps", num_images=1, format="png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["segmentation"])), labels)
+
+
+def test_what_cannot_be_drawn_is_refused_in_a_line(infer, checkpoint, model_pt, maps, save, tmp_path):
+    def refused(segmentations: Path | None = maps, model: Path = checkpoint, **more: object) -> str:
+        return refusal(lambda: infer(model, segmentations, num_images=2, **more))
+
+    assert "layout is nnunet and there are no label maps" in refused(None, layout="nnunet")
+    assert "deform is 3: give a number from 0 to 2" in refused(deform=3)
+    assert "mode is interpolate, where segmentations change nothing" in refused(mode="interpolate")
+    assert "position is given, and label maps say themselves where they are" in refused(position=0.5)
+    assert "does not exist: give a label map, a folder" in refused(tmp_path / "none")
+    (maps / "dseg.tsv").write_text("index\tname\n2\tliver\n")
+    assert "code 2 is liver in" in refused()
+    (maps / "dseg.tsv").unlink()
+    save(maps / "b_dseg.nii.gz", np.full((8, 8, 8), 7, np.int16))
+    assert "b_dseg.nii.gz holds the code 7, and the classes have 0, 2, 5" in refused()
+    save(maps / "b_dseg.nii.gz", np.zeros((8, 8, 8), np.int16))
+    assert "b_dseg.nii.gz is empty: it holds nothing but 0" in refused()
+    assert not (tmp_path / "out").exists()
+    assert "the model learned without label maps: train one with --use_segmentation true" in refused(model=model_pt())
+
+
+def test_a_model_with_label_maps_draws_and_edits_without_them(infer, checkpoint, tmp_path):
+    (row,) = infer(checkpoint, None, num_images=1)
+    assert "segmentation" not in row
+    image = nib.load(tmp_path / "out" / row["file"]).get_fdata()
+    assert np.isfinite(image).all()
+    assert torch.tensor(image).std() > 0
