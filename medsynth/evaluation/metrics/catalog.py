@@ -68,6 +68,13 @@ CATALOG = {
     ),
     "utility_tstr": Entry("higher", "", "train on synthetic, test on real images", None, ANY),
     "utility_augmented": Entry("higher", "", "train on real plus synthetic, test on real images", None, ANY),
+    "dice_tstr": Entry(
+        "higher", "", "Dice in real patients of a segmenter that learned from synthetic images alone", None, SHARE
+    ),
+    "dice_augmented": Entry("higher", "", "the same, learned from real and synthetic images", None, SHARE),
+    "dice_shown": Entry(
+        "higher", "", "Dice of a segmenter that learned from real images, in synthetic ones", None, SHARE
+    ),
 }
 """`swd_<pixels>` are parts of `swd`. Of volumes, `fd_pca/axial` is of axial slices, `fd_pca/volume` of whole ones."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.region import first_images
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.distribution.image_set import ImageSet
+from medsynth.evaluation.metrics.segmentation_utility import LabelledSet
 from medsynth.evaluation.report import synthetic
 from medsynth.evaluation.report.held_out import Patients, check_split, held_out_entries
 from medsynth.evaluation.report.synthetic import SyntheticFile
@@ -54,10 +55,22 @@ class Preparation:
     def __post_init__(self) -> None:
         check_split(self.split)
 
-    def slices(self, entries: Sequence[dict[str, Any]], preprocessing: Preprocessing, classes: Sequence[str] = ()):
+    def slices(
+        self,
+        entries: Sequence[dict[str, Any]],
+        preprocessing: Preprocessing,
+        classes: Sequence[str] = (),
+        segmentation_classes: Mapping[int, str] | None = None,
+    ):
         """The prepared slices of some images, as a `SliceDataset`."""
         return SliceDataset(
-            entries, preprocessing, classes, self.cache_dir, self.num_workers, max_bad_fraction=self.max_bad_fraction
+            entries,
+            preprocessing,
+            classes,
+            self.cache_dir,
+            self.num_workers,
+            max_bad_fraction=self.max_bad_fraction,
+            segmentation_classes=segmentation_classes,
         )
 
 
@@ -74,6 +87,8 @@ class Sets:
         classes: of the training split.
         facts: what a reader must know about them, by name, in plain values.
         left_out: synthetic images that could not be used, and why.
+        labelled: the same real training, real held-out and synthetic images with their label maps, and the names of
+            the classes; None where one of the sets has none.
     """
 
     train: ImageSet
@@ -84,6 +99,7 @@ class Sets:
     classes: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    labelled: tuple[LabelledSet, LabelledSet, LabelledSet, list[str]] | None = None
 
 
 def read_sets(
@@ -110,7 +126,8 @@ def read_sets(
         spacing = _spacing(files[0])
     _check_size(fake, preprocessing)
     others = held_out_entries(data, preparation.split)
-    train, held_out = _real(data, others, preprocessing, preparation, spacing)
+    segmented = _segmentation_classes(files, [*data.split("training"), *others], data)
+    train, held_out = _real(data, others, preprocessing, preparation, spacing, segmented)
     patients = Patients.of(others, held_out.subjects)
     facts = {
         "real": data.name if isinstance(real, Datalist) else str(real or "built-in phantom"),
@@ -120,16 +137,31 @@ def read_sets(
         "preprocessing": train.preprocessing.to_dict(),
         "pixel_mm": None if preprocessing.modality == "image" else list(train.spacing_mm),
     } | patients.facts
-    return Sets(
-        _image_set(train, data.classes, "real training images"),
-        _image_set(held_out, data.classes, "real held-out images"),
-        fake,
-        patients,
-        names,
-        data.classes,
-        facts,
-        left_out,
-    )
+    train_set = _image_set(train, data.classes, "real training images")
+    held_out_set = _image_set(held_out, data.classes, "real held-out images")
+    labelled = None
+    if segmented:
+        maps = synthetic.read_maps([file for file in files if file.path.name in set(names)], segmented)
+        labelled = (
+            _labelled(train_set, train),
+            _labelled(held_out_set, held_out),
+            LabelledSet(fake.images, maps, list(fake.subjects)),
+            list(segmented.values()),
+        )
+    return Sets(train_set, held_out_set, fake, patients, names, data.classes, facts, left_out, labelled)
+
+
+def _segmentation_classes(
+    files: Sequence[SyntheticFile], entries: Sequence[dict[str, Any]], data: Datalist
+) -> dict[int, str]:
+    """The classes of the label maps, if all images have one; else none."""
+    is_labelled = all(file.segmentation for file in files) and all(entry.get("segmentation") for entry in entries)
+    return data.segmentation_classes if is_labelled else {}
+
+
+def _labelled(images: ImageSet, made: SliceDataset) -> LabelledSet:
+    maps = made.stored_slices[made.views["segmentation"][:, 0]].astype(np.uint8)
+    return LabelledSet(images.images, maps, list(images.subjects))
 
 
 def _is_of_other_size(files: Sequence[SyntheticFile], preprocessing: Preprocessing) -> bool:
@@ -155,9 +187,10 @@ def _real(
     preprocessing: Preprocessing,
     preparation: Preparation,
     spacing: tuple[float, float] | None,
+    segmented: Mapping[int, str],
 ) -> tuple[SliceDataset, SliceDataset]:
     """Training and held-out slices, with pixels as wide as those of the synthetic images."""
-    train = preparation.slices(data.split("training"), preprocessing, data.classes)
+    train = preparation.slices(data.split("training"), preprocessing, data.classes, segmented)
     if spacing is not None and not np.allclose(train.spacing_mm, spacing, rtol=SAME_SPACING, atol=0):
         if preparation.spacing_mm is not None:
             raise MedsynthError(
@@ -165,10 +198,9 @@ def _real(
                 f"{spacing[0]:g} x {spacing[1]:g} mm: leave spacing_mm out"
             )
         log.info("real slices are brought to the %g x %g mm of the synthetic images", *spacing)
-        train = preparation.slices(
-            data.split("training"), replace(train.preprocessing, spacing_mm=spacing), data.classes
-        )
-    return train, preparation.slices(others, train.preprocessing, data.classes)
+        at_their_spacing = replace(train.preprocessing, spacing_mm=spacing)
+        train = preparation.slices(data.split("training"), at_their_spacing, data.classes, segmented)
+    return train, preparation.slices(others, train.preprocessing, data.classes, segmented)
 
 
 def read_real_datalist(real: str | None, labels: str | Sequence[str] | None = None) -> Datalist:

@@ -18,6 +18,7 @@ from medsynth.evaluation.metrics.distribution.inception import inception_distanc
 from medsynth.evaluation.metrics.distribution.separation import separation
 from medsynth.evaluation.metrics.distribution.set_measures import LEAST_IMAGES, UnpairedResult, evaluate_unpaired
 from medsynth.evaluation.metrics.result import Measure
+from medsynth.evaluation.metrics.segmentation_utility import segmentation_measures
 from medsynth.evaluation.report.compared_sets import Preparation, Sets, read_sets
 from medsynth.evaluation.report.folder import ReportFolder, provenance
 from medsynth.evaluation.report.page import Page
@@ -94,6 +95,9 @@ class UnpairedEvaluation:
             cache_dir=self.preparation.cache_dir or default_folder(),
             utility=self.utility,
         )
+        if self.utility and sets.labelled is not None:
+            log.info("training three segmenters: some minutes")
+            result.measures.extend(segmentation_measures(*sets.labelled, self.seed))
         if self.inception is not None:
             three = (sets.train, sets.held_out, sets.synthetic)
             result.measures.append(inception_distance(self.inception, *three, self.seed, self.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from medsynth.data.datalist import datalist
 from medsynth.data.io import sources
 from medsynth.data.io.header import unreadable
+from medsynth.data.io.segmentations import as_codes, names_beside, read_picture_segmentation
 from medsynth.data.preprocessing.pipelines import CT_WINDOWS_HU, as_grey
 from medsynth.errors import MedsynthError, check_whole
 
@@ -44,6 +45,13 @@ class SyntheticFile:
         """Slice position in [0, 1], NaN if unknown."""
         value = self.sidecar.get("Position")
         return float("nan") if value is None else float(value)
+
+    @property
+    def segmentation(self) -> Path | None:
+        """Its label map; None if it has none."""
+        named = self.sidecar.get("Segmentation")
+        path = self.path.parents[1] / str(named) if named else None
+        return path if path is not None and path.is_file() else None
 
 
 def find(path: str | None) -> list[SyntheticFile]:
@@ -105,6 +113,37 @@ def is_volume(file: SyntheticFile) -> bool:
         return sources.read_header(file.path).shape[2] > 1
     except MedsynthError as error:
         raise MedsynthError(f"{file.path} {error}") from error
+
+
+def read_maps(files: Sequence[SyntheticFile], classes: Mapping[int, str]) -> Array:
+    """The label maps of slices, (N, H, W) uint8, indices of these classes, names by code.
+
+    Raises:
+        MedsynthError: one has a class of another name.
+    """
+    named, source = names_beside(file.segmentation for file in files)
+    order, found = list(classes.values()), []
+    for file in files:
+        codes = _codes(file.segmentation)
+        held = {code: named.get(code, classes.get(code)) for code in np.unique(codes).tolist()}
+        held[0] = classes[0]  # the background, whatever its name
+        if unknown := [name or code for code, name in held.items() if name not in order]:
+            raise MedsynthError(
+                f"label map {file.segmentation} holds {unknown[0]}, and the real images have {', '.join(order)}: give "
+                f"the classes the same names ({source or 'a dseg.tsv beside the maps'})"
+            )
+        table = np.zeros(int(codes.max()) + 1, np.uint8)
+        table[[code for code in held if code < len(table)]] = [
+            order.index(name) for code, name in held.items() if code < len(table)
+        ]
+        found.append(table[codes])
+    return np.stack(found)
+
+
+def _codes(path: Path) -> Array:
+    if sources.is_picture(path):
+        return read_picture_segmentation(path)
+    return as_codes(nib.load(path).get_fdata()[..., 0])
 
 
 def read_slices(
