@@ -84,7 +84,7 @@ def learn(images: LabelledSet, classes: int, seed: int) -> nn.Module:
     network = UNet(2, 1, classes, CHANNELS, STRIDES, num_res_units=UNITS)
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
-    loss_of = DiceCELoss(to_onehot_y=True, softmax=True)
+    loss_of = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)  # a small class is absent from most slices
     inputs, targets = torch.from_numpy(images.images)[:, None], torch.from_numpy(images.maps)[:, None]
     for _ in range(STEPS):
         some = torch.randint(len(inputs), (BATCH,), generator=random)
