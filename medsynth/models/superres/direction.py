@@ -126,6 +126,13 @@ def thick_plane(header: Header) -> str | None:
     return plane if slice_mm(header, plane) >= LEAST_RATIO * in_plane(header.spacing_mm, plane).max() else None
 
 
+def across(plane: str) -> tuple[str, bool]:
+    """A plane of cuts across the slices of another, and whether these are its columns instead of its rows."""
+    axis = axis_of(PLANES[plane][2])[0]
+    cut = next(name for name in ("coronal", "axial") if name != plane)
+    return cut, axis_of(PLANES[cut][1])[0] == axis
+
+
 def slice_mm(header: Header, plane: str) -> float:
     """Distance between the slices of a plane."""
     return header.spacing_mm[axis_of(PLANES[plane][2])[0]]

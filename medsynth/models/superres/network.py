@@ -163,6 +163,7 @@ class RRDBNet(nn.Module):
         for name, value in (("channels", channels), ("blocks", blocks), ("growth", growth)):
             check_whole(name, value, 1)
         self.scale, self.degradation, self.neighbours, self.consistent = scale, degradation, neighbours, consistent
+        self.fill = fill
         through = degradation in PROFILES
         self.grids = SliceGrids(scale, degradation, fill) if through else PixelGrids(scale, degradation)
         self.step = self.grids.step
@@ -191,7 +192,7 @@ class RRDBNet(nn.Module):
     def at(self, scale: float) -> RRDBNet:
         """The same network, of the same weights, for slices through the plane that lie at another distance."""
         other = copy.copy(self)
-        other.scale, other.grids = scale, SliceGrids(scale, self.degradation, self.grids.fill)
+        other.scale, other.grids = scale, SliceGrids(scale, self.degradation, self.fill)
         return other
 
     def interpolation(self, images: Tensor) -> Tensor:

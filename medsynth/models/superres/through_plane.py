@@ -115,7 +115,7 @@ def through(slices: Tensor, rows: int, upscaler: SliceUpscaler) -> Tensor:
     fine, lowest = (along_rows + along_columns) / 2, float(slices.min())
     if not network.consistent:
         return fine.clamp_min(lowest)
-    profile = network.degradation, network.grids.fill
+    profile = network.degradation, network.fill
     return put_back_above(slices.flatten(1), fine.flatten(1), *profile, lowest).reshape(fine.shape)
 
 

@@ -8,9 +8,11 @@ import pytest
 from nibabel.orientations import axcodes2ornt
 
 from medsynth.data.io.sources import read_header
+from medsynth.data.preprocessing.foreground import axis_of
+from medsynth.data.preprocessing.pipelines import PLANES
 from medsynth.errors import MedsynthError
 from medsynth.models.superres.degradation import kind_of
-from medsynth.models.superres.direction import direction_of, load_scans, thick_plane
+from medsynth.models.superres.direction import across, direction_of, load_scans, thick_plane
 
 
 @pytest.fixture
@@ -107,3 +109,12 @@ def test_a_folder_of_several_scans_is_no_datalist(scan):
     scan(1, 5, 1)
     with pytest.raises(MedsynthError, match="holds 2 images: make a datalist of them"):
         load_scans(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("plane", "cut", "columns"),
+    [("axial", "coronal", False), ("coronal", "axial", False), ("sagittal", "coronal", True)],
+)
+def test_cuts_across_a_plane_have_its_slices_as_rows_or_columns(plane, cut, columns):
+    assert across(plane) == (cut, columns)
+    assert axis_of(PLANES[cut][int(columns)])[0] == axis_of(PLANES[plane][2])[0]

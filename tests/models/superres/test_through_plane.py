@@ -98,12 +98,12 @@ def test_the_slice_axis_is_the_coarsest_whatever_plane_the_model_learned_from(fi
 def test_means_over_each_slice_of_what_is_made_are_what_was_measured(options):
     made = network(**options)
     truth = (torch.rand(50, 143, generator=torch.Generator().manual_seed(0)) * 1.5 - 1.2).clamp_min(-1)
-    slices = to_slices(truth, 9, made.degradation, made.grids.fill).reshape(9, 13, 11)
+    slices = to_slices(truth, 9, made.degradation, made.fill).reshape(9, 13, 11)
     fine = through(slices, 50, SliceUpscaler(made))
     assert fine.shape == (50, 13, 11)
     assert fine.min() >= slices.min()
     assert (fine - through(slices, 50, SliceUpscaler(RRDBNet(**RRDB | BOX | options).eval()))).abs().max() > 0.01
-    found = to_slices(fine.flatten(1), 9, made.degradation, made.grids.fill).reshape(slices.shape)
+    found = to_slices(fine.flatten(1), 9, made.degradation, made.fill).reshape(slices.shape)
     torch.testing.assert_close(found, slices, atol=0.02, rtol=0)  # of noise, the worst
 
 
