@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 STAGES = [(path.parent.name, path.name) for path in sorted(ROOT.glob("bundles/*/train*.json"))]
 TINY = {
     "image_size": 32,
-    "size": [32, 32, 40],
+    "size": [16, 16, 24],
     "detail_channels": [32, 32],
     "batch_size": 2,
     "epoch_length": 2,

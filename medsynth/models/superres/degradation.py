@@ -12,36 +12,51 @@ from torch import Tensor
 
 from medsynth.errors import MedsynthError
 from medsynth.nn.resampling import average, truncate
+from medsynth.nn.slice_profile import PROFILES, to_slices
 
 KINDS = {"kspace": truncate, "area": average}
 OF_MODALITY = {"mri": "kspace", "ct": "area", "image": "area"}
 SCALES = (2, 4)
+LEAST_RATIO = 1.5  # of the distance between slices to the fine spacing: below, there is nothing to gain
+MOST_FILL = 2.0  # of a slice's thickness to the distance between slices: farther slices tell next to nothing new
 
 Range = Sequence[float]
 
 
-def degrade(images: Tensor, scale: int, kind: str, noise: Range | None = None, blur: Range | None = None) -> Tensor:
+def degrade(
+    images: Tensor,
+    scale: float,
+    kind: str,
+    noise: Range | None = None,
+    blur: Range | None = None,
+    fill: float = 1.0,
+) -> Tensor:
     """The coarse images (..., rows / scale, columns / scale) of fine ones, both of the same field of view.
+
+    With `box` and `gaussian`, the rows are what thick slices consist of: (..., rows / scale rounded, columns).
 
     Args:
         images: (..., rows, columns) in [-1, 1], -1 being no signal.
-        scale: 2 or 4.
-        kind: `kspace` (MRI): the outer frequencies are not measured; `area` (CT): the mean over each coarse pixel.
+        scale: 2 or 4; of thick slices, the distance between them in fine rows, at least `LEAST_RATIO`.
+        kind: `kspace` (MRI): the outer frequencies are not measured; `area` (CT): the mean over each coarse pixel;
+            `box` or `gaussian`: the profile of thick slices, see `medsynth.nn.slice_profile`.
         noise: (low, high), range of the standard deviation, as a share of the intensity range; one draw per image. With
             `kspace` it is Rician: in both parts of a complex signal, of which the magnitude is taken.
         blur: (low, high), range of the standard deviation of a Gaussian in fine pixels; one draw per image.
+        fill: of thick slices, thickness over the distance between them.
 
     Raises:
         MedsynthError: an unknown scale or kind, an invalid range, or sides that are no multiples of the scale.
     """
-    check(scale, kind, noise, blur)
-    if any(side % scale for side in images.shape[-2:]):
+    check(scale, kind, noise, blur, fill)
+    if kind in KINDS and any(side % scale for side in images.shape[-2:]):
         rows, columns = images.shape[-2:]
         raise MedsynthError(f"{rows} x {columns} pixels are no multiples of scale {scale}: crop or pad them")
     fine = images.float()
     if blur is not None:
         fine = _blurred(fine, _draws(blur, fine))
-    coarse = KINDS[kind](fine, scale)
+    through = kind in PROFILES
+    coarse = to_slices(fine, round(fine.shape[-2] / scale), kind, fill) if through else KINDS[kind](fine, scale)
     if noise is None:
         return coarse
     deviation = 2 * _draws(noise, coarse)
@@ -54,33 +69,60 @@ class Degradation:
     """`degrade` with its settings, which are checked.
 
     Args:
-        scale, kind, noise, blur: as `degrade` takes them.
+        scale, kind, noise, blur, fill: as `degrade` takes them.
     """
 
-    scale: int
+    scale: float
     kind: str
     noise: Range | None = None
     blur: Range | None = None
+    fill: float = 1.0
 
     def __post_init__(self) -> None:
-        check(self.scale, self.kind, self.noise, self.blur)
+        check(self.scale, self.kind, self.noise, self.blur, self.fill)
 
     def __call__(self, images: Tensor) -> Tensor:
         """The coarse images of fine ones."""
-        return degrade(images, self.scale, self.kind, self.noise, self.blur)
+        return degrade(images, self.scale, self.kind, self.noise, self.blur, self.fill)
+
+    @property
+    def multiple(self) -> int:
+        """What sides of fine images must be a multiple of."""
+        return 1 if self.kind in PROFILES else self.scale
+
+    def fitting(self, images: Tensor) -> Tensor:
+        """Fine images without the last rows where these fill no whole thick slice."""
+        if self.kind not in PROFILES:
+            return images
+        return images[..., : round(int((images.shape[-2] + 0.5) / self.scale) * self.scale), :]
 
 
-def kind_of(degradation: str | None, modality: str) -> str:
-    """The kind of degradation: None stands for `kspace` for `mri` and `area` for other modalities."""
-    return OF_MODALITY.get(modality, "area") if degradation is None else degradation
+def kind_of(degradation: str | None, modality: str, direction: str = "in_plane") -> str:
+    """The kind of degradation: None stands for `kspace` for `mri` and `area` for others, or `box` through the plane.
+
+    Raises:
+        MedsynthError: a kind that is not one of that direction.
+    """
+    usual = OF_MODALITY.get(modality, "area") if direction == "in_plane" else "box"
+    kinds = tuple(KINDS) if direction == "in_plane" else PROFILES
+    if degradation not in (None, *kinds):
+        raise MedsynthError(f"degradation is {degradation!r}: choose one of {', '.join(kinds)} (direction {direction})")
+    return usual if degradation is None else degradation
 
 
-def check(scale: int, kind: str, noise: Range | None = None, blur: Range | None = None) -> None:
+def check(scale: float, kind: str, noise: Range | None = None, blur: Range | None = None, fill: float = 1.0) -> None:
     """Refuse arguments that `degrade` does not support."""
-    if scale not in SCALES:
+    if kind not in (*KINDS, *PROFILES):
+        raise MedsynthError(f"degradation is {kind!r}: choose one of {', '.join((*KINDS, *PROFILES))}")
+    if kind in KINDS and scale not in SCALES:
         raise MedsynthError(f"scale is {scale!r}: choose 2 or 4")
-    if kind not in KINDS:
-        raise MedsynthError(f"degradation is {kind!r}: choose one of {', '.join(KINDS)}")
+    if kind in PROFILES and not LEAST_RATIO <= scale < math.inf:
+        raise MedsynthError(f"slices lie {scale:.3g} fine pixels apart: {LEAST_RATIO} or more are needed")
+    if kind in PROFILES and not 0 < fill <= MOST_FILL:
+        raise MedsynthError(
+            f"slices are {fill:.3g} times as thick as the distance between them: more than 0, and up to {MOST_FILL:g} "
+            "times, can be used: check thickness and gap"
+        )
     for name, given in (("noise", noise), ("blur", blur)):
         if given is None:
             continue

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, Transform
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from tqdm import tqdm
 
-from medsynth.data.io.sources import Source
+from medsynth.data.io.sources import Source, read_header
 from medsynth.data.phantom import default
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, locate, read_picture, volume_bounds
 from medsynth.data.preprocessing.preparation import channel_slices
@@ -32,9 +34,12 @@ from medsynth.evaluation.report.page import Page, plain
 from medsynth.evaluation.report.verdict import Verdict
 from medsynth.inference.image_folder import spread
 from medsynth.models.superres.degradation import Degradation
+from medsynth.models.superres.direction import across, thick_plane
 from medsynth.models.superres.inference import SliceUpscaler, load_upscaler
+from medsynth.models.superres.network import RRDBNet
 from medsynth.models.superres.upscaling_sections import Case, superres_sections
 from medsynth.models.superres.upscaling_verdict import superres_verdicts
+from medsynth.nn.slice_profile import PROFILES
 from medsynth.run.recipe import LoadedModel, load_model
 
 NETWORK, COMPARED, FIRST_STAGE = "network", "compared network", "first stage"
@@ -64,6 +69,16 @@ class Truth:
         """(N, H, W) in [0, 1]."""
         return _unit(self.slices[:, self.slices.shape[1] // 2])
 
+    def transposed(self) -> Truth:
+        """Rows become columns."""
+        rows, columns = self.spacing_mm
+        return Truth(self.slices.transpose(2, 3), self.head.transpose(0, 2, 1), (columns, rows))
+
+    def fitting(self, degradation: Degradation) -> Truth:
+        """Without the last rows where these fill no whole thick slice."""
+        slices = degradation.fitting(self.slices)
+        return replace(self, slices=slices, head=self.head[:, : slices.shape[2]])
+
 
 def read_truth(source: Source, preprocessing: Preprocessing, scale: int, most_slices: int) -> Truth:
     """Evenly spread slices of a scan, prepared as for training but at their full size.
@@ -89,6 +104,18 @@ def read_truth(source: Source, preprocessing: Preprocessing, scale: int, most_sl
     except CannotMeasure as error:
         raise MedsynthError(f"shows no patient in the intensity window: {error}") from error
     return Truth(planes[channels[some]], np.moveaxis(head, -1, 0)[some], spacing_mm)
+
+
+def read_cuts(source: Source, preprocessing: Preprocessing, degradation: Degradation, most_slices: int) -> Truth:
+    """Cuts across the slices of a scan whose voxels are alike on all sides, these as rows; thick slices, as they are.
+
+    What lies between thick slices is not known. In their plane, a network is judged as it learns.
+    """
+    plane, transposed = thick_plane(read_header(source)), False
+    if plane is None:
+        plane, transposed = across(preprocessing.plane)
+    truth = read_truth(source, replace(preprocessing, plane=plane), 1, most_slices)
+    return (truth.transposed() if transposed else truth).fitting(degradation)
 
 
 def _steps(preprocessing: Preprocessing) -> tuple[list[Transform], list[Transform]]:
@@ -136,8 +163,9 @@ class SuperResolutionEvaluation:
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         network = upscaler.network
         self.degradation = Degradation(
-            network.scale, network.degradation, model.extra.get("noise"), model.extra.get("blur")
+            network.scale, network.degradation, model.extra.get("noise"), model.extra.get("blur"), network.fill
         )
+        self.interpolations = _interpolations(network)
         self.model, self.real, self.output = model, real, output
         self.slices_per_subject, self.split, self.seed = slices_per_subject, split, seed
         first_stage = Path(checkpoint).with_name(FIRST_STAGE_FILE)
@@ -154,7 +182,7 @@ class SuperResolutionEvaluation:
         for index, entry in enumerate(tqdm(entries, desc="evaluating", unit="subject")):
             source = Source.of(entry)
             try:
-                truth = read_truth(source, self.preprocessing, self.degradation.scale, self.slices_per_subject)
+                truth = self._truth(source)
             except MedsynthError as error:
                 reasons.append(f"{source.path} {error}")
                 continue
@@ -165,6 +193,11 @@ class SuperResolutionEvaluation:
             log.warning("left out: %s", reason)
         patients = Patients.of(entries, [case.subject for case in cases])
         return self._write(rows, cases, data.digest, patients)
+
+    def _truth(self, source: Source) -> Truth:
+        if self.degradation.kind in PROFILES:
+            return read_cuts(source, self.preprocessing, self.degradation, self.slices_per_subject)
+        return read_truth(source, self.preprocessing, self.degradation.scale, self.slices_per_subject)
 
     def _case(self, subject: str, truth: Truth, seed: int, rows: dict[str, list[Row]]) -> Case:
         """Measure a subject, adding a row for each method."""
@@ -182,14 +215,14 @@ class SuperResolutionEvaluation:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             coarse = self.degradation(truth.slices)
-        middle, scale = coarse[:, coarse.shape[1] // 2], self.degradation.scale
-        made = {name: _unit(method(middle, scale)) for name, method in INTERPOLATIONS.items()}
+        middle = coarse[:, coarse.shape[1] // 2]
+        made = {name: _unit(method(middle)) for name, method in self.interpolations.items()}
         return made | {name: _unit(upscaler(coarse)) for name, upscaler in self.upscalers.items()}, coarse
 
     def _write(
         self, rows: dict[str, list[Row]], cases: Sequence[Case], digest: str, patients: Patients
     ) -> list[Verdict]:
-        baselines = list(INTERPOLATIONS)
+        baselines = list(self.interpolations)
         measures = summarize(rows, NETWORK, baselines, self.seed)
         _, *compared = self.upscalers
         found = superres_verdicts(rows, measures, NETWORK, baselines, *compared)
@@ -215,7 +248,7 @@ class SuperResolutionEvaluation:
             for index, case in enumerate(cases)
         ]
         summary = (
-            f"{len(cases)} scans made coarser {scale} times ({made}) and finer again by a network and by "
+            f"{len(cases)} scans made coarser {scale:.3g} times ({made}) and finer again by a network and by "
             f"{len(baselines)} interpolations, beside the truth. {patients.words}"
         )
         printed = {name.replace("_", " "): plain(value) for name, value in facts.items()}
@@ -232,7 +265,7 @@ def _other(path: str | Path, upscaler: SliceUpscaler) -> SliceUpscaler:
     network = upscaler.network
     model = load_model(path, next(network.parameters()).device)
     other = load_upscaler(model, upscaler.tile_size, None, upscaler.ensemble, upscaler.batch_size, upscaler.amp)
-    for name in ("scale", "degradation", "neighbours"):
+    for name in ("scale", "degradation", "neighbours", "fill"):
         own, its = getattr(network, name), getattr(other.network, name)
         if own != its:
             raise MedsynthError(f"compare has {name} {its}, and checkpoint {own}: give models of one kind")
@@ -240,9 +273,29 @@ def _other(path: str | Path, upscaler: SliceUpscaler) -> SliceUpscaler:
 
 
 def _in_words(degradation: Degradation) -> str:
-    kinds = {"kspace": "k-space truncation", "area": "averages over areas"}
+    kinds = {
+        "kspace": "k-space truncation",
+        "area": "averages over areas",
+        "box": "thick slices, even profile",
+        "gaussian": "thick slices, Gaussian profile",
+    }
     extra = [f"{name} {getattr(degradation, name)}" for name in ("noise", "blur") if getattr(degradation, name)]
-    return ", ".join([kinds[degradation.kind], *extra])
+    thick = [f"{degradation.fill:.3g} of the distance between them"] if degradation.kind in PROFILES else []
+    return ", ".join([kinds[degradation.kind], *thick, *extra])
+
+
+def _interpolations(network: RRDBNet) -> dict[str, Callable[[Tensor], Tensor]]:
+    """By name: coarse (N, rows, columns) -> fine, for the grids of a network."""
+    grids, scale = network.grids, network.scale
+    if network.degradation in PROFILES:
+        return {"nearest": grids.nearest, "linear": partial(_linear, scale=scale), "spline": grids.interpolation}
+    return {name: partial(method, scale=scale) for name, method in INTERPOLATIONS.items()}
+
+
+def _linear(images: Tensor, scale: float) -> Tensor:
+    """Between slices, (N, slices, columns); beyond the centres of the first and last, these again."""
+    rows = round(images.shape[1] * scale)
+    return F.interpolate(images[:, None].float(), size=(rows, images.shape[2]), mode="bilinear")[:, 0]
 
 
 def _unit(images: Tensor) -> np.ndarray:

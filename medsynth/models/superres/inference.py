@@ -64,9 +64,10 @@ class Upright:
 
     def to_file(self, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(slices, rows, columns) of the same field of view -> voxels in the order of the file's axes, and affine."""
-        steps = [old / new for old, new in zip(self.values.shape[1:], fine.shape[1:], strict=True)]
+        slices, *steps = (old / new for old, new in zip(self.values.shape, fine.shape, strict=True))
+        steps = [*steps, slices]
         # both grids share the outer edges of their pixels, not the centres of the first
-        affine = self.affine @ nib.affines.from_matvec(np.diag([*steps, 1]), [*((step - 1) / 2 for step in steps), 0])
+        affine = self.affine @ nib.affines.from_matvec(np.diag(steps), [(step - 1) / 2 for step in steps])
         turn = io_orientation(np.linalg.inv(self.file_affine) @ self.affine)
         volume = np.moveaxis(fine, 0, -1)
         return apply_orientation(volume, turn), affine @ inv_ornt_aff(turn, volume.shape)
@@ -95,7 +96,7 @@ def read_upright(source: Source, preprocessing: Preprocessing) -> Upright:
 
 @dataclass(frozen=True)
 class SliceUpscaler:
-    """Calls a super-resolution network on slices of any size.
+    """Calls a super-resolution network on slices of any size; through the plane, on slices across the thick ones.
 
     The network computes its detail tile by tile, each with a margin as wide as its receptive field, which is discarded
     afterwards: the result is that of the whole slice. The interpolation that the detail is added to is computed on
@@ -130,7 +131,7 @@ class SliceUpscaler:
 
     @torch.inference_mode()
     def __call__(self, slices: Tensor) -> Tensor:
-        """(N, C, h, w), the bounds at -1 and 1 -> (N, scale * h, scale * w) on the CPU."""
+        """(N, C, h, w), the bounds at -1 and 1 -> (N, scale * h, scale * w), or (N, rows, w), on the CPU."""
         device = next(self.network.parameters()).device
         parts = []
         for part in slices.to(device).split(self.batch_size):
@@ -139,18 +140,20 @@ class SliceUpscaler:
 
     def _detail(self, slices: Tensor) -> Tensor:
         flips = FLIPS if self.ensemble else FLIPS[:1]
-        return torch.stack([self._tiled(slices.flip(dims)).flip(dims) for dims in flips]).mean(0)
+        sides = self.network.grids.fine(slices.shape[2:])
+        return torch.stack([self._tiled(slices.flip(dims), sides).flip(dims) for dims in flips]).mean(0)
 
-    def _tiled(self, slices: Tensor) -> Tensor:
-        """The local part of the network, (N, C, h, w) -> (N, 1, scale * h, scale * w)."""
-        scale, (rows, columns) = self.network.scale, slices.shape[2:]
+    def _tiled(self, slices: Tensor, sides: tuple[int, int]) -> Tensor:
+        """The local part of the network, (N, C, h, w) -> (N, 1, *sides)."""
+        slices = self.network.seen(slices)
+        scale, (rows, columns) = self.network.step, slices.shape[2:]
         whole = slices.new_empty(len(slices), 1, scale * rows, scale * columns)
         for tall, wide in itertools.product(*(_spans(side, self.tile_size, self.overlap) for side in (rows, columns))):
             seen = slices[..., tall.seen, wide.seen].contiguous(memory_format=torch.channels_last)
             with autocast(seen.device, self.amp):
                 detail = self.network.detail(seen)
             whole[..., tall.fine(scale), wide.fine(scale)] = detail[..., tall.inner(scale), wide.inner(scale)]
-        return whole
+        return whole[..., : sides[0], : sides[1]]
 
 
 class Span(NamedTuple):
@@ -213,7 +216,7 @@ class SuperResolution:
         scale: int | None = None,
         dicom: bool = False,
     ) -> None:
-        _check_scale(scale, upscaler.network.scale)
+        self._check_scale(scale, upscaler.network.scale)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.output, self.inputs, self.upscaler, self.dicom = output, inputs, upscaler, dicom
 
@@ -221,57 +224,67 @@ class SuperResolution:
         """Write the results, numbered in the order of the inputs, or for PNG named as the inputs are; see `Route`."""
         if not self.inputs:
             raise MedsynthError("there is no input: give a volume, a folder of volumes or a datalist")
-        name = f"x{self.upscaler.network.scale}"
-        Route(name, self._read, self._make, own_names=True).run(self.inputs, self.output)
+        Route(self._name, self._read, self._make, own_names=True).run(self.inputs, self.output)
+
+    @property
+    def _name(self) -> str:
+        return f"x{self.upscaler.network.scale}"
 
     def _read(self, source: Source) -> Upright:
-        _refuse_twice(source)
+        refuse_twice(source)
         return read_upright(source, self.preprocessing)
 
     def _make(self, batch: Sequence[Input]) -> Iterator[Made]:
         for one in batch:
-            upright, space = one.ready, _space(self.preprocessing, one.ready)
+            upright, space = one.ready, space_of(self.preprocessing, one.ready)
             fine = self._finer(upright)
             volume, affine = upright.to_file(fine)
-            facts = {"Scale": self.upscaler.network.scale, "Plane": self.preprocessing.plane, "Slices": len(fine)}
             sidecar = {"Units": space.units, "Ensemble": self.upscaler.ensemble, **origin(one.source)}
+            facts = self._facts(upright, fine)
             code, dicom = form_code(one.source.path), space.modality if self.dicom else None
-            yield Made(volume, affine, facts, sidecar, [_shown(upright, fine)], code, dicom=dicom)
+            yield Made(volume, affine, facts, sidecar, [self._shown(upright, fine)], code, dicom=dicom)
+
+    def _facts(self, upright: Upright, fine: np.ndarray) -> dict[str, Any]:
+        return {"Scale": self.upscaler.network.scale, "Plane": self.preprocessing.plane, "Slices": len(fine)}
 
     def _finer(self, upright: Upright) -> np.ndarray:
         """(slices, scale * rows, scale * columns) in stored units, not below the input's lowest value."""
-        space, values = _space(self.preprocessing, upright), upright.values
+        space, values = space_of(self.preprocessing, upright), upright.values
         order = with_neighbours(np.arange(len(values)), self.preprocessing.neighbours, len(values))
         parts = []
         for some in np.array_split(order, -(-len(order) // self.upscaler.batch_size)):
             parts.append(space.to_units(self.upscaler(upright.scaled(values[some])).numpy(), clip=False))
         return np.maximum(np.concatenate(parts), parts[0].dtype.type(values.min()))
 
+    def _shown(self, upright: Upright, fine: np.ndarray) -> tuple[Tensor, ...]:
+        """The middle slice before and after, see `beside`."""
+        middle = len(fine) // 2
+        return beside(repeat(upright.values[middle], self.upscaler.network.scale), fine[middle], upright)
 
-def _space(preprocessing: Preprocessing, upright: Upright) -> SliceSpace:
+    @staticmethod
+    def _check_scale(scale: int | None, own: int) -> None:
+        if scale in (None, own):
+            return
+        advice = f"leave scale out, or train a model with --scale {scale}"
+        if scale not in SCALES:
+            advice = "no model makes that, and one applied twice would invent most of the detail; leave scale out"
+        raise MedsynthError(f"scale is {scale!r}, and this model makes x{own}: {advice}")
+
+
+def beside(before: Tensor, after: np.ndarray, upright: Upright) -> tuple[Tensor, ...]:
+    """The middle of two slices of one size in stored units, pixel for pixel: (1, SHOWN, SHOWN) each in [-1, 1]."""
+    slices = torch.stack([before, torch.from_numpy(after.astype(np.float32))])
+    cut = ResizeWithPadOrCrop((SHOWN, SHOWN), value=-1)(upright.scaled(slices).clamp(-1, 1))
+    return tuple(convert_to_tensor(cut, track_meta=False)[:, None])
+
+
+def space_of(preprocessing: Preprocessing, upright: Upright) -> SliceSpace:
     """The modality, spacing and intensity bounds of an input's slices."""
     rows, columns, slices = np.linalg.norm(upright.affine[:3, :3], axis=0).tolist()
     return SliceSpace(preprocessing.modality, (rows, columns), slices, upright.bounds, preprocessing.plane)
 
 
-def _shown(upright: Upright, fine: np.ndarray) -> tuple[Tensor, ...]:
-    """The middle of the middle slice before and after, pixel for pixel of the fine grid: (1, SHOWN, SHOWN) each."""
-    middle, scale = len(fine) // 2, fine.shape[1] // upright.values.shape[1]
-    slices = torch.stack([repeat(upright.values[middle], scale), torch.from_numpy(fine[middle].astype(np.float32))])
-    cut = ResizeWithPadOrCrop((SHOWN, SHOWN), value=-1)(upright.scaled(slices).clamp(-1, 1))
-    return tuple(convert_to_tensor(cut, track_meta=False)[:, None])
-
-
-def _check_scale(scale: int | None, own: int) -> None:
-    if scale in (None, own):
-        return
-    advice = f"leave scale out, or train a model with --scale {scale}"
-    if scale not in SCALES:
-        advice = "no model makes that, and one applied twice would invent most of the detail; leave scale out"
-    raise MedsynthError(f"scale is {scale!r}, and this model makes x{own}: {advice}")
-
-
-def _refuse_twice(source: Source) -> None:
+def refuse_twice(source: Source) -> None:
     """MedsynthError, in words that follow the file's name, if the image is an output of super-resolution already."""
     content = read_sidecar(source.path)
     if content.get("Synthetic") is True and content.get("Model") == STEM:

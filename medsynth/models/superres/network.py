@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+import copy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError, check_whole
-from medsynth.nn.resampling import average, repeat, spline, truncate, zero_fill
+from medsynth.models.superres.degradation import check
+from medsynth.models.superres.grids import PixelGrids, SliceGrids
+from medsynth.nn.slice_profile import PROFILES
 
-BASES = {"kspace": zero_fill, "area": spline}
-"""The interpolation of each kind of coarse image."""
-INVERSES = {"kspace": (truncate, partial(zero_fill, outermost=0.0)), "area": (average, repeat)}
-"""The degradation of each kind, and the smallest change of a fine image that makes a given change of its coarse one."""
 TRUNKS = ("dense", "residual")
 UPSAMPLINGS = ("subpixel", "nearest")
 FIRST_WEIGHTS = 0.2  # of the usual size: large features make the first steps of the last layer wild
@@ -121,9 +119,10 @@ class RRDBNet(nn.Module):
     be cut into overlapping tiles for it; `assemble` takes whole images.
 
     Args:
-        scale: 2 or 4.
+        scale: 2 or 4; through the plane, the distance between slices over the fine spacing.
         degradation: how the images were made coarse, `kspace` (truncation) or `area` (averaging), see `degradation`.
-            The detail is added to zero filling or to cubic splines accordingly.
+            The detail is added to zero filling or to cubic splines accordingly. `box` or `gaussian`: rows are thick
+            slices of that profile, and columns stay as they are, see `SliceGrids`.
         channels: of the features.
         trunk: `dense`, of residual-in-residual dense blocks as in the original, or `residual`, of plain residual
             blocks, which learn faster.
@@ -134,13 +133,14 @@ class RRDBNet(nn.Module):
         upsampling: `subpixel`, with all layers at the coarse resolution, or `nearest`, as in the original.
         consistent: replace what the fine image implies about the coarse one by what was measured. If the coarse image
             has no noise, this never raises the mean squared error.
+        fill: of `box` and `gaussian`, thickness of the slices over the distance between them.
 
     Reference: Wang et al., ESRGAN, arXiv:1809.00219.
     """
 
     def __init__(
         self,
-        scale: int,
+        scale: float,
         degradation: str,
         channels: int,
         trunk: str,
@@ -150,11 +150,11 @@ class RRDBNet(nn.Module):
         neighbours: int,
         upsampling: str,
         consistent: bool,
+        fill: float = 1.0,
     ) -> None:
         super().__init__()
+        check(scale, degradation, fill=fill)
         for name, value, choices in (
-            ("scale", scale, (2, 4)),
-            ("degradation", degradation, tuple(BASES)),
             ("trunk", trunk, TRUNKS),
             ("upsampling", upsampling, UPSAMPLINGS),
         ):
@@ -163,13 +163,17 @@ class RRDBNet(nn.Module):
         for name, value in (("channels", channels), ("blocks", blocks), ("growth", growth)):
             check_whole(name, value, 1)
         self.scale, self.degradation, self.neighbours, self.consistent = scale, degradation, neighbours, consistent
-        self.first = nn.Conv2d(1 + 2 * neighbours, channels, 3, padding=1)
+        self.fill = fill
+        through = degradation in PROFILES
+        self.grids = SliceGrids(scale, degradation, fill) if through else PixelGrids(scale, degradation)
+        self.step = self.grids.step
+        self.first = nn.Conv2d(self.grids.channels * (1 + 2 * neighbours), channels, 3, padding=1)
         of_trunk = (channels, growth, residual_scale) if trunk == "dense" else (channels, residual_scale)
         block = {"dense": ResidualInResidual, "residual": ResidualBlock}[trunk]
         self.trunk = nn.Sequential(*(block(*of_trunk) for _ in range(blocks)))
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
         upsample = {"subpixel": SubpixelUpsampling, "nearest": NearestUpsampling}[upsampling]
-        self.upsample = upsample(channels, scale)
+        self.upsample = upsample(channels, self.step)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_normal_(conv.weight, a=0.2)
@@ -179,32 +183,43 @@ class RRDBNet(nn.Module):
         nn.init.zeros_(self.upsample.last.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 1 + 2 * neighbours, h, w) coarse images in [-1, 1] -> (N, 1, scale * h, scale * w), float32."""
-        return self.assemble(images, self.detail(images))
+        """(N, 1 + 2 * neighbours, h, w) coarse images in [-1, 1] -> (N, 1, scale * h, scale * w), float32.
+
+        Through the plane, the columns stay: (N, 1, scale * h rounded, w).
+        """
+        return self.assemble(images, self.detail(self.seen(images)))
+
+    def at(self, scale: float) -> RRDBNet:
+        """The same network, of the same weights, for slices through the plane that lie at another distance."""
+        other = copy.copy(self)
+        other.scale, other.grids = scale, SliceGrids(scale, self.degradation, self.fill)
+        return other
 
     def interpolation(self, images: Tensor) -> Tensor:
         """Zero filling or splines: (N, 1, scale * h, scale * w)."""
-        return BASES[self.degradation](self._middle(images), self.scale)
+        return self.grids.interpolation(self._middle(images))
 
     def base(self, images: Tensor) -> Tensor:
         """The output of an untrained network, the consistent interpolation: same shape."""
         return self._consistent(self.interpolation(images), images)
 
-    def detail(self, images: Tensor) -> Tensor:
-        """What the network adds to it, from intensities clipped to [-1, 1]: (N, 1, scale * h, scale * w)."""
-        features = self.first(images.clamp(-1, 1) + 1)  # air is 0, and gives no features
+    def seen(self, images: Tensor) -> Tensor:
+        """What `detail` takes, on the grid that the network computes on: `step` fine pixels are one."""
+        return self.grids.seen(images)
+
+    def detail(self, seen: Tensor) -> Tensor:
+        """What the network adds to it, from intensities clipped to [-1, 1]: (N, 1, step * h, step * w)."""
+        features = self.first(seen.clamp(-1, 1) + 1)  # air is 0, and gives no features
         return self.upsample(features + self.fuse(self.trunk(features)))
 
     def assemble(self, images: Tensor, detail: Tensor) -> Tensor:
         """The fine images, from coarse ones and the detail: (N, 1, scale * h, scale * w)."""
-        return self._consistent(self.interpolation(images) + detail.float(), images)
+        fine = self.interpolation(images)
+        return self._consistent(fine + detail[..., : fine.shape[-2], : fine.shape[-1]].float(), images)
 
     def _consistent(self, fine: Tensor, images: Tensor) -> Tensor:
         """The nearest image that gives the coarse ones."""
-        if not self.consistent:
-            return fine
-        down, up = INVERSES[self.degradation]
-        return fine + up(self._middle(images) - down(fine, self.scale), self.scale)
+        return self.grids.consistent(fine, self._middle(images)) if self.consistent else fine
 
     def _middle(self, images: Tensor) -> Tensor:
         return images[:, self.neighbours : self.neighbours + 1]

@@ -21,7 +21,7 @@ from medsynth.models.superres.network import RRDBNet
 from medsynth.models.superres.patches import random_patches, random_symmetry
 from medsynth.models.superres.relativistic_losses import relativistic
 from medsynth.nn.patch_discriminator import MultiScalePatchDiscriminator
-from medsynth.nn.resampling import average, repeat
+from medsynth.nn.resampling import average
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
 from medsynth.training.base_trainer import check_weights, losses, use_bfloat16
 from medsynth.training.schedule import TwoStages
@@ -63,7 +63,7 @@ class CoarseToFine:
         self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False
     ) -> tuple[Tensor, Tensor]:
         """(N, C, h, w) and (N, 1, H, W)."""
-        slices = batch["image"].to(device, non_blocking=non_blocking)
+        slices = self.degradation.fitting(batch["image"].to(device, non_blocking=non_blocking))
         return self.degradation(slices), slices[:, self.neighbours : self.neighbours + 1]
 
 
@@ -126,7 +126,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         self.weights, self.schedule, self.degradation, self.examples = weights, schedule, degradation, examples
         self.prepare = CoarseToFine(degradation, network.neighbours)
         side = self.data_loader.dataset.stored_slices.shape[-1]
-        self.patch = _checked_patch(patch_size, side, network.scale) // network.scale
+        self.patch = _checked_patch(patch_size, side, network.step) // network.step
         schedule.attach(self)
         self.average(ema)
 
@@ -156,14 +156,13 @@ class SuperResolutionTrainer(AdversarialTrainer):
 
     @torch.no_grad()
     def patches(self, coarse: Tensor, fine: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coarse, interpolated and fine patches of the head at the same locations, which (N,) draws choose.
+        """Patches of the head at the same locations, which (N,) draws choose: seen by the network, interpolated, fine.
 
         The images were made coarse as a whole, since k-space is not local.
         """
-        views = (coarse, self.network.base(coarse), fine)
-        if self.patch == coarse.shape[-1]:
-            return views
-        return tuple(random_patches(views, self.patch, average(foreground(fine), self.network.scale), draws))
+        views = (self.network.seen(coarse), self.network.base(coarse), fine)
+        likely = average(foreground(fine), self.network.step)
+        return tuple(random_patches(views, min(self.patch, *likely.shape[-2:]), likely, draws))
 
     @torch.no_grad()
     def sample(self, count: int, seed: int) -> Tensor:
@@ -179,7 +178,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         middle = coarse[:, self.network.neighbours :][:, :1]
         found = self.generator.eval()(coarse)
         error = (ERRORS_SHOWN * (found - fine).abs() - 1).clamp(max=1)
-        shown = [repeat(middle, self.network.scale), self.generator.interpolation(coarse), found, fine, error]
+        shown = [self.network.grids.nearest(middle), self.generator.interpolation(coarse), found, fine, error]
         return torch.stack(shown, dim=1).flatten(0, 1)[:count].cpu()
 
 

@@ -13,6 +13,7 @@ from medsynth.data.preprocessing.volume_grid import plain, three_planes
 from medsynth.distributed import same_everywhere
 from medsynth.models.flow.learning import FACTS
 from medsynth.models.volumes.augmentation import moved
+from medsynth.models.volumes.memory import check_memory
 from medsynth.models.volumes.network import VolumeFlow
 from medsynth.training.base_trainer import LONGEST_GRADIENT, BaseTrainer, losses
 from medsynth.training.schedule import Schedule
@@ -60,7 +61,8 @@ class VolumeFlowTrainer(BaseTrainer):
         return losses(flow=sum(found.values()) / len(found), **found)
 
     def begin(self) -> None:
-        """Tell the flows how bands are distributed, and which conditions the volumes have."""
+        """See whether the memory suffices; tell the flows how bands are distributed, and which conditions there are."""
+        check_memory(self.network, self.dataset.preprocessing, self.data_loader.batch_size, self.state.device)
         preprocessing, count = self.dataset.preprocessing, len(self.dataset)
         few = np.linspace(0, count - 1, min(count, FITTED_TO)).astype(np.int64)
         stored = (self.dataset[int(index)]["image"][None].to(self.state.device) for index in few)

@@ -100,7 +100,7 @@ def test_every_layer_takes_part_once_the_last_has_moved():
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"scale": 3}, "scale is 3: choose one of 2, 4"), ({"degradation": "blur"}, "'blur': choose one of kspace, area")],
+    [({"scale": 3}, "scale is 3: choose 2 or 4"), ({"degradation": "blur"}, "'blur': choose one of kspace, area")],
 )
 def test_what_cannot_be_built_is_told(options, told):
     with pytest.raises(MedsynthError, match=told):
