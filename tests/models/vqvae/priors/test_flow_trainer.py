@@ -90,11 +90,12 @@ def test_a_new_run_begins_by_normalizing_the_embeddings_of_both_networks(trainer
 
 def test_the_embeddings_of_augmented_images_are_learned_and_their_numbers_told(trainer, monkeypatch):
     told, numbers = [], torch.rand(8, 6)
-    monkeypatch.setattr(learning, "augmented", lambda images: (-images, numbers))
+    monkeypatch.setattr(learning, "random_grids", lambda *_: (None, numbers))
+    monkeypatch.setattr(learning, "moved", lambda images, *_: -images)
     monkeypatch.setattr(learning, "training_loss", lambda flow, *given: told.append(given) or flow.mix.weight.sum())
     batch = next(iter(trainer.data_loader))
     trainer._iteration(trainer, batch)
-    ((latents, augmentation, facts),) = told
+    ((latents, augmentation, facts, *_),) = told
     assert torch.equal(augmentation, numbers)
     assert torch.equal(latents, trainer.network.latents(-batch["image"]))
     assert torch.equal(facts["label"], batch["label"])
