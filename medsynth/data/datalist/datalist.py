@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from medsynth.data.io.segmentations import checked_classes
 from medsynth.errors import MedsynthError, is_number
 from medsynth.storage import write_text
 
@@ -126,6 +125,8 @@ def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:
     _check_files(path, splits)
     digest = hashlib.sha256(content).hexdigest()
     try:
+        from medsynth.data.io.segmentations import checked_classes  # imports MONAI: writing a list goes without
+
         classes = checked_classes(values.get("labels", {}))
     except MedsynthError as error:
         raise MedsynthError(f"datalist {path}: {error}") from error
