@@ -25,7 +25,7 @@ from medsynth.evaluation.report.compared_sets import Preparation
 from medsynth.evaluation.report.folder import ReportFolder
 from medsynth.evaluation.report.held_out import held_out_entries
 from medsynth.evaluation.report.paired import PairedEvaluation
-from medsynth.evaluation.report.sets import UnpairedEvaluation
+from medsynth.evaluation.sets import UnpairedEvaluation
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.models.translation.inference import (
     DIRECTIONS,
