@@ -387,12 +387,12 @@ def _whole(number: float) -> bool:
 
 
 def window(slices: torch.Tensor, starts: Sequence[int], sides: Sequence[int], air: float) -> torch.Tensor:
-    """Cut (N, *sides) out of (N, rows, columns), from these indices on; what lies beyond is air."""
+    """Cut (N, *sides) out of slices (N, rows, columns) or volumes, from these indices on; what lies beyond is air."""
     there, here = [], []
     for start, side, count in zip(starts, sides, slices.shape[1:], strict=True):
         begin, end = min(max(0, start), count), max(0, min(count, start + side))
         there.append(slice(begin, end))
         here.append(slice(begin - start, end - start))
     cut = slices.new_full((len(slices), *sides), air)
-    cut[:, here[0], here[1]] = slices[:, there[0], there[1]]
+    cut[(slice(None), *here)] = slices[(slice(None), *there)]
     return cut

@@ -27,7 +27,7 @@ from medsynth.data.preprocessing.pipelines import REGIONS, checked_window, find,
 from medsynth.data.preprocessing.preparation import DTYPES, Preparation, Result, identity, reason, recipe
 from medsynth.data.preprocessing.region import choose_region, first_images, measure_all
 from medsynth.data.preprocessing.spacing import NAMES, STEP_MM, header_or_none
-from medsynth.data.preprocessing.transforms import ReadVolume, ScaleToUnit, resampled
+from medsynth.data.preprocessing.transforms import ReadVolume, ScaleToUnit, resampled, window
 from medsynth.errors import MedsynthError, is_number, is_whole
 
 ABOVE_MM = 8.0  # of air above a head, where the grid is high enough
@@ -172,7 +172,7 @@ class ToGrid(Transform):
         edges = [finer * margin for margin in self.preprocessing.margins]
         sides = np.array([depth + 2 * edges[1], width + 2 * edges[0], height + 2 * edges[2]])
         starts = np.array(_starts(data["patient"], new, (depth, width, height))) - [edges[1], edges[0], edges[2]]
-        image = cut(image, starts, sides, data["air"])
+        image = window(image[None], starts, sides, data["air"])[0]
         to_ras = nib.affines.from_matvec([[0, -1, 0], [-1, 0, 0], [0, 0, 1]], [sides[0] - 1, sides[1] - 1, 0])
         to_old = nib.affines.from_matvec(np.diag(new / old), starts * new / old + (new / old - 1) / 2)
         affine = volume.affine.numpy() @ to_old @ to_ras
@@ -192,18 +192,6 @@ def _starts(patient: Patient, spacing_mm: np.ndarray, sides: Sequence[int]) -> l
         spare = max(0.0, sides[2] * spacing_mm[2] - BRAIN_HEIGHT_MM) / 2
         starts[2] = round(ends[2] + min(ABOVE_MM, spare) / spacing_mm[2]) - sides[2]
     return starts
-
-
-def cut(volume: torch.Tensor, starts: Sequence[int], sides: Sequence[int], air: float) -> torch.Tensor:
-    """Cut `sides` out of a volume of three axes, from these indices on; what lies beyond is air."""
-    there, here = [], []
-    for start, side, count in zip(starts, sides, volume.shape, strict=True):
-        begin, end = min(max(0, start), count), max(0, min(count, start + side))
-        there.append(slice(begin, max(begin, end)))
-        here.append(slice(begin - start, max(begin, end) - start))
-    out = volume.new_full(tuple(int(side) for side in sides), air)
-    out[tuple(here)] = volume[tuple(there)]
-    return out
 
 
 def plain(stored: torch.Tensor, size: Sequence[int], finer: int) -> torch.Tensor:
