@@ -102,6 +102,18 @@ class Sets:
     labelled: tuple[LabelledSet, LabelledSet, LabelledSet, list[str]] | None = None
 
 
+def origin_facts(
+    real: str | Datalist | None, data: Datalist, synthetic_path: str | None, files: Sequence[SyntheticFile]
+) -> dict[str, Any]:
+    """For provenance.json: which sets are compared, and which model made the synthetic one."""
+    return {
+        "real": data.name if isinstance(real, Datalist) else str(real or "built-in phantom"),
+        "real_sha256": data.digest,
+        "synthetic": str(synthetic_path),
+        "model_sha256": ", ".join(sorted({file.sidecar.get("ModelDigest", "") for file in files} - {""})) or None,
+    }
+
+
 def read_sets(
     real: str | Datalist | None, synthetic_path: str | None, preparation: Preparation, num_images: int | None, seed: int
 ) -> Sets:
@@ -129,14 +141,14 @@ def read_sets(
     segmented = _segmentation_classes(files, [*data.split("training"), *others], data)
     train, held_out = _real(data, others, preprocessing, preparation, spacing, segmented)
     patients = Patients.of(others, held_out.subjects)
-    facts = {
-        "real": data.name if isinstance(real, Datalist) else str(real or "built-in phantom"),
-        "real_sha256": data.digest,
-        "synthetic": str(synthetic_path),
-        "model_sha256": ", ".join(sorted({file.sidecar.get("ModelDigest", "") for file in files} - {""})) or None,
-        "preprocessing": train.preprocessing.to_dict(),
-        "pixel_mm": None if preprocessing.modality == "image" else list(train.spacing_mm),
-    } | patients.facts
+    facts = (
+        origin_facts(real, data, synthetic_path, files)
+        | {
+            "preprocessing": train.preprocessing.to_dict(),
+            "pixel_mm": None if preprocessing.modality == "image" else list(train.spacing_mm),
+        }
+        | patients.facts
+    )
     train_set = _image_set(train, data.classes, "real training images")
     held_out_set = _image_set(held_out, data.classes, "real held-out images")
     labelled = None

@@ -22,7 +22,7 @@ from medsynth.evaluation.metrics.distribution.image_set import random_indices
 from medsynth.evaluation.metrics.volumes.measures import check
 from medsynth.evaluation.metrics.volumes.volume_set import VolumeSet
 from medsynth.evaluation.report import synthetic
-from medsynth.evaluation.report.compared_sets import Preparation, read_real_datalist
+from medsynth.evaluation.report.compared_sets import Preparation, origin_facts, read_real_datalist
 from medsynth.evaluation.report.held_out import Patients, held_out_entries
 from medsynth.evaluation.report.synthetic import SyntheticFile
 
@@ -80,13 +80,7 @@ def read_volumes(
     held_out = _prepared(others, preprocessing, preparation, data.classes, "real held-out volumes", seed)
     check(train, held_out, fake)
     patients = Patients.of(others, held_out.subjects)
-    facts = {
-        "real": data.name if isinstance(real, Datalist) else str(real or "built-in phantom"),
-        "real_sha256": data.digest,
-        "synthetic": str(path),
-        "model_sha256": ", ".join(sorted({file.sidecar.get("ModelDigest", "") for file in files} - {""})) or None,
-        "preprocessing": preprocessing.to_dict(),
-    } | patients.facts
+    facts = origin_facts(real, data, path, files) | {"preprocessing": preprocessing.to_dict()} | patients.facts
     return Volumes(train, held_out, fake, patients, names, facts, left_out)
 
 
