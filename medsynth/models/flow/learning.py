@@ -71,7 +71,7 @@ def training_loss(
 
     Args:
         latents: not normalized.
-        augmentation: from `augmented`.
+        augmentation: from `random_grids`.
         facts: `label` and `position`, (N,) each, and `covariates` (N, K).
         given: label maps as `label_maps.at_latents` makes them; None: the flow knows none.
     """
@@ -92,7 +92,7 @@ def augmented_loss(
     shares: Tensor | None = None,
     at_latents: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """`training_loss` of images (N, 1, H, W) in [-1, 1], after `augmented`; the encoder learns nothing.
+    """`training_loss` of images (N, 1, H, W) in [-1, 1], after `random_grids`; the encoder learns nothing.
 
     Args:
         shares: of each class in each pixel, (N, classes, H, W), augmented with the images; None: no label maps.
@@ -124,24 +124,16 @@ def spread_images(dataset: SliceDataset, count: int) -> Tensor:
     return dataset.read(np.linspace(0, len(dataset) - 1, count).astype(np.int64))[:, None].float()
 
 
-def augmented(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror, turn, scale, shift and bend a share of the images, each in its own way.
+def random_grids(count: int, size: Sequence[int], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """How to mirror, turn, scale, shift and bend a share of `count` images, each in its own way; see `moved`.
 
     The flow is told what was done: it learns from more than there is, and what it draws looks like what there is.
 
-    Args:
-        images: (N, C, H, W) in [-1, 1]; what comes in from outside is air, -1.
-
-    Returns: the images, and six numbers about each, all 0 of one that is as it was.
+    Returns: where to sample images of a size, (count, H, W, 2) from -1 to 1, and six numbers about each, all 0 of one
+        that stays as it is.
 
     Reference: Karras et al., EDM, arXiv:2206.00364, section 5 and appendix F.2.
     """
-    grid, numbers = random_grids(len(images), images.shape[-2:], images.device)
-    return moved(images, grid, numbers), numbers
-
-
-def random_grids(count: int, size: Sequence[int], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Where to sample `count` augmented images of a size, (count, H, W, 2) from -1 to 1, and `augmented`'s numbers."""
     chosen = (torch.rand(count, 1, device=device) < AUGMENTED).float()
     numbers = (2 * torch.rand(count, AUGMENTATION_NUMBERS, device=device) - 1) * chosen
     numbers[:, 0] = (numbers[:, 0] > 0).float()
@@ -168,6 +160,9 @@ def grids_of(numbers: Tensor, waves: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def moved(images: Tensor, grid: Tensor, numbers: Tensor) -> Tensor:
-    """Sample images at the points of `random_grids`; those whose numbers are all 0 are as they were."""
+    """Sample images (N, C, H, W) in [-1, 1] at the points of `random_grids`; what comes in from outside is air, -1.
+
+    Those whose numbers are all 0 are as they were.
+    """
     found = F.grid_sample(images + 1, grid, mode="bicubic", align_corners=False).clamp(0, 2) - 1
     return torch.where(numbers.any(dim=1)[:, None, None, None], found, images)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medsynth.models.flow import learning
-from medsynth.models.flow.learning import augmented, fit, flow_loss, training_loss
+from medsynth.models.flow.learning import fit, flow_loss, moved, random_grids, training_loss
 from medsynth.models.flow.network import LatentFlow
 
 SHAPE = (3, 4, 4)
@@ -129,6 +129,12 @@ def test_fitting_encodes_a_spread_of_the_images_in_parts_and_reads_the_facts_of_
     assert flow.conditions.covariate_highest.item() == 99
 
 
+def augmented(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The images, each moved in its own way, and the numbers that say how."""
+    grid, numbers = random_grids(len(images), images.shape[-2:], images.device)
+    return moved(images, grid, numbers), numbers
+
+
 def augmented_by(monkeypatch, images: Tensor, *numbers: float) -> tuple[Tensor, Tensor]:
     """All images augmented by the same six numbers, without waves of their own."""
     uniform = torch.tensor(numbers).expand(len(images), 6) / 2 + 0.5
@@ -154,12 +160,12 @@ def middle(image: Tensor) -> list[float]:
 def test_images_that_are_not_chosen_come_back_bit_for_bit_with_numbers_of_0():
     torch.manual_seed(0)
     images = torch.rand(500, 1, 8, 8) * 2 - 1
-    moved, numbers = augmented(images)
+    found, numbers = augmented(images)
     kept = (numbers == 0).all(dim=1)
     assert kept.float().mean() == pytest.approx(0.4, abs=0.07)
-    assert torch.equal(moved[kept], images[kept])
-    assert not (moved[~kept] == images[~kept]).flatten(1).all(dim=1).any()
-    assert moved.abs().max() <= 1
+    assert torch.equal(found[kept], images[kept])
+    assert not (found[~kept] == images[~kept]).flatten(1).all(dim=1).any()
+    assert found.abs().max() <= 1
     assert set(numbers[~kept, 0].tolist()) == {0.0, 1.0}
     assert numbers[~kept, 1:5].min() < -0.9
     assert 0 <= numbers[:, 5].min() < numbers[:, 5].max() <= 1
@@ -167,9 +173,9 @@ def test_images_that_are_not_chosen_come_back_bit_for_bit_with_numbers_of_0():
 
 def test_a_mirror_is_a_flip_and_nothing_done_is_nothing_changed(monkeypatch):
     images = torch.rand(3, 1, 9, 9) * 2 - 1
-    moved, numbers = augmented_by(monkeypatch, images, 1, 0, 0, 0, 0, 0)
+    found, numbers = augmented_by(monkeypatch, images, 1, 0, 0, 0, 0, 0)
     assert numbers.tolist() == [[1, 0, 0, 0, 0, 0]] * 3
-    torch.testing.assert_close(moved, images.flip(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, images.flip(3), atol=1e-4, rtol=0)
     still, _ = augmented_by(monkeypatch, images, -1, 0, 0, 0, 0, 0)
     torch.testing.assert_close(still, images, atol=1e-4, rtol=0)
 
@@ -184,28 +190,28 @@ def test_a_mirror_is_a_flip_and_nothing_done_is_nothing_changed(monkeypatch):
     ],
 )
 def test_a_spot_goes_where_the_numbers_say(monkeypatch, numbers, at):
-    moved, told = augmented_by(monkeypatch, blob(16, 8), *numbers)
-    assert middle(moved) == pytest.approx(at, abs=0.05)
+    found, told = augmented_by(monkeypatch, blob(16, 8), *numbers)
+    assert middle(found) == pytest.approx(at, abs=0.05)
     assert told[0, 1:].tolist() == pytest.approx(numbers[1:])
 
 
 def test_a_turn_is_one_of_8_degrees_about_the_middle(monkeypatch):
-    moved, _ = augmented_by(monkeypatch, blob(15.5, 7.5), -1, 1, 0, 0, 0, 0)
-    row, column = (place - 15.5 for place in middle(moved))
+    found, _ = augmented_by(monkeypatch, blob(15.5, 7.5), -1, 1, 0, 0, 0, 0)
+    row, column = (place - 15.5 for place in middle(found))
     assert math.hypot(row, column) == pytest.approx(8, abs=0.05)
     assert abs(math.degrees(math.atan2(row, -column))) == pytest.approx(8, abs=0.3)
 
 
 def test_what_comes_in_from_outside_is_air(monkeypatch):
-    moved, _ = augmented_by(monkeypatch, torch.ones(1, 1, 32, 32), -1, 0, 0, 1, 0, 0)
-    assert (moved[..., -1] == -1).all()
-    assert (moved[..., :29] == 1).all()
+    found, _ = augmented_by(monkeypatch, torch.ones(1, 1, 32, 32), -1, 0, 0, 1, 0, 0)
+    assert (found[..., -1] == -1).all()
+    assert (found[..., :29] == 1).all()
 
 
 def test_a_bend_moves_places_by_other_amounts(monkeypatch):
     torch.manual_seed(0)
     columns = torch.linspace(-1, 1, 32).expand(1, 1, 32, 32)
-    moved, _ = augmented_by(monkeypatch, columns, -1, 0, 0, 0, 0, 1)
-    shift = (moved - columns)[..., 4:-4, 4:-4] / 2  # shares of the image
+    found, _ = augmented_by(monkeypatch, columns, -1, 0, 0, 0, 0, 1)
+    shift = (found - columns)[..., 4:-4, 4:-4] / 2  # shares of the image
     assert 0.005 < shift.std() < 0.04
     assert shift.diff(dim=3).abs().max() < 0.02  # in long waves
