@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError, is_whole
-from medsynth.models.flow.solver import heun
+from medsynth.models.flow.solver import SOLVER_STEPS, heun
 from medsynth.nn.blocks import ChannelNorm, SelfAttention
 from medsynth.nn.conditioning import UNKNOWN_CLASS, Conditioning, TrainingConditions
 from medsynth.nn.precision import autocast
@@ -19,7 +19,6 @@ AUGMENTATION_NUMBERS = 6  # that an augmented image is described by, all 0 of on
 DRAWN_AT_ONCE = 64
 CONVOLUTIONS = {2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d)}  # by the axes of a map
 FASTEST = {2: torch.channels_last, 3: torch.channels_last_3d}  # order of a map's numbers in memory
-SOLVER_STEPS = 8  # of Heun's method, each two evaluations of the network; more change nothing that is seen
 
 
 class FlowBlock(nn.Module):

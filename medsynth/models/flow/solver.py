@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
+
+from medsynth.errors import MedsynthError, check_whole, is_number
+
+SOLVER_STEPS = 8  # of Heun's method, each two evaluations of the network; more change nothing that is seen
+
+
+def solver_settings(steps: int | None, guidance: float) -> dict[str, Any]:
+    """`steps` and `guidance` as a flow takes them, checked; steps of None are `SOLVER_STEPS`."""
+    steps = SOLVER_STEPS if steps is None else steps
+    check_whole("steps", steps, 1)
+    if not is_number(guidance) or not 0 <= guidance < float("inf"):
+        raise MedsynthError(f"guidance is {guidance!r}: give 1, or a larger number such as 2")
+    return {"steps": steps, "guidance": guidance}
 
 
 def heun(

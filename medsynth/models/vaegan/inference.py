@@ -12,7 +12,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-from medsynth.errors import MedsynthError, check_whole, is_number
+from medsynth.errors import MedsynthError, is_number
 from medsynth.inference.generate import (
     BLOCK,
     Drawn,
@@ -30,7 +30,7 @@ from medsynth.inference.paths import STEPS, great_circle, strip_facts
 from medsynth.inference.reconstruct import covariates_of, label_index, read_stacks, reconstruct
 from medsynth.inference.route import forced
 from medsynth.models.flow.deformation import deformed
-from medsynth.models.flow.network import SOLVER_STEPS
+from medsynth.models.flow.solver import solver_settings
 from medsynth.models.vaegan.network import VaeGan
 from medsynth.run.recipe import LoadedModel
 
@@ -81,10 +81,7 @@ class VaeGanInference:
             if getattr(request, name) is not None:
                 raise MedsynthError(f"mode is {mode}, where {name} changes nothing: leave {name} null")
         check_batch_size(batch_size)
-        steps = SOLVER_STEPS if steps is None else steps
-        check_whole("steps", steps, 1)
-        if not is_number(guidance) or not 0 <= guidance < float("inf"):
-            raise MedsynthError(f"guidance is {guidance!r}: give 1, or a larger number such as 2")
+        self.solver = solver_settings(steps, guidance)
         if not is_number(deform) or not 0 <= deform <= MOST_DEFORMED:
             raise MedsynthError(f"deform is {deform!r}: give a number from 0 to {MOST_DEFORMED:g}, such as 1")
         if segmentations is None and (deform or output.layout == "nnunet"):
@@ -98,7 +95,6 @@ class VaeGanInference:
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
         self.condition = request.condition(model)
-        self.solver = {"steps": steps, "guidance": guidance}
 
     def run(self) -> None:
         """Do it."""

@@ -24,12 +24,12 @@ from medsynth.data.preprocessing.volume_grid import (
     prepare_volume,
     three_planes,
 )
-from medsynth.errors import MedsynthError, check_whole, is_number
+from medsynth.errors import MedsynthError
 from medsynth.inference.generate import Drawn, Request, check_request, slice_space, square, write_images
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.reconstruct import covariates_of, label_index
 from medsynth.inference.route import Input, Made, Route, origin
-from medsynth.models.flow.network import SOLVER_STEPS
+from medsynth.models.flow.solver import solver_settings
 from medsynth.models.volumes.network import VolumeFlow
 from medsynth.run.recipe import LoadedModel
 
@@ -76,21 +76,18 @@ class VolumeInference:
             )
         if mask is not None and len(inputs) > 1:
             raise MedsynthError(f"there is one mask and {len(inputs)} inputs: give one input")
-        steps = SOLVER_STEPS if steps is None else steps
-        check_whole("steps", steps, 1)
-        if not is_number(guidance) or not 0 <= guidance < float("inf"):
-            raise MedsynthError(f"guidance is {guidance!r}: give 1, or a larger number such as 2")
+        self.solver = solver_settings(steps, guidance)
         if not isinstance(dicom, bool):
             raise MedsynthError(f"dicom is {dicom!r}: give true or false")
         self.model, self.output, self.mode, self.request, self.inputs = model, output, mode, request, inputs
-        self.mask, self.steps, self.guidance, self.dicom = mask, steps, guidance, dicom
+        self.mask, self.dicom = mask, dicom
         self.condition = request.condition(model)
         if mode == "edit" and self.condition["label"] is None and not request.covariates:
             raise MedsynthError("mode is edit and nothing is to change: give --label or --covariates")
 
     def run(self) -> None:
         """Do it."""
-        settings = {"Mode": self.mode, "Steps": self.steps, "Guidance": self.guidance}
+        settings = {"Mode": self.mode} | {name.capitalize(): value for name, value in self.solver.items()}
         count = self.request.num_images
         if self.mode == "generate":
             drawn, columns = self.drawn(), square(count)
@@ -104,14 +101,11 @@ class VolumeInference:
     @torch.inference_mode()
     def drawn(self) -> Iterator[Drawn]:
         """New volumes, each from a seed of its own."""
-        how = self.condition | {"steps": self.steps, "guidance": self.guidance}
+        how = self.condition | self.solver
         for index in range(self.request.num_images):
-            volume, *facts = (part.cpu()[0] for part in self.model.network.sample(1, self.random_seed(index), **how))
+            drawn = self.model.network.sample(1, self.request.random_seed(index), **how)
+            volume, *facts = (part.cpu()[0] for part in drawn)
             yield volume, *(fact.tolist() for fact in facts)
-
-    def random_seed(self, index: int) -> int:
-        """Of one of the volumes."""
-        return self.request.random_seed(index)
 
     def read(self, source: Source) -> Prepared:
         """An input on the model's grid."""
@@ -137,8 +131,8 @@ class VolumeInference:
         if self.condition["label"] is not None:
             label.fill_(self.condition["label"])
         network, image = self.model.network, one.ready.image.to(label.device)
-        noise = network.invert(image, own, self.steps)
-        made = network.draw(noise, (label, position, covariates), self.steps, self.guidance).cpu()
+        noise = network.invert(image, own, self.solver["steps"])
+        made = network.draw(noise, (label, position, covariates), **self.solver).cpu()
         changed = {"Label": self.request.label or one.entry.get("label")}
         changed |= {"Covariates": dict(self.request.covariates)} if self.request.covariates else {}
         values = one.ready.space.to_units(made[0, 0].numpy())
@@ -157,8 +151,8 @@ class VolumeInference:
         if not coarse.any():
             raise MedsynthError(f"lies outside of the region of the mask {self.mask}: give a mask of this image")
         image, kept = ready.image.to(own[0].device), torch.from_numpy(~coarse)[None, None].to(own[0].device)
-        random = torch.Generator().manual_seed(self.random_seed(one.index))
-        made = network.draw(network.noise(1, random), own, self.steps, self.guidance, (image, kept)).cpu()
+        random = torch.Generator().manual_seed(self.request.random_seed(one.index))
+        made = network.draw(network.noise(1, random), own, **self.solver, known=(image, kept)).cpu()
         low, high = ready.space.bounds
         drawn = low + (resampled(made[0, 0].numpy(), ready.affine, affine, values.shape, -1.0) + 1) * (high - low) / 2
         inside = ndimage.distance_transform_edt(where, nib.affines.voxel_sizes(affine))

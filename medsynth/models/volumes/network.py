@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError
 from medsynth.models.flow.learning import DROPPED, flow_loss
-from medsynth.models.flow.network import SOLVER_STEPS, LatentFlow, forget
+from medsynth.models.flow.network import LatentFlow, forget
+from medsynth.models.flow.solver import SOLVER_STEPS
 from medsynth.models.volumes.augmentation import NUMBERS
 from medsynth.models.volumes.wavelet import bands, volumes
 
@@ -143,14 +144,12 @@ class VolumeFlow(nn.Module):
             steps, guidance: as `LatentFlow.travel` takes them; finer levels take half the steps.
             known: volumes, and (N, 1, *size), true where they are to come out as they are.
         """
-        image = None
-        kept = [(None, None)] * len(noise) if known is None else self._known(*known)
-        for level, start, (latents, where) in zip(self.levels, noise, kept, strict=True):
-            how = {} if known is None else {"known": (latents, where)}
+        image, kept = None, [None] * len(noise) if known is None else self._known(*known)
+        for level, start, own in zip(self.levels, noise, kept, strict=True):
             if image is None:
-                image = volumes(level.travel(start, *conditions, steps, guidance, **how))
+                image = volumes(level.travel(start, *conditions, steps, guidance, known=own))
             else:
-                detail = level.travel(start, *conditions, _fewer(steps), guidance, given=given(image), **how)
+                detail = level.travel(start, *conditions, _fewer(steps), guidance, given=given(image), known=own)
                 image = volumes(torch.cat([image, detail], dim=1))
         return image.clamp(-1, 1)
 
