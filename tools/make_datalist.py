@@ -135,7 +135,8 @@ def segmentations_of(found: Survey, options: argparse.Namespace) -> Found | None
     """What the label maps hold; None if there are none, or they were not looked at."""
     from medsynth.data.datalist.segmentations import look_at_segmentations
 
-    if options.segmentation or (not options.quick and any("segmentation" in entry for entry in found.entries)):
+    listed = any({"image", "segmentation"} <= set(entry) for entry in found.entries)  # pairs have them unread
+    if options.segmentation or (listed and not options.quick):
         try:
             segmentations = look_at_segmentations(found.entries)
         except MedsynthError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_label_maps_beside_their_images_are_listed_with_classes_by_themselves(ma
     read = datalist.read(labelled / "out.json")
     assert read.segmentation_classes == {0: "background", 2: "class_2"}
     assert all("segmentation" in entry for entry in read.entries)
+
+
+def test_label_maps_beside_pairs_are_listed_and_not_counted(make, labelled, capsys):
+    (labelled / "maps").rename(labelled / "scans" / "segmentations")
+    for image in sorted((labelled / "scans").glob("*_T1w.nii.gz")):
+        shutil.copy(image, str(image).replace("T1w", "FLAIR"))
+    make(labelled / "scans", labelled / "out.json", "--source", "*_T1w.nii.gz", "--target", "*_FLAIR.nii.gz")
+    written = json.loads((labelled / "out.json").read_text())
+    assert all("segmentation" in entry for entry in written["training"])
+    assert "labels" not in written
+    assert "background" not in capsys.readouterr().out
 
 
 def test_wrong_label_maps_are_refused_in_a_line(make, labelled, save, capsys):
