@@ -95,7 +95,7 @@ class CheckFinite(Transform):
 
 
 class MendHounsfield(Transform):
-    """Bring CT to Hounsfield units; `notes` say what was done, see `hounsfield.mended`."""
+    """Bring CT to Hounsfield units; `notes` say what was done, see `hounsfield.mended`, or that it may be no CT."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         volume = data[Keys.IMAGE]
@@ -103,6 +103,8 @@ class MendHounsfield(Transform):
         values, note = mended(stored)
         if values is not stored:
             volume[0] = torch.from_numpy(values)
+        if not note and values.min() > NO_AIR_HU:
+            note = "no air is in it, which has -1000 HU in CT: if it is MRI, take --modality mri"
         return data | {"notes": [*data.get("notes", []), note]} if note else data
 
 

@@ -182,3 +182,12 @@ def test_a_ct_background_of_0_becomes_air(tmp_path, save):
     image = prepared(save(tmp_path / "v.nii.gz", slab), Preprocessing("ct", "full", None, 40))["image"]
     assert image[4].unique()[0] == -1
     assert (image[4] == -1).sum() == 40 * 40 - 24 * 28
+
+
+@pytest.mark.parametrize(("air", "is_noted"), [(0, True), (-1000, False)])
+def test_ct_without_air_is_told(tmp_path, save, air, is_noted):
+    slab = np.full((30, 34, 8), air, np.int16)
+    slab[3:27, 3:31] = 40
+    slab[3:27, 3:10] = 300
+    data = prepared(save(tmp_path / "v.nii.gz", slab), Preprocessing("ct", "full", None, 40))
+    assert any("no air is in it" in note for note in data.get("notes", [])) == is_noted
