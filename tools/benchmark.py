@@ -8,6 +8,7 @@ python tools/benchmark.py superres
 python tools/benchmark.py stylegan
 python tools/benchmark.py vqvae
 python tools/benchmark.py priors
+python tools/benchmark.py volumes
 python tools/benchmark.py scaling superres
 python tools/benchmark.py start
 python tools/benchmark.py all
@@ -25,7 +26,7 @@ from pathlib import Path
 from medsynth.errors import run_tool
 
 SUBJECTS = (
-    "data", "train", "metrics", "translation", "superres", "stylegan", "vqvae", "priors", "scaling", "start"
+    "data", "train", "metrics", "translation", "superres", "stylegan", "vqvae", "priors", "volumes", "scaling", "start"
 )  # fmt: skip
 """Modules of `benchmarks` with `add_options(parsers)`, which adds a subcommand whose `run` takes the parsed options."""
 
