@@ -18,6 +18,7 @@ PATCH = 7
 SMALLEST_SCALE = 16  # pixels; patches of a coarser one would show whole heads
 COARSEST = 8  # pixels, of what the energy score compares
 LEAST_POWER = 1e-8
+TAPER = 8  # one part in so many, at each border, in which images fade to black
 MOST_PATCHES = 16  # per side: more sharpen the estimate less than they cost
 
 
@@ -193,18 +194,25 @@ def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:
     """Mean squared difference of the logarithms of two sets' radial power spectra; 0: equal.
 
     Repeated upsampling leaves too little power at some frequencies and too much (grain, a checkerboard) at others. A
-    discriminator with strided convolutions hardly sees this. Images fade to black towards their borders (Hann window):
-    one bright pixel in a corner, which a network finds by its padding, would have power at all frequencies.
+    discriminator with strided convolutions hardly sees this. Images fade to black at their borders (Tukey window): one
+    bright pixel in a corner, which a network finds by its padding, would have power at all frequencies. A window that
+    fades from the middle on (Hann) hides the skull, which has most of the fine detail.
 
     Args:
         fake, real: (N, C, H, H) and (M, C, H, H), in [-1, 1].
 
     Reference: Durall et al., Watch your up-convolution, arXiv:2003.01826; there of each image, here of the sets' means.
     """
-    window = torch.hann_window(real.shape[-1], periodic=False, device=real.device)
+    window = tapered(real.shape[-1], real.device)
     window = torch.outer(window, window)
     of_fake, of_real = (radial_power((images.float() + 1) * window).log() for images in (fake, real))
     return (of_fake - of_real).square().mean()
+
+
+def tapered(size: int, device: torch.device) -> Tensor:
+    """(size,): 1, but for the outer eighths, in which it rises from 0 and falls to 0 again; a Tukey window."""
+    ramp = torch.hann_window(2 * (size // TAPER) + 1, periodic=False, device=device)[: size // TAPER]
+    return torch.cat([ramp, torch.ones(size - 2 * len(ramp), device=device), ramp.flip(0)])
 
 
 def radial_power(images: Tensor) -> Tensor:

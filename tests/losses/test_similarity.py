@@ -21,6 +21,7 @@ from medsynth.losses.similarity import (
     sliced_patch_distance,
     spectral_distance,
     structural_dissimilarity,
+    tapered,
 )
 
 
@@ -116,6 +117,12 @@ def test_a_bright_corner_adds_nothing_to_the_spectrum():
     with_corner = images.clone()
     with_corner[..., 0, 0] = 10.0
     assert spectral_distance(with_corner, images).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_images_fade_in_their_outer_eighths_alone():
+    cpu = torch.device("cpu")
+    assert tapered(16, cpu).tolist() == pytest.approx([0, 0.5, *[1] * 12, 0.5, 0])
+    assert tapered(64, cpu)[8:-8].tolist() == [1] * 48
 
 
 def test_radial_power_puts_a_wave_into_its_ring():
