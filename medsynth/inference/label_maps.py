@@ -1,11 +1,13 @@
-"""Label maps that a user gives, as the slices that a model draws images of."""
+"""Label maps that a user gives, as the slices that a model draws images of, and the folder of these images."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,14 @@ from medsynth.data.io import sources
 from medsynth.data.io.segmentations import checked_classes, names_beside
 from medsynth.data.preprocessing.label_slices import LEAST_LABELLED, label_slices
 from medsynth.data.preprocessing.pipelines import Preprocessing
-from medsynth.errors import MedsynthError
-from medsynth.inference.generate import slice_space
+from medsynth.errors import MedsynthError, is_number
+from medsynth.inference.generate import Drawn, Request, slice_space, square, write_images
+from medsynth.inference.image_folder import ImageFolder
 from medsynth.run.recipe import LoadedModel
+
+MOST_DEFORMED = 2.0  # times as much as in training
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,15 @@ class LabelSlice:
     label: int
     position: float
     covariates: Tensor
+
+
+def check_deform(deform: float, layout: str, segmentations: str | None) -> None:
+    """Refuse what is no strength of a deformation, and what is of no use without label maps."""
+    if not is_number(deform) or not 0 <= deform <= MOST_DEFORMED:
+        raise MedsynthError(f"deform is {deform!r}: give a number from 0 to {MOST_DEFORMED:g}, such as 1")
+    if segmentations is None and (deform or layout == "nnunet"):
+        key = "deform is given" if deform else "layout is nnunet"
+        raise MedsynthError(f"{key} and there are no label maps: give a folder of them with --segmentations")
 
 
 def segmentation_classes(model: LoadedModel) -> dict[int, str]:
@@ -127,3 +143,60 @@ def _check_names(files: Sequence[Path], classes: dict[int, str]) -> None:
             raise MedsynthError(
                 f"code {code} is {name} in {file} and {classes[code]} in the model: change the codes to the model's"
             )
+
+
+def conditions_of(
+    maps: Sequence[LabelSlice], request: Request, label: int | None, names: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Class indices (N,), positions (N,) and covariates (N, K): what is requested, else what is known of label maps.
+
+    Args:
+        label: index of the requested class; None: none is.
+        names: of the model's covariates.
+    """
+    labels = torch.tensor([one.label if label is None else label for one in maps])
+    covariates = torch.stack([one.covariates for one in maps])
+    for name, value in (request.covariates or {}).items():
+        covariates[:, list(names).index(name)] = value
+    return labels, torch.tensor([one.position for one in maps]), covariates
+
+
+def write_images_of(
+    given: Sequence[LabelSlice],
+    draw: Callable[[Sequence[LabelSlice]], Iterator[Drawn]],
+    deformed: Callable[[Tensor, Sequence[str], int], Tensor] | None,
+    request: Request,
+    model: LoadedModel,
+    output: ImageFolder,
+    settings: Mapping[str, Any],
+    dicom: bool = False,
+) -> None:
+    """Write an image of each label map, and the maps; where there are more than images, of some, evenly spread.
+
+    Args:
+        draw: yields an image of each map.
+        deformed: indices of the classes, their names and a seed -> other indices; None: maps stay as they are.
+        settings, dicom: as `write_images` takes them.
+    """
+    classes, count = segmentation_classes(model), request.num_images
+    log.info("%d label maps for %d images", len(given), count)
+    few = np.arange(count) * len(given) // count if len(given) > count else np.arange(len(given))
+    chosen = [given[few[index % len(few)]] for index in range(count)]
+    if deformed is not None:
+        names = list(classes.values())
+        chosen = [
+            replace(one, indices=deformed(one.indices, names, request.random_seed(index, 1)))
+            for index, one in enumerate(chosen)
+        ]
+    origin = {"SegmentationOrigin": "given" if deformed is None else "deformed"}
+    facts = [
+        origin | {"SegmentationDigest": one.digest} | ({} if one.number is None else {"SegmentationSlice": one.number})
+        for one in chosen
+    ]
+    codes = np.array(list(classes))
+    if output.layout == "nnunet":  # which needs codes without gaps
+        classes, codes = dict(enumerate(classes.values())), np.arange(len(classes))
+    maps = (codes[one.indices[0].numpy()] for one in chosen)
+    columns = square(count)
+    write_images(draw(chosen), count, request, model, output, columns, facts, settings, dicom, maps)
+    output.describe_segmentations(classes)
