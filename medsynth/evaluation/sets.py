@@ -125,7 +125,7 @@ class UnpairedEvaluation:
         if self.inception is not None:
             raise MedsynthError("inception is for slices, and the synthetic images are volumes: leave it out")
         sets = read_volumes(self.real, synthetic, self.preparation, self.num_images, self.seed)
-        found, measures, rows, page, facts = compare_volumes(sets, self.seed, self.device)
+        found, measures, rows, page, facts = compare_volumes(sets, self.seed, self.device, self.utility)
         self.output.write(measures, rows, page, facts)
         self._log(found)
         return found

@@ -1,11 +1,13 @@
-"""Label maps that a user gives, as the slices that a model draws images of."""
+"""Label maps that a user gives, as the slices or volumes that a model draws images of, and these images' folder."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +16,30 @@ from tqdm import tqdm
 
 from medsynth.data.datalist import datalist
 from medsynth.data.datasets.slices import SliceDataset
+from medsynth.data.datasets.volumes import VolumeDataset
 from medsynth.data.io import sources
 from medsynth.data.io.segmentations import checked_classes, names_beside
-from medsynth.data.preprocessing.label_slices import LEAST_LABELLED, label_slices
+from medsynth.data.preprocessing.label_slices import LEAST_LABELLED, label_slices, label_volume
 from medsynth.data.preprocessing.pipelines import Preprocessing
-from medsynth.errors import MedsynthError
-from medsynth.inference.generate import slice_space
+from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, plain_segmentation
+from medsynth.errors import MedsynthError, is_number
+from medsynth.inference.generate import Drawn, Request, slice_space, square, write_images
+from medsynth.inference.image_folder import ImageFolder
 from medsynth.run.recipe import LoadedModel
+
+MOST_DEFORMED = 2.0  # times as much as in training
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LabelSlice:
-    """A slice of a label map, and what is known of it.
+    """A slice of a label map, or a whole one, and what is known of it.
 
     Args:
-        indices: (1, H, W) of the model's classes, uint8.
+        indices: (1, H, W) or (1, X, Y, Z) of the model's classes, uint8.
         digest: SHA-256 of its file.
-        number: of the slice, among those that were taken of the file.
+        number: of the slice, among those that were taken of the file; None: it is a volume.
         label: index of the image's class, -1 if unknown.
         position: NaN if unknown.
         covariates: (K,), NaN where unknown.
@@ -38,10 +47,19 @@ class LabelSlice:
 
     indices: Tensor
     digest: str
-    number: int
+    number: int | None
     label: int
     position: float
     covariates: Tensor
+
+
+def check_deform(deform: float, layout: str, segmentations: str | None) -> None:
+    """Refuse what is no strength of a deformation, and what is of no use without label maps."""
+    if not is_number(deform) or not 0 <= deform <= MOST_DEFORMED:
+        raise MedsynthError(f"deform is {deform!r}: give a number from 0 to {MOST_DEFORMED:g}, such as 1")
+    if segmentations is None and (deform or layout == "nnunet"):
+        key = "deform is given" if deform else "layout is nnunet"
+        raise MedsynthError(f"{key} and there are no label maps: give a folder of them with --segmentations")
 
 
 def segmentation_classes(model: LoadedModel) -> dict[int, str]:
@@ -58,65 +76,101 @@ def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence
     Raises:
         MedsynthError: the model knows no label maps, there are none, or one cannot be used.
     """
-    classes = segmentation_classes(model)
-    if not classes:
-        raise MedsynthError(
-            "segmentations is given, and the model learned without label maps: train one with --use_segmentation true"
-        )
-    if Path(path).suffix.lower() == ".json":
-        return _of_datalist(path, model, classes, covariates)
+    classes, space = _learned_classes(model), slice_space(model)
+    preprocessing = Preprocessing.from_dict(model.preprocessing)
+    if _is_datalist(path):
+        spacing = None if preprocessing.modality == "image" else space.spacing_mm
+        entries, known = _listed(path, covariates)
+        how = {"covariates": known, "segmentation_classes": classes}
+        dataset = SliceDataset(entries, replace(preprocessing, spacing_mm=spacing), model.classes, **how)
+        maps = dataset.stored_slices.read(dataset.views["segmentation"])
+        found = _of_dataset(dataset, maps, known, covariates)
+        return [one for one in found if (one.indices > 0).float().mean() >= LEAST_LABELLED]
+    middle = model.extra["segmentation"]["middle"]
+    found = _of_files(path, classes, covariates, lambda file: label_slices(file, preprocessing, space, classes, middle))
+    if not found:
+        raise MedsynthError(f"the label maps of {path} show hardly anything: 1 % of a slice is needed")
+    return found
+
+
+def read_label_volumes(path: str | Path, model: LoadedModel, covariates: Sequence[str]) -> list[LabelSlice]:
+    """The same of a model of volumes: whole label maps, on its grid."""
+    classes, preprocessing = _learned_classes(model), VolumePreprocessing.from_dict(model.preprocessing)
+    if _is_datalist(path):
+        entries, known = _listed(path, covariates)
+        how = {"covariates": known, "segmentation_classes": classes}
+        dataset = VolumeDataset(entries, preprocessing, model.classes, **how)
+        stored = (dataset.stored_slices.read(rows[None]) for rows in dataset.views["segmentation"])
+        maps = (plain_segmentation(one, preprocessing.size, preprocessing.finer or 1)[0] for one in stored)
+        found = [one for one in _of_dataset(dataset, maps, known, covariates) if one.indices.any()]
+    else:
+        middle = model.extra["segmentation"]["middle"]
+        found = _of_files(path, classes, covariates, lambda file: label_volume(file, preprocessing, classes, middle))
+    return [replace(one, number=None) for one in found]
+
+
+def _learned_classes(model: LoadedModel) -> dict[int, str]:
+    if classes := segmentation_classes(model):
+        return classes
+    raise MedsynthError(
+        "segmentations is given, and the model learned without label maps: train one with --use_segmentation true"
+    )
+
+
+def _is_datalist(path: str | Path) -> bool:
+    return Path(path).suffix.lower() == ".json"
+
+
+def _listed(path: str | Path, covariates: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The entries of a datalist, and those of the covariates that some have."""
+    entries = datalist.read(path).entries
+    known = datalist.covariates_of(entries)
+    return entries, [name for name in covariates if name in known]
+
+
+def _of_files(
+    path: str | Path, classes: dict[int, str], covariates: Sequence[str], cut: Callable[[Path], np.ndarray]
+) -> list[LabelSlice]:
+    """What is cut of a label map, or of all in a folder."""
     if not Path(path).exists():
         raise MedsynthError(f"segmentations {path} does not exist: give a label map, a folder of them or a datalist")
     files = sources.find_images(path) if Path(path).is_dir() else [Path(path)]
     if not files:
         raise MedsynthError(f"segmentations {path} holds no label map: {sources.FORMATS} files are needed")
     _check_names(files, classes)
-    preprocessing, unknown = Preprocessing.from_dict(model.preprocessing), torch.full((len(covariates),), math.nan)
-    found = []
+    found, unknown = [], torch.full((len(covariates),), math.nan)
     for file in tqdm(files, "reading label maps", unit="map"):
         try:
-            slices = label_slices(
-                file, preprocessing, slice_space(model), classes, model.extra["segmentation"]["middle"]
-            )
+            parts = cut(file)
         except MedsynthError as error:
             raise MedsynthError(f"label map {sources.shown(file)} {error}") from error
         digest = sources.digest(file)
         found += [
             LabelSlice(torch.from_numpy(one)[None], digest, number, -1, math.nan, unknown)
-            for number, one in enumerate(slices)
+            for number, one in enumerate(parts)
         ]
-    if not found:
-        raise MedsynthError(f"the label maps of {path} show hardly anything: 1 % of a slice is needed")
     return found
 
 
-def _of_datalist(
-    path: str | Path, model: LoadedModel, classes: dict[int, str], covariates: Sequence[str]
+def _of_dataset(
+    dataset: SliceDataset | VolumeDataset, maps: Iterable[Tensor], known: Sequence[str], covariates: Sequence[str]
 ) -> list[LabelSlice]:
-    entries = datalist.read(path).entries
-    known = datalist.covariates_of(entries)
-    preprocessing = replace(Preprocessing.from_dict(model.preprocessing), spacing_mm=slice_space(model).spacing_mm)
-    if preprocessing.modality == "image":
-        preprocessing = replace(preprocessing, spacing_mm=None)
-    dataset = SliceDataset(
-        entries,
-        preprocessing,
-        model.classes,
-        covariates=[name for name in covariates if name in known],
-        segmentation_classes=classes,
-    )
+    """The maps of a dataset with what is known of its images.
+
+    Args:
+        known: the covariates of the dataset.
+        covariates: those of the model.
+    """
     digests = [sources.digest(entry["segmentation"]) for entry in dataset.entries]
     facts = dataset.facts(np.arange(len(dataset)))
     values = torch.full((len(dataset), len(covariates)), math.nan)
-    for column, name in enumerate(name for name in covariates if name in known):
+    for column, name in enumerate(known):
         values[:, list(covariates).index(name)] = facts["covariates"][:, column]
-    maps = dataset.stored_slices.read(dataset.views["segmentation"]).to(torch.uint8)
     owners = dataset.entry_indices
     numbers = np.arange(len(owners)) - np.searchsorted(owners, owners)
     return [
-        LabelSlice(maps[i], digests[owners[i]], int(numbers[i]), int(label), float(position), values[i])
-        for i, (label, position) in enumerate(zip(facts["label"], facts["position"], strict=True))
-        if (maps[i] > 0).float().mean() >= LEAST_LABELLED
+        LabelSlice(one.to(torch.uint8), digests[owners[i]], int(numbers[i]), int(label), float(position), values[i])
+        for i, (one, label, position) in enumerate(zip(maps, facts["label"], facts["position"], strict=True))
     ]
 
 
@@ -127,3 +181,60 @@ def _check_names(files: Sequence[Path], classes: dict[int, str]) -> None:
             raise MedsynthError(
                 f"code {code} is {name} in {file} and {classes[code]} in the model: change the codes to the model's"
             )
+
+
+def conditions_of(
+    maps: Sequence[LabelSlice], request: Request, label: int | None, names: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Class indices (N,), positions (N,) and covariates (N, K): what is requested, else what is known of label maps.
+
+    Args:
+        label: index of the requested class; None: none is.
+        names: of the model's covariates.
+    """
+    labels = torch.tensor([one.label if label is None else label for one in maps])
+    covariates = torch.stack([one.covariates for one in maps])
+    for name, value in (request.covariates or {}).items():
+        covariates[:, list(names).index(name)] = value
+    return labels, torch.tensor([one.position for one in maps]), covariates
+
+
+def write_images_of(
+    given: Sequence[LabelSlice],
+    draw: Callable[[Sequence[LabelSlice]], Iterator[Drawn]],
+    deformed: Callable[[Tensor, Sequence[str], int], Tensor] | None,
+    request: Request,
+    model: LoadedModel,
+    output: ImageFolder,
+    settings: Mapping[str, Any],
+    dicom: bool = False,
+) -> None:
+    """Write an image of each label map, and the maps; where there are more than images, of some, evenly spread.
+
+    Args:
+        draw: yields an image of each map.
+        deformed: indices of the classes, their names and a seed -> other indices; None: maps stay as they are.
+        settings, dicom: as `write_images` takes them.
+    """
+    classes, count = segmentation_classes(model), request.num_images
+    log.info("%d label maps for %d images", len(given), count)
+    few = np.arange(count) * len(given) // count if len(given) > count else np.arange(len(given))
+    chosen = [given[few[index % len(few)]] for index in range(count)]
+    if deformed is not None:
+        names = list(classes.values())
+        chosen = [
+            replace(one, indices=deformed(one.indices, names, request.random_seed(index, 1)))
+            for index, one in enumerate(chosen)
+        ]
+    origin = {"SegmentationOrigin": "given" if deformed is None else "deformed"}
+    facts = [
+        origin | {"SegmentationDigest": one.digest} | ({} if one.number is None else {"SegmentationSlice": one.number})
+        for one in chosen
+    ]
+    codes = np.array(list(classes))
+    if output.layout == "nnunet":  # which needs codes without gaps
+        classes, codes = dict(enumerate(classes.values())), np.arange(len(classes))
+    maps = (codes[one.indices[0].numpy()] for one in chosen)
+    columns = square(count)
+    write_images(draw(chosen), count, request, model, output, columns, facts, settings, dicom, maps)
+    output.describe_segmentations(classes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from tables import rows
 
+from medsynth.data.datalist import datalist
+from medsynth.evaluation.metrics import segmentation_utility
 from medsynth.run.recipe import load_model
 
 SMALL = {
@@ -73,3 +76,42 @@ def test_other_systems_take_drawn_volumes_as_they_are(stem, generated, untrained
     if stem != "vaegan":  # which leaves out slices without enough of the head
         np.testing.assert_allclose(sorted(extents[0]), sorted(extents[1]), rtol=1e-3)
     assert np.isfinite(made.get_fdata()).all()
+
+
+@pytest.fixture(scope="module")
+def labelled(heads, tmp_path_factory) -> Path:
+    """The heads with a label map each: what is bright, on the left and on the right."""
+    folder = tmp_path_factory.mktemp("labelled")
+    data = datalist.read(heads)
+    for entry in data.entries:
+        image = nib.as_closest_canonical(nib.load(entry["image"]))
+        bright = image.get_fdata() > np.percentile(image.get_fdata(), 70)
+        codes = bright * np.where(np.arange(image.shape[0]) < image.shape[0] / 2, 1, 2)[:, None, None]
+        entry["segmentation"] = str(folder / f"{entry['subject']}_dseg.nii.gz")
+        nib.save(nib.Nifti1Image(codes.astype(np.uint8), image.affine), entry["segmentation"])
+    classes = {0: "background", 1: "left half", 2: "right half"}
+    datalist.write(folder / "list.json", replace(data, segmentation_classes=classes))
+    return folder / "list.json"
+
+
+def test_label_maps_are_learned_drawn_beside_their_volumes_and_evaluated(
+    labelled, trains, run_bundle, cache_dir, short_search, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(segmentation_utility, "STEPS", 2)
+    run = trains("volumes/train.json", labelled, **SMALL)(tmp_path / "run", max_epochs=1, use_segmentation=True)
+    options = {"checkpoint": str(run / "model.pt"), "segmentations": str(labelled), "deform": 1.0, "device": "cpu"}
+    out = tmp_path / "images"
+    run_bundle("inference", "volumes/inference.json", output_dir=str(out), num_images=8, steps=1, **options)
+    for image in (out / "images").glob("*.nii.gz"):
+        maps = out / "segmentations" / image.name.replace(".nii.gz", "_dseg.nii.gz")
+        assert set(np.unique(nib.load(maps).get_fdata())) == {0, 1, 2}
+        np.testing.assert_array_equal(nib.load(maps).affine, nib.load(image).affine)
+    options = {"real": str(labelled), "synthetic": str(out), "split": "both", "cache_dir": str(cache_dir)}
+    report = tmp_path / "report"
+    run_bundle("evaluation", "evaluation/evaluate.json", output_dir=str(report), device="cpu", **options)
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert 0.7 < metrics["label_volume/left half"]["value"] < 1.4
+    assert {"label_volume/right half", "dice_tstr", "dice_shown/left half"} <= set(metrics)
+    assert (
+        "mean volume of a class in label maps, synthetic over real; left half" in (report / "report.html").read_text()
+    )

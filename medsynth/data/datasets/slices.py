@@ -93,6 +93,18 @@ class PreparedSlices(Dataset):
             "index": torch.from_numpy(indices.astype(np.int64)),
         }
 
+    def _described(self, classes: Mapping[int, str] | None) -> dict[str, Any] | None:
+        """Of the label maps, for model.pt."""
+        if not classes:
+            return None
+        middles = [facts["middle"] for facts in self._images if facts["middle"]]
+        if not middles:
+            raise MedsynthError("all label maps are empty: check the segmentations of the datalist")
+        return {
+            "classes": {str(code): name for code, name in classes.items()},
+            "middle": np.mean(middles, axis=0).tolist(),
+        }
+
 
 class SliceDataset(PreparedSlices):
     """Normalized slices of a set of images, each image prepared once into a cache.
@@ -140,7 +152,7 @@ class SliceDataset(PreparedSlices):
         self.preprocessing = fit_spacing(entries, preprocessing, cache_dir, num_workers)
         store, images = Cache(cache_dir), [Source.of(entry) for entry in entries]
         if segmentation_classes:
-            images = _with_segmentations(images, entries)
+            images = with_segmentations(images, entries)
         records, self._lease = prepare_all(images, self.preprocessing, store, num_workers, segmentation_classes)
         super().__init__(entries, records, store, classes, max_bad_fraction)
         planes = np.array([len(facts.get("planes", [0])) for facts in self._images])
@@ -169,19 +181,9 @@ class SliceDataset(PreparedSlices):
         """(N, H, W) slices of these indices, as they are stored (float16, or float32 for pictures)."""
         return torch.from_numpy(self.images[indices])
 
-    def _described(self, classes: Mapping[int, str] | None) -> dict[str, Any] | None:
-        if not classes:
-            return None
-        middles = [facts["middle"] for facts in self._images if facts["middle"]]
-        if not middles:
-            raise MedsynthError("all label maps are empty: check the segmentations of the datalist")
-        return {
-            "classes": {str(code): name for code, name in classes.items()},
-            "middle": np.mean(middles, axis=0).tolist(),
-        }
 
-
-def _with_segmentations(images: Sequence[Source], entries: Sequence[dict[str, Any]]) -> list[Source]:
+def with_segmentations(images: Sequence[Source], entries: Sequence[dict[str, Any]]) -> list[Source]:
+    """Images with the label maps of their entries, which all must have one."""
     if without := [_name(entry) for entry in entries if not entry.get("segmentation")]:
         raise MedsynthError(
             f"{len(without)} of {len(entries)} images have no segmentation, the first is {without[0]}: list one for "

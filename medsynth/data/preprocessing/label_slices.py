@@ -1,10 +1,11 @@
-"""Slices of label maps that come without an image."""
+"""Label maps that come without an image, as slices or as volumes of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -18,6 +19,7 @@ from medsynth.data.io.sources import is_picture
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.transforms import SEGMENTATION, FitPicture, middle_of, of_each_class, resampled, window
+from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, at_spacing
 from medsynth.errors import MedsynthError
 
 LEAST_LABELLED = 0.01  # part of a slice
@@ -65,3 +67,39 @@ def label_slices(
     starts = [round(here - there) for here, there in zip(own, middle, strict=True)]
     found = window(indices, starts, (size, size), 0).numpy()
     return found[(found > 0).mean(axis=(1, 2)) >= LEAST_LABELLED] if len(found) > 1 else found
+
+
+def label_volume(
+    path: str | Path, preprocessing: VolumePreprocessing, classes: Mapping[int, str], middle: Sequence[float]
+) -> NDArray[np.uint8]:
+    """A label map on the grid of a model of volumes, (1, X, Y, Z), indices of the classes.
+
+    It is resampled to the grid's voxels, and cut so that the middle of what it shows comes where that of the training
+    label maps was; one that has the grid's size then is taken as it is.
+
+    Args:
+        middle: voxel (x, y, z) in the middle of the training label maps, see `VolumeDataset.segmentation`.
+
+    Raises:
+        MedsynthError: what is wrong with it, in words that follow the file's name.
+    """
+    if is_picture(path):
+        raise MedsynthError("is a picture, and label maps of whole volumes are needed")
+    codes, affine = read_segmentation(path)
+    if min(codes.shape) < 2:
+        raise MedsynthError("is a single slice, and label maps of whole volumes are needed")
+    spacing, indices = nib.affines.voxel_sizes(affine), torch.from_numpy(as_indices(codes, classes))
+    if not indices.any():
+        raise MedsynthError("is empty: it holds nothing but 0")
+    indices = of_each_class(indices, lambda share: at_spacing(share, spacing, preprocessing.spacing_mm))[None]
+    if tuple(indices.shape[1:]) == preprocessing.size:
+        return indices.numpy()
+    own = middle_of(indices.numpy())
+    if own is None:
+        raise MedsynthError(f"holds nothing that is seen at {_mm(preprocessing)} mm: give larger structures")
+    starts = [round(here - there) for here, there in zip(own, middle, strict=True)]
+    return window(indices, starts, preprocessing.size, 0).numpy()
+
+
+def _mm(preprocessing: VolumePreprocessing) -> str:
+    return " x ".join(f"{mm:g}" for mm in preprocessing.spacing_mm)

@@ -146,7 +146,7 @@ def ct(preprocessing: Preprocessing, segmentation_classes: Mapping[int, str] | N
 def image(preprocessing: Preprocessing, segmentation_classes: Mapping[int, str] | None = None) -> Compose:
     """A 2D image's bit depth, or the given bounds, to [-1, 1]; rows and columns as they are."""
     fit = (CutPicture if preprocessing.keep_pixels else FitPicture)(preprocessing.image_size)
-    return Compose([*read_picture(preprocessing), *_labels(segmentation_classes), ScaleToUnit(), fit])
+    return Compose([*read_picture(preprocessing), *read_labels(segmentation_classes), ScaleToUnit(), fit])
 
 
 def read_picture(preprocessing: Preprocessing) -> list[Transform]:
@@ -209,11 +209,12 @@ def take_slices(preprocessing: Preprocessing) -> list[Transform]:
 
 
 def _volume(preprocessing: Preprocessing, classes: Mapping[int, str] | None) -> Compose:
-    located = [*locate(preprocessing), *_labels(classes)]
+    located = [*locate(preprocessing), *read_labels(classes)]
     return Compose([*located, volume_bounds(preprocessing), *take_slices(preprocessing)])
 
 
-def _labels(classes: Mapping[int, str] | None) -> list[Transform]:
+def read_labels(classes: Mapping[int, str] | None) -> list[Transform]:
+    """The step of a pipeline that reads the label map of the image that was read; none without classes."""
     return [ReadSegmentation(classes)] if classes else []
 
 

@@ -254,7 +254,7 @@ def of_each_class(indices: torch.Tensor, move: Callable[[torch.Tensor], torch.Te
         if largest is None:
             largest, found = share, torch.full_like(share, index, dtype=indices.dtype)
             continue
-        found[share > largest] = index
+        found = torch.where(share > largest, index, found)
         largest = torch.maximum(largest, share)
     return found
 
@@ -379,8 +379,10 @@ def bits_of(source: Source) -> int | None:
 
 
 def middle_of(indices: np.ndarray) -> list[float] | None:
-    """Row and column in the middle of what slices (N, rows, columns) of a label map show; None if that is nothing."""
-    ends = [np.flatnonzero(indices.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+    """Row and column in the middle of what slices (N, rows, columns) of a label map show, or x, y and z of volumes
+    (N, X, Y, Z); None if that is nothing."""
+    axes = range(indices.ndim)
+    ends = [np.flatnonzero(indices.any(axis=tuple(other for other in axes if other != axis))) for axis in axes[1:]]
     return [float(found[0] + found[-1]) / 2 for found in ends] if len(ends[0]) else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,19 @@ from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.foreground import BRAIN_HEIGHT_MM, Patient
 from medsynth.data.preprocessing.lease import Lease
-from medsynth.data.preprocessing.pipelines import REGIONS, checked_window, find, volume_bounds
+from medsynth.data.preprocessing.pipelines import REGIONS, checked_window, find, read_labels, volume_bounds
 from medsynth.data.preprocessing.preparation import DTYPES, Preparation, Result, identity, reason, recipe
 from medsynth.data.preprocessing.region import choose_region, first_images, measure_all
 from medsynth.data.preprocessing.spacing import NAMES, STEP_MM, header_or_none
-from medsynth.data.preprocessing.transforms import ReadVolume, ScaleToUnit, resampled, window
+from medsynth.data.preprocessing.transforms import (
+    SEGMENTATION,
+    ReadVolume,
+    ScaleToUnit,
+    middle_of,
+    of_each_class,
+    resampled,
+    window,
+)
 from medsynth.errors import MedsynthError, is_number, is_whole
 
 ABOVE_MM = 8.0  # of air above a head, where the grid is high enough
@@ -155,7 +163,8 @@ def fit_grid(
 class ToGrid(Transform):
     """Bring a volume (1, rows, columns, slices) with the axes `foreground.AXES` to the grid, and some way beyond it.
 
-    The grid lies about the middle of the patient's box; its upper end is a little above the top of a head.
+    The grid lies about the middle of the patient's box; its upper end is a little above the top of a head. A label map
+    comes along: linear for each class, then each voxel gets the class of the largest share.
     """
 
     def __init__(self, preprocessing: VolumePreprocessing) -> None:
@@ -165,23 +174,29 @@ class ToGrid(Transform):
         volume, finer = data[Keys.IMAGE], self.preprocessing.finer or 1
         right, ahead, up = (mm / finer for mm in self.preprocessing.spacing_mm)
         old, new = np.array([float(mm) for mm in volume.pixdim]), np.array([ahead, right, up])
-        image = convert_to_tensor(volume, track_meta=False)[0].permute(2, 0, 1)  # slices, rows, columns
-        image = resampled(image, old[:2], new[:2]).permute(1, 0, 2)  # rows, slices, columns
-        image = resampled(image, (old[2], new[1]), (new[2], new[1])).permute(0, 2, 1)
         width, depth, height = (finer * length for length in self.preprocessing.size)
         edges = [finer * margin for margin in self.preprocessing.margins]
         sides = np.array([depth + 2 * edges[1], width + 2 * edges[0], height + 2 * edges[2]])
         starts = np.array(_starts(data["patient"], new, (depth, width, height))) - [edges[1], edges[0], edges[2]]
-        image = window(image[None], starts, sides, data["air"])[0]
+
+        def cut(image: torch.Tensor, air: float) -> torch.Tensor:
+            return window(image[None], starts, sides, air)[0].flip(0, 1).permute(1, 0, 2)[None]
+
+        on_grid = {Keys.IMAGE: cut(at_spacing(convert_to_tensor(volume, track_meta=False)[0], old, new), data["air"])}
+        if SEGMENTATION in data:
+            indices = convert_to_tensor(data[SEGMENTATION], track_meta=False)[0]
+            on_grid[SEGMENTATION] = cut(of_each_class(indices, lambda share: at_spacing(share, old, new)), 0)
         to_ras = nib.affines.from_matvec([[0, -1, 0], [-1, 0, 0], [0, 0, 1]], [sides[0] - 1, sides[1] - 1, 0])
         to_old = nib.affines.from_matvec(np.diag(new / old), starts * new / old + (new / old - 1) / 2)
         affine = volume.affine.numpy() @ to_old @ to_ras
-        return data | {
-            Keys.IMAGE: image.flip(0, 1).permute(1, 0, 2)[None],
-            "spacing_mm": self.preprocessing.spacing_mm,
-            "affine": affine,
-            "positions": np.array([np.nan]),
-        }
+        facts = {"spacing_mm": self.preprocessing.spacing_mm, "affine": affine, "positions": np.array([np.nan])}
+        return data | on_grid | facts
+
+
+def at_spacing(volume: torch.Tensor, old: Sequence[float], new: Sequence[float]) -> torch.Tensor:
+    """A volume (X, Y, Z) from one spacing to another along its axes, see `resampled`."""
+    volume = resampled(volume.permute(2, 0, 1), old[:2], new[:2]).permute(1, 0, 2)
+    return resampled(volume, (old[2], new[1]), (new[2], new[1])).permute(0, 2, 1)
 
 
 def _starts(patient: Patient, spacing_mm: np.ndarray, sides: Sequence[int]) -> list[int]:
@@ -201,6 +216,11 @@ def plain(stored: torch.Tensor, size: Sequence[int], finer: int) -> torch.Tensor
     return F.avg_pool3d(stored[:, :, inside[0], inside[1], inside[2]], finer)
 
 
+def plain_segmentation(stored: torch.Tensor, size: Sequence[int], finer: int) -> torch.Tensor:
+    """Stored label maps (N, 1, ...), indices of the classes -> (N, 1, *size): the class of the largest share."""
+    return of_each_class(stored, lambda share: plain(share, size, finer))
+
+
 def three_planes(volumes: torch.Tensor, at: Sequence[float] = MIDDLE) -> torch.Tensor:
     """Axial, coronal and sagittal plane of (N, 1, X, Y, Z), side by side, upright: (N, 1, H, W).
 
@@ -215,23 +235,40 @@ def three_planes(volumes: torch.Tensor, at: Sequence[float] = MIDDLE) -> torch.T
     return torch.cat([F.pad(plane, (0, 0, 0, height - plane.shape[2]), value=-1) for plane in upright], dim=3)
 
 
-def grid_transforms(preprocessing: VolumePreprocessing) -> Compose:
-    """A `Source` in; image (1, X, Y, Z) in [-1, 1], stored finer and with margins, `bounds`, `affine`, spacing out."""
-    steps = [ReadVolume(), *find(preprocessing), volume_bounds(preprocessing), ScaleToUnit(), ToGrid(preprocessing)]
-    return Compose(steps)
+def grid_transforms(
+    preprocessing: VolumePreprocessing, segmentation_classes: Mapping[int, str] | None = None
+) -> Compose:
+    """A `Source` in; image (1, X, Y, Z) in [-1, 1], stored finer and with margins, `bounds`, `affine`, spacing out.
+
+    With classes, its label map comes with the image, as `pipelines.volume_transforms` has it.
+    """
+    located = [ReadVolume(), *find(preprocessing), *read_labels(segmentation_classes)]
+    return Compose([*located, volume_bounds(preprocessing), ScaleToUnit(), ToGrid(preprocessing)])
 
 
 def prepare_volumes(
-    images: Sequence[Source], preprocessing: VolumePreprocessing, store: Cache, num_workers: int
+    images: Sequence[Source],
+    preprocessing: VolumePreprocessing,
+    store: Cache,
+    num_workers: int,
+    segmentation_classes: Mapping[int, str] | None = None,
 ) -> tuple[list[dict[str, Any]], Lease]:
-    """The records of volumes, one each, in order; and a lease on their files in the cache."""
-    one = partial(prepare_volume, preprocessing=preprocessing, pipeline=grid_transforms(preprocessing))
-    how = ["grid", recipe(preprocessing)]
+    """The records of volumes, one each, in order; and a lease on their files in the cache.
+
+    Args:
+        segmentation_classes: names by code, of the label maps that come with the images; None: none do.
+    """
+    pipeline = grid_transforms(preprocessing, segmentation_classes)
+    one = partial(prepare_volume, preprocessing=preprocessing, pipeline=pipeline)
+    how = ["grid", recipe(preprocessing), *([list(segmentation_classes)] if segmentation_classes else [])]
     return Preparation(images, 1, identity, how, one, store).all(num_workers, "preparing volumes")
 
 
 def prepare_volume(source: Source, preprocessing: VolumePreprocessing, pipeline: Compose) -> Result:
-    """A volume (1, X, Y, Z) and the facts about it, or what is wrong with it."""
+    """A volume (1, X, Y, Z) and the facts about it, or what is wrong with it.
+
+    With a label map, (2, X, Y, Z), and `middle`, the voxel of the grid in the middle of what it shows.
+    """
     try:
         if sources.is_picture(source.path):
             raise MedsynthError("is a picture, and volumes are needed: for pictures, use vaegan with --modality image")
@@ -243,7 +280,13 @@ def prepare_volume(source: Source, preprocessing: VolumePreprocessing, pipeline:
         return None, {"error": reason(error)}
     facts = {"positions": [None], "bounds": list(data["bounds"]), "spacing_mm": list(data["spacing_mm"])}
     facts |= {"affine": data["affine"].tolist()} | ({"notes": data["notes"]} if data.get("notes") else {})
-    return data[Keys.IMAGE].to(DTYPES[preprocessing.modality]).numpy(), facts
+    image = data[Keys.IMAGE].to(DTYPES[preprocessing.modality]).numpy()
+    if SEGMENTATION not in data:
+        return image, facts
+    indices, finer = data[SEGMENTATION].numpy(), preprocessing.finer or 1
+    if middle := middle_of(indices):
+        middle = [(at + 0.5) / finer - 0.5 - edge for at, edge in zip(middle, preprocessing.margins, strict=True)]
+    return np.concatenate([image, indices.astype(image.dtype)]), facts | {"middle": middle}
 
 
 def _checked_spacing(spacing: Any) -> tuple[float, float, float] | None:

@@ -44,6 +44,7 @@ CATALOG = {
         "near", "", "change from each slice to the next, synthetic over real: below 1 smears, above 1 flickers", 1.0
     ),
     "variance_ratio": Entry("near", "", "variance of volumes, synthetic over real: below 1 is too alike", 1.0),
+    "label_volume": Entry("near", "", "mean volume of a class in label maps, synthetic over real", 1.0),
     "precision": Entry("higher", "", "share of synthetic images that lie among real ones", None, SHARE),
     "recall": Entry("higher", "", "share of real images that lie among synthetic ones", None, SHARE),
     "coverage": Entry("higher", "", "share of real images with a synthetic one near them", None, SHARE),

@@ -138,7 +138,7 @@ def read_sets(
         spacing = _spacing(files[0])
     _check_size(fake, preprocessing)
     others = held_out_entries(data, preparation.split)
-    segmented = _segmentation_classes(files, [*data.split("training"), *others], data)
+    segmented = labelled_classes(files, [*data.split("training"), *others], data)
     train, held_out = _real(data, others, preprocessing, preparation, spacing, segmented)
     patients = Patients.of(others, held_out.subjects)
     facts = (
@@ -163,7 +163,7 @@ def read_sets(
     return Sets(train_set, held_out_set, fake, patients, names, data.classes, facts, left_out, labelled)
 
 
-def _segmentation_classes(
+def labelled_classes(
     files: Sequence[SyntheticFile], entries: Sequence[dict[str, Any]], data: Datalist
 ) -> dict[int, str]:
     """The classes of the label maps, if all images have one; else none."""

@@ -92,7 +92,7 @@ def _about(name: str) -> str:
     if _is_part(name):
         return f"the same at {name.rpartition('_')[2]} pixels a side"
     part = name.partition("/")[2]
-    if part and name.startswith("dice_"):
+    if part and name.startswith(("dice_", "label_volume")):
         return f"{entry(name).about}; {part}"
     return entry(name).about + (f"; {'whole volumes' if part == 'volume' else f'{part} slices'}" if part else "")
 

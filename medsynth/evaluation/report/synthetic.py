@@ -116,7 +116,7 @@ def is_volume(file: SyntheticFile) -> bool:
 
 
 def read_maps(files: Sequence[SyntheticFile], classes: Mapping[int, str]) -> Array:
-    """The label maps of slices, (N, H, W) uint8, indices of these classes, names by code.
+    """The label maps of slices (N, H, W), or of volumes (N, X, Y, Z), uint8: indices of these classes, names by code.
 
     Raises:
         MedsynthError: one has a class of another name.
@@ -143,7 +143,10 @@ def read_maps(files: Sequence[SyntheticFile], classes: Mapping[int, str]) -> Arr
 def _codes(path: Path) -> Array:
     if sources.is_picture(path):
         return read_picture_segmentation(path)
-    return as_codes(nib.load(path).get_fdata()[..., 0])
+    image = nib.load(path)
+    if image.shape[2] == 1:
+        return as_codes(image.get_fdata()[..., 0])
+    return as_codes(nib.as_closest_canonical(image).get_fdata())
 
 
 def read_slices(

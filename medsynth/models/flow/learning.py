@@ -77,11 +77,14 @@ def training_loss(
     """
     chance = torch.rand(len(latents), device=latents.device)
     conditions = unknown(chance < DROPPED, *(facts[name] for name in FACTS))
-    if given is not None:
-        hidden = (chance > DROPPED / 2) & (chance < DROPPED / 2 + HIDDEN)
-        given = given * ~hidden[:, None, None, None]
+    given = flow.without_maps(given, has_no_map(chance))
     condition = flow.embed(*conditions, latents)
     return flow_loss(flow, flow.normalize(latents), condition, augmentation, given=given).mean()
+
+
+def has_no_map(chance: Tensor) -> Tensor:
+    """Of images with random numbers (N,) from 0 to 1, below `DROPPED` without conditions: whose maps are hidden."""
+    return (chance > DROPPED / 2) & (chance < DROPPED / 2 + HIDDEN)
 
 
 def augmented_loss(

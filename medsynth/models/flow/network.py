@@ -126,7 +126,7 @@ class LatentFlow(nn.Module):
         covariates: names of continuous conditions.
         augmentation_numbers: that an augmented image is described by, all 0 of one as it is.
         given_channels: numbers at each place of the maps that come with the noise.
-        hides_given: whether these maps are a condition, which may be unknown: without them, they are 0.
+        map_channels: how many of these, the last, are a condition that may be unknown, and 0 then: label maps.
         is_local: treats all places alike and looks at their surroundings only, so that maps may have any size.
 
     Attributes:
@@ -149,7 +149,7 @@ class LatentFlow(nn.Module):
         covariates: Sequence[str] = (),
         augmentation_numbers: int = AUGMENTATION_NUMBERS,
         given_channels: int = 0,
-        hides_given: bool = False,
+        map_channels: int = 0,
         is_local: bool = False,
     ) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class LatentFlow(nn.Module):
         size = (size, size) if isinstance(size, int) else tuple(size)
         axes, ones = len(size), (1,) * len(size)
         self.shape = (latent_channels, *size)
-        self.given_channels, self.hides_given = given_channels, hides_given
+        self.given_channels, self.map_channels = given_channels, map_channels
         self.conditions = TrainingConditions(num_classes, covariates)
         self.condition = Conditioning(num_classes, use_position, features, len(covariates))
         self.augmentation = nn.Linear(augmentation_numbers, features, bias=False)
@@ -220,10 +220,13 @@ class LatentFlow(nn.Module):
             time: (N,), share of the latents, from 0 to 1.
             condition: from `embed`.
             augmentation: (N, augmentation_numbers); None: images as they are.
-            given: (N, given_channels, ...), where the flow has such; None: unknown, where `hides_given` allows it.
+            given: (N, given_channels, ...), where the flow has such; without the last `map_channels`, these are
+                unknown.
         """
-        if given is None and self.hides_given:
-            given = noisy.new_zeros(len(noisy), self.given_channels, *noisy.shape[2:])
+        if self.map_channels:
+            known = noisy[:, :0] if given is None else given
+            missing = self.given_channels - known.shape[1]
+            given = torch.cat([known, noisy.new_zeros(len(noisy), missing, *noisy.shape[2:])], dim=1)
         angles = time[:, None] * self.frequencies
         hidden = condition + self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
         if augmentation is not None:
@@ -238,6 +241,15 @@ class LatentFlow(nn.Module):
         variance = share.square() + (1 - share).square()
         said = self(noisy, time, condition, None, given)
         return noisy * (2 * share - 1) / variance + said / variance.sqrt()
+
+    def without_maps(self, given: Tensor | None, where: Tensor | None = None) -> Tensor | None:
+        """What is given, its `map_channels` unknown in the rows where `where` (N,) is true; None: in all."""
+        if given is None or not self.map_channels:
+            return given
+        others = self.given_channels - self.map_channels
+        if where is None:
+            return given[:, :others]
+        return torch.cat([given[:, :others], given[:, others:] * ~_beside(where, given)], dim=1)
 
     @torch.no_grad()
     def travel(
@@ -277,8 +289,7 @@ class LatentFlow(nn.Module):
                 found = self.velocity(points, times, condition, given)
                 if free is None:
                     return found
-                without = None if self.hides_given else given
-                return torch.lerp(self.velocity(points, times, free, without), found, guidance)
+                return torch.lerp(self.velocity(points, times, free, self.without_maps(given)), found, guidance)
 
         if backwards:
             return heun(velocity, self.normalize(start), 1.0, 0.0, steps)
@@ -319,11 +330,6 @@ class LatentFlow(nn.Module):
         noise = torch.randn(count, *self.shape, generator=random).to(self.mean.device)
         parts = zip(*(part.split(DRAWN_AT_ONCE) for part in (noise, *conditions)), strict=True)
         return torch.cat([self.travel(*part, steps, guidance) for part in parts]), *conditions
-
-
-def forget(share: float, label: Tensor, position: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Make all conditions of a random share of the rows unknown, so that the flow learns to go without."""
-    return unknown(torch.rand(len(label), device=label.device) < share, label, position, covariates)
 
 
 def unknown(lost: Tensor, label: Tensor, position: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-from medsynth.errors import MedsynthError, is_number
+from medsynth.errors import MedsynthError
 from medsynth.inference.generate import (
     BLOCK,
     Drawn,
@@ -25,7 +23,13 @@ from medsynth.inference.generate import (
     write_images,
 )
 from medsynth.inference.image_folder import ImageFolder
-from medsynth.inference.label_maps import LabelSlice, read_label_slices, segmentation_classes
+from medsynth.inference.label_maps import (
+    LabelSlice,
+    check_deform,
+    conditions_of,
+    read_label_slices,
+    write_images_of,
+)
 from medsynth.inference.paths import STEPS, great_circle, strip_facts
 from medsynth.inference.reconstruct import covariates_of, label_index, read_stacks, reconstruct
 from medsynth.inference.route import forced
@@ -38,7 +42,6 @@ log = logging.getLogger(__name__)
 
 MODES = {"generate": False, "reconstruct": True, "interpolate": None, "edit": True}  # and whether they need an input
 UNREAD = {"reconstruct": ("label", "position", "covariates"), "edit": ("position",)}  # of a request, by mode
-MOST_DEFORMED = 2.0  # times as much as in training
 MIDDLE = 0.5  # position of the slice that stands for an image, unless another is requested
 
 
@@ -82,11 +85,7 @@ class VaeGanInference:
                 raise MedsynthError(f"mode is {mode}, where {name} changes nothing: leave {name} null")
         check_batch_size(batch_size)
         self.solver = solver_settings(steps, guidance)
-        if not is_number(deform) or not 0 <= deform <= MOST_DEFORMED:
-            raise MedsynthError(f"deform is {deform!r}: give a number from 0 to {MOST_DEFORMED:g}, such as 1")
-        if segmentations is None and (deform or output.layout == "nnunet"):
-            key = "deform is given" if deform else "layout is nnunet"
-            raise MedsynthError(f"{key} and there are no label maps: give a folder of them with --segmentations")
+        check_deform(deform, output.layout, segmentations)
         if segmentations is not None and mode != "generate":
             raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
         if segmentations is not None and request.position is not None:
@@ -126,54 +125,27 @@ class VaeGanInference:
             write_images(drawn, strips * STEPS, request, model, self.output, STEPS, facts, settings)
 
     def draw_label_maps(self, settings: dict[str, Any]) -> None:
-        """Generate an image of each label map; where there are more than images, of some, evenly spread."""
-        request, model, classes = self.request, self.model, segmentation_classes(self.model)
+        """Generate images of label maps, see `write_images_of`."""
+        model, may_mirror = self.model, self.model.preprocessing["plane"] != "sagittal"
         given = read_label_slices(self.segmentations, model, model.network.conditions.covariates)
-        count = request.num_images
-        log.info("%d slices of label maps for %d images", len(given), count)
-        chosen = [
-            given[i] for i in (np.arange(count) * len(given) // count if len(given) > count else range(len(given)))
-        ]
-        chosen = [self.deformed_map(chosen[i % len(chosen)], i, list(classes.values())) for i in range(count)]
-        origin = "deformed" if self.deform else "given"
-        facts = [
-            {"SegmentationOrigin": origin, "SegmentationDigest": one.digest, "SegmentationSlice": one.number}
-            for one in chosen
-        ]
-        codes = np.array(list(classes))
-        if self.output.layout == "nnunet":  # which needs codes without gaps
-            classes, codes = dict(enumerate(classes.values())), np.arange(len(classes))
-        maps = (codes[one.indices[0].numpy()] for one in chosen)
         settings |= {"Deform": self.deform}
-        columns = square(count)
-        drawn = self.images_of(chosen)
-        write_images(drawn, count, request, model, self.output, columns, facts, settings, segmentations=maps)
-        self.output.describe_segmentations(classes)
 
-    def deformed_map(self, one: LabelSlice, index: int, names: list[str]) -> LabelSlice:
-        """The label map of an image of that index."""
-        if not self.deform:
-            return one
-        seed, may_mirror = self.request.random_seed(index, 1), self.model.preprocessing["plane"] != "sagittal"
-        return replace(one, indices=deformed(one.indices, names, self.deform, seed, may_mirror))
+        def change(indices: Tensor, names: Sequence[str], seed: int) -> Tensor:
+            return deformed(indices, names, self.deform, seed, may_mirror)
+
+        how = change if self.deform else None
+        write_images_of(given, self.images_of, how, self.request, model, self.output, settings)
 
     @torch.inference_mode()
     def images_of(self, maps: Sequence[LabelSlice]) -> Iterator[Drawn]:
         """An image of each label map, under what is requested, else under what is known of it."""
-        network, names = self.model.network, list(self.model.network.conditions.covariates)
+        network, names = self.model.network, self.model.network.conditions.covariates
         prior, start = network.prior, 0
         for count, seed in blocks(self.request):
             own, start = maps[start : start + count], start + count
             random = torch.Generator().manual_seed(seed)
             noise = torch.randn(BLOCK, *prior.shape, generator=random)[:count]
-            label = torch.tensor(
-                [one.label if self.condition["label"] is None else self.condition["label"] for one in own]
-            )
-            position = torch.tensor([one.position for one in own])
-            covariates = torch.stack([one.covariates for one in own])
-            for name, value in (self.request.covariates or {}).items():
-                covariates[:, names.index(name)] = value
-            facts = label, position, covariates
+            facts = conditions_of(own, self.request, self.condition["label"], names)
             device = prior.mean.device
             given = network.given(torch.stack([one.indices for one in own]).to(device))
             z = prior.travel(noise.to(device), *(fact.to(device) for fact in facts), **self.solver, given=given)

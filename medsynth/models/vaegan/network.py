@@ -156,7 +156,7 @@ class VaeGan(nn.Module):
             use_position,
             covariates,
             given_channels=label_maps.channels_of(segmentation_classes),
-            hides_given=segmentation_classes > 0,
+            map_channels=label_maps.channels_of(segmentation_classes),
         )
 
     @property

@@ -27,9 +27,17 @@ from medsynth.data.preprocessing.volume_grid import (
 from medsynth.errors import MedsynthError
 from medsynth.inference.generate import Drawn, Request, check_request, slice_space, square, write_images
 from medsynth.inference.image_folder import ImageFolder
+from medsynth.inference.label_maps import (
+    LabelSlice,
+    check_deform,
+    conditions_of,
+    read_label_volumes,
+    write_images_of,
+)
 from medsynth.inference.reconstruct import covariates_of, label_index
 from medsynth.inference.route import Input, Made, Route, origin
 from medsynth.models.flow.solver import solver_settings
+from medsynth.models.volumes.augmentation import deformed
 from medsynth.models.volumes.network import VolumeFlow
 from medsynth.run.recipe import LoadedModel
 
@@ -51,6 +59,8 @@ class VolumeInference:
         steps: of the solver; None: `SOLVER_STEPS`.
         guidance: how strictly conditions are followed; 1 as learned, more exaggerates them.
         dicom: write DICOM series besides.
+        segmentations: label maps to generate volumes of, as `read_label_volumes` takes them; None: none.
+        deform: how much these are moved, bent and mirrored first; 0: not at all, 1: as volumes in training.
     """
 
     def __init__(
@@ -64,6 +74,8 @@ class VolumeInference:
         steps: int | None = None,
         guidance: float = 1.0,
         dicom: bool = False,
+        segmentations: str | None = None,
+        deform: float = 0.0,
     ) -> None:
         check_request(model, VolumeFlow, "volume generator", mode, MODES, bool(inputs))
         if request.position is not None:
@@ -76,7 +88,10 @@ class VolumeInference:
             )
         if mask is not None and len(inputs) > 1:
             raise MedsynthError(f"there is one mask and {len(inputs)} inputs: give one input")
-        self.solver = solver_settings(steps, guidance)
+        check_deform(deform, output.layout, segmentations)
+        if segmentations is not None and mode != "generate":
+            raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
+        self.segmentations, self.deform, self.solver = segmentations, deform, solver_settings(steps, guidance)
         if not isinstance(dicom, bool):
             raise MedsynthError(f"dicom is {dicom!r}: give true or false")
         self.model, self.output, self.mode, self.request, self.inputs = model, output, mode, request, inputs
@@ -89,6 +104,9 @@ class VolumeInference:
         """Do it."""
         settings = {"Mode": self.mode} | {name.capitalize(): value for name, value in self.solver.items()}
         count = self.request.num_images
+        if self.segmentations is not None:
+            self.draw_label_maps(settings | {"Deform": self.deform})
+            return
         if self.mode == "generate":
             drawn, columns = self.drawn(), square(count)
             write_images(
@@ -106,6 +124,28 @@ class VolumeInference:
             drawn = self.model.network.sample(1, self.request.random_seed(index), **how)
             volume, *facts = (part.cpu()[0] for part in drawn)
             yield volume, *(fact.tolist() for fact in facts)
+
+    def draw_label_maps(self, settings: dict[str, Any]) -> None:
+        """Generate volumes of label maps, see `write_images_of`."""
+        model, request = self.model, self.request
+        given = read_label_volumes(self.segmentations, model, model.network.conditions.covariates)
+
+        def change(indices: Tensor, names: Sequence[str], seed: int) -> Tensor:
+            return deformed(indices, names, self.deform, seed)
+
+        how = change if self.deform else None
+        write_images_of(given, self.volumes_of, how, request, model, self.output, settings, self.dicom)
+
+    @torch.inference_mode()
+    def volumes_of(self, maps: Sequence[LabelSlice]) -> Iterator[Drawn]:
+        """A volume of each label map, from a seed of its own, under what is requested, else under what is known."""
+        network, label = self.model.network, self.condition["label"]
+        for index, one in enumerate(maps):
+            noise = network.noise(1, torch.Generator().manual_seed(self.request.random_seed(index)))
+            facts = conditions_of([one], self.request, label, network.conditions.covariates)
+            here = [part.to(noise[0].device) for part in (one.indices[None], *facts)]
+            volume = network.draw(noise, here[1:], **self.solver, segmentation=here[0])
+            yield volume[0].cpu(), *(fact[0].tolist() for fact in facts)
 
     def read(self, source: Source) -> Prepared:
         """An input on the model's grid."""

@@ -16,6 +16,7 @@ from medsynth.models.volumes.network import VolumeFlow
 
 COPIES = 5  # of the weights: they themselves, gradients, two averages of the optimizer, the moving average
 STORED, MOVED = 3, 12  # arrays of the stored and of the grid's size while a volume is moved
+MAPS = 3  # arrays of the grid's size for each class of label maps
 NUMBER = 4  # bytes
 GIGABYTE = 1e9
 
@@ -37,6 +38,8 @@ def check_memory(
         for length, edge in zip(preprocessing.size, preprocessing.margins, strict=True)
     )
     volume = NUMBER * (STORED * stored + MOVED * grid + batch_size * stored)
+    if network.segmentation_classes:
+        volume += NUMBER * (batch_size * stored + MAPS * network.segmentation_classes * grid)
     crops = batch_size * saved_bytes(network, device)
     needed, free = weights + volume + crops, free_bytes(device)
     size = " x ".join(map(str, preprocessing.size))
@@ -59,8 +62,10 @@ def saved_bytes(network: VolumeFlow, device: torch.device) -> int:
 
     own = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
     side = network.grids[0]
-    pyramid = [(torch.zeros(1, level.shape[0], *side, device=device), None) for level in network.levels]
-    pyramid[1:] = [(bands, torch.zeros(1, 4, *side, device=device)) for bands, _ in pyramid[1:]]
+    numbers = [(level.shape[0], level.given_channels) for level in network.levels]
+    pyramid = [tuple(torch.zeros(1, count, *side, device=device) for count in counts) for counts in numbers]
+    if not network.levels[0].given_channels:
+        pyramid[0] = (pyramid[0][0], None)
     unknown = (
         torch.full((1,), -1),
         torch.full((1,), torch.nan),

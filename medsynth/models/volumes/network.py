@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError
-from medsynth.models.flow.learning import DROPPED, flow_loss
-from medsynth.models.flow.network import LatentFlow, forget
+from medsynth.models.flow.label_maps import at_latents, channels_of, one_hot
+from medsynth.models.flow.learning import DROPPED, flow_loss, has_no_map
+from medsynth.models.flow.network import LatentFlow, unknown
 from medsynth.models.flow.solver import SOLVER_STEPS
 from medsynth.models.volumes.augmentation import NUMBERS
 from medsynth.models.volumes.wavelet import bands, volumes
@@ -19,7 +20,7 @@ from medsynth.models.volumes.wavelet import bands, volumes
 MOST_PLACES = 4096  # of the coarsest bands
 COARSE_BANDS, DETAIL_BANDS, COORDINATES = 8, 7, 3
 Pyramid = list[tuple[Tensor, Tensor | None]]
-"""Of each level, the coarsest first: bands of N volumes, and what the level is given, None for the coarsest."""
+"""Of each level, the coarsest first: bands of N volumes, and what the level is given, None for nothing."""
 
 
 class VolumeFlow(nn.Module):
@@ -27,13 +28,16 @@ class VolumeFlow(nn.Module):
 
     Every level is a rectified flow. The coarsest is over all eight wavelet bands of the coarse volume, and knows its
     places. The others are over the seven bands of detail, are given the coarser volume and where they are in it, and
-    look at their surroundings only: they learn from crops, and volumes may be as large as one likes.
+    look at their surroundings only: they learn from crops, and volumes may be as large as one likes. All may be told
+    label maps, each at its own resolution.
 
     Args:
         size: voxels along each axis of the finest volumes.
         channels: of the coarsest level, as `LatentFlow` takes them.
         detail_channels: of the others.
         dropout, num_classes, covariates: as `LatentFlow` takes them.
+        segmentation_classes: classes of the label maps that are a condition, the background among them; 0: none are.
+            It draws without them too.
 
     Attributes:
         levels: `LatentFlow`s, the coarsest first.
@@ -51,13 +55,15 @@ class VolumeFlow(nn.Module):
         dropout: float,
         num_classes: int,
         covariates: Sequence[str],
+        segmentation_classes: int = 0,  # models of earlier versions have none
     ) -> None:
         super().__init__()
-        self.grids = band_grids(size)
+        self.grids, self.segmentation_classes = band_grids(size), segmentation_classes
+        maps = channels_of(segmentation_classes, axes=3)
         facts = {"num_classes": num_classes, "use_position": False, "covariates": covariates}
-        facts |= {"augmentation_numbers": NUMBERS}
-        coarse = LatentFlow(COARSE_BANDS, self.grids[0], channels, dropout, **facts)
-        given = {"given_channels": 1 + COORDINATES, "is_local": True}
+        facts |= {"augmentation_numbers": NUMBERS, "map_channels": maps}
+        coarse = LatentFlow(COARSE_BANDS, self.grids[0], channels, dropout, **facts, given_channels=maps)
+        given = {"given_channels": 1 + COORDINATES + maps, "is_local": True}
         details = (
             LatentFlow(DETAIL_BANDS, grid, detail_channels, dropout, **facts, **given) for grid in self.grids[1:]
         )
@@ -81,15 +87,25 @@ class VolumeFlow(nn.Module):
         """The classes and covariates of the training set."""
         return self.levels[0].conditions
 
-    def pyramid(self, images: Tensor) -> Pyramid:
-        """Volumes (N, 1, *size) -> their bands, and what each level is given."""
-        found = []
-        for _ in self.levels:
+    def pyramid(self, images: Tensor, segmentation: Tensor | None = None) -> Pyramid:
+        """Volumes (N, 1, *size), and their label maps if they are known -> bands, and what each level is given."""
+        found, maps = [], self.at_levels(segmentation)
+        for own in reversed(maps):
             parts = bands(images)
             images = parts[:, :1]
-            found.append((parts[:, 1:], given(images)))
-        found[-1] = (parts, None)
+            found.append((parts[:, 1:], given(images, own)))
+        found[-1] = (parts, maps[0])
         return found[::-1]
+
+    def at_levels(self, segmentation: Tensor | None) -> list[Tensor | None]:
+        """What each level is told of label maps (N, 1, *size), indices of the classes, see `at_latents`; None of None.
+
+        A part of a place is a voxel of the volume that the level makes.
+        """
+        if segmentation is None:
+            return [None] * len(self.levels)
+        shares = one_hot(segmentation, self.segmentation_classes)
+        return [at_latents(shares, 2**steps) for steps in range(len(self.levels), 0, -1)]
 
     def cropped(self, pyramid: Pyramid) -> Pyramid:
         """A pyramid whose finer levels are cut to a random box of the coarsest level's grid."""
@@ -98,18 +114,21 @@ class VolumeFlow(nn.Module):
     def losses(
         self, pyramids: Sequence[Pyramid], augmentation: Tensor, label: Tensor, position: Tensor, covariates: Tensor
     ) -> dict[str, Tensor]:
-        """Mean `flow_loss` of each level, whose conditions are hidden now and then, by the level's name.
+        """Mean `flow_loss` of each level, whose conditions and maps are hidden now and then, by the level's name.
+
+        They are hidden as often as in `training_loss`, from all levels at once.
 
         Args:
             pyramids: of N volumes, one each; levels may be cropped.
             augmentation: (N, NUMBERS).
             label, position, covariates: (N,), (N,) and (N, K).
         """
-        facts = forget(DROPPED, label, position, covariates)
-        found = {}
+        chance = torch.rand(len(label), device=label.device)
+        facts, found = unknown(chance < DROPPED, label, position, covariates), {}
         for index, (level, parts) in enumerate(zip(self.levels, zip(*pyramids, strict=True), strict=True)):
             latents = level.normalize(torch.cat([one for one, _ in parts]))
-            beside = torch.cat([other for _, other in parts]) if index else None
+            beside = None if parts[0][1] is None else torch.cat([other for _, other in parts])
+            beside = level.without_maps(beside, has_no_map(chance))
             condition = level.embed(*facts, latents)
             found[f"level_{index}"] = flow_loss(level, latents, condition, augmentation, given=beside).mean()
         return found
@@ -135,6 +154,7 @@ class VolumeFlow(nn.Module):
         steps: int = SOLVER_STEPS,
         guidance: float = 1.0,
         known: tuple[Tensor, Tensor] | None = None,
+        segmentation: Tensor | None = None,
     ) -> Tensor:
         """Noise of each level to volumes (N, 1, *size) in [-1, 1].
 
@@ -143,13 +163,15 @@ class VolumeFlow(nn.Module):
             conditions: labels (N,), positions (N,) and covariates (N, K).
             steps, guidance: as `LatentFlow.travel` takes them; finer levels take half the steps.
             known: volumes, and (N, 1, *size), true where they are to come out as they are.
+            segmentation: label maps (N, 1, *size), indices of the classes; None: none.
         """
         image, kept = None, [None] * len(noise) if known is None else self._known(*known)
-        for level, start, own in zip(self.levels, noise, kept, strict=True):
+        for level, start, own, maps in zip(self.levels, noise, kept, self.at_levels(segmentation), strict=True):
             if image is None:
-                image = volumes(level.travel(start, *conditions, steps, guidance, known=own))
+                image = volumes(level.travel(start, *conditions, steps, guidance, given=maps, known=own))
             else:
-                detail = level.travel(start, *conditions, _fewer(steps), guidance, given=given(image), known=own)
+                beside = given(image, maps)
+                detail = level.travel(start, *conditions, _fewer(steps), guidance, given=beside, known=own)
                 image = volumes(torch.cat([image, detail], dim=1))
         return image.clamp(-1, 1)
 
@@ -208,11 +230,12 @@ def _fewer(steps: int) -> int:
     return max(1, steps // 2)
 
 
-def given(coarser: Tensor) -> Tensor:
-    """A coarser volume (N, 1, X, Y, Z) and where its voxels lie, from -1 to 1 -> (N, 4, X, Y, Z)."""
+def given(coarser: Tensor, maps: Tensor | None = None) -> Tensor:
+    """A coarser volume (N, 1, X, Y, Z), where its voxels lie, from -1 to 1, and what is told of label maps, if there
+    are any -> (N, 4 or more, X, Y, Z)."""
     axes = [torch.linspace(-1, 1, length, device=coarser.device, dtype=coarser.dtype) for length in coarser.shape[2:]]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(coarser), -1, -1, -1, -1)
-    return torch.cat([coarser, places], dim=1)
+    return torch.cat([coarser, places] if maps is None else [coarser, places, maps], dim=1)
 
 
 def band_grids(size: Sequence[int]) -> list[tuple[int, ...]]:

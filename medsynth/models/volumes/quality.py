@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, plain
+from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, plain, plain_segmentation
 from medsynth.models.flow.learning import flow_loss
 from medsynth.models.flow.quality import TIMES, HeldOutFlowLoss
 from medsynth.models.volumes.network import VolumeFlow
@@ -34,9 +34,10 @@ class HeldOutVolumeLoss(HeldOutFlowLoss):
         """(N,) at each of several times, on the CPU."""
         device = self.network.levels[0].mean.device
         images, *facts = (batch[name].to(device) for name in ("image", "label", "position", "covariates"))
-        images = plain(images, self.preprocessing.size, self.preprocessing.finer)
+        grid = self.preprocessing.size, self.preprocessing.finer
+        maps = plain_segmentation(batch["segmentation"].to(device), *grid) if "segmentation" in batch else None
         found, untaught = [], [untaught_loss(strength) for strength in self.network.strengths()]
-        pyramid = self.network.pyramid(images)
+        pyramid = self.network.pyramid(plain(images, *grid), maps)
         for index in range(TIMES):
             of_levels = []
             for level, worst, (latents, beside) in zip(self.network.levels, untaught, pyramid, strict=True):

@@ -12,9 +12,9 @@ from medsynth.data.datasets.volumes import VolumeDataset
 from medsynth.data.preprocessing.volume_grid import plain, three_planes
 from medsynth.distributed import same_everywhere
 from medsynth.models.flow.learning import FACTS
-from medsynth.models.volumes.augmentation import moved
+from medsynth.models.volumes.augmentation import moved, moved_segmentation, random_points
 from medsynth.models.volumes.memory import check_memory
-from medsynth.models.volumes.network import VolumeFlow
+from medsynth.models.volumes.network import Pyramid, VolumeFlow
 from medsynth.training.base_trainer import LONGEST_GRADIENT, BaseTrainer, losses
 from medsynth.training.schedule import Schedule
 
@@ -23,6 +23,8 @@ FITTED_TO = 64  # volumes, whose bands say how these are scaled
 
 class VolumeFlowTrainer(BaseTrainer):
     """Per batch: move volumes in ways that the flows are told, and lower the loss of every level on their bands.
+
+    Label maps, where the volumes have them, are moved with them, and mirrored ones change left and right.
 
     The coarsest level learns from whole volumes, the others from as large a crop of each: a step takes the memory of
     one volume, and of a batch of crops, however large the volumes are.
@@ -50,15 +52,22 @@ class VolumeFlowTrainer(BaseTrainer):
         self.average_in_proportion(ema)
 
     def _iteration(self, engine: Engine, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        preprocessing, parts = self.dataset.preprocessing, []
-        for stored in batch["image"].split(1):
-            image, numbers = moved(stored, preprocessing.size, preprocessing.finer)
-            parts.append((numbers, self.network.cropped(self.network.pyramid(image))))
+        parts = [self._moved(*one) for one in zip(*(batch[name].split(1) for name in self.dataset.views), strict=True)]
         augmentation = torch.cat([numbers for numbers, _ in parts])
         with self.autocast():
             found = self.network.losses([one for _, one in parts], augmentation, *(batch[name] for name in FACTS))
         self.update(self.network_optimizer, sum(found.values()), LONGEST_GRADIENT)
         return losses(flow=sum(found.values()) / len(found), **found)
+
+    def _moved(self, stored: Tensor, segmentation: Tensor | None = None) -> tuple[Tensor, Pyramid]:
+        """How a volume was moved, and what the flows learn of it."""
+        preprocessing = self.dataset.preprocessing
+        points, numbers = random_points(1, preprocessing.size, stored.device)
+        image = moved(stored, points, numbers, preprocessing.finer)
+        if segmentation is not None:
+            names = list(self.dataset.segmentation["classes"].values())
+            segmentation = moved_segmentation(segmentation, points, numbers, names, preprocessing.finer)
+        return numbers, self.network.cropped(self.network.pyramid(image, segmentation))
 
     def begin(self) -> None:
         """See whether the memory suffices; tell the flows how bands are distributed, and which conditions there are."""

@@ -10,7 +10,9 @@ from PIL import Image
 
 from medsynth.data.datasets.loader import SliceLoader
 from medsynth.data.datasets.slices import SliceDataset
+from medsynth.data.datasets.volumes import VolumeDataset
 from medsynth.data.preprocessing.pipelines import Preprocessing
+from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, plain, plain_segmentation
 from medsynth.errors import MedsynthError
 
 CLASSES = {0: "background", 3: "tissue"}
@@ -46,6 +48,30 @@ def test_image_and_label_map_never_part(labelled, tmp_path, plane, spacing_mm, o
         assert torch.equal((image > 0)[apart], (labels == 1)[apart])
         assert labels.any()
         assert item["segmentation"].shape == (1, 40, 40)
+
+
+@pytest.mark.parametrize("finer", [1, 2])
+@pytest.mark.parametrize(("mm", "orientation"), [((4, 4, 4), "LPS"), ((5.1, 3.3, 4.2), "PSR")])
+def test_image_and_label_map_of_a_volume_never_part(labelled, tmp_path, finer, mm, orientation):
+    preprocessing = VolumePreprocessing("mri", (0, 100), mm, (16, 24, 24), "head", finer=finer)
+    entries = [labelled(0, orientation), labelled(1, orientation)]
+    dataset = VolumeDataset(entries, preprocessing, cache_dir=tmp_path / "cache", segmentation_classes=CLASSES)
+    without = VolumeDataset(entries, preprocessing, cache_dir=tmp_path / "cache")
+    for index in range(2):
+        item = dataset[index]
+        assert torch.equal(item["image"], without[index]["image"])
+        image, labels = item["image"], item["segmentation"]
+        apart = image.abs() > 1e-2  # where linear interpolation says both classes alike, either is right
+        assert torch.equal((image > 0)[apart], (labels == 1)[apart])
+        assert 0.01 < labels.mean() < 0.6
+        on_grid = plain_segmentation(labels[None], preprocessing.size, finer)
+        shares = plain((labels[None] == 1).float(), preprocessing.size, finer)
+        assert on_grid.shape == (1, 1, 16, 24, 24)
+        assert torch.equal(on_grid == 1, shares > 0.5)
+    assert dataset.segmentation["classes"] == {"0": "background", "3": "tissue"}
+    for axis, middle in enumerate(dataset.segmentation["middle"]):
+        shown = on_grid[0, 0].movedim(axis, 0).flatten(1).any(dim=1).nonzero()
+        assert middle == pytest.approx(float(shown[0] + shown[-1]) / 2, abs=1.0)
 
 
 def test_flipped_batches_keep_image_and_label_map_together(labelled, tmp_path):

@@ -15,7 +15,7 @@ from medsynth.models.flow.network import LatentFlow
 def flow() -> LatentFlow:
     """A flow to which label maps of 2 classes matter."""
     torch.manual_seed(0)
-    flow = LatentFlow(3, 4, [32, 32], 0.0, 2, given_channels=channels_of(2), hides_given=True).eval()
+    flow = LatentFlow(3, 4, [32, 32], 0.0, 2, given_channels=channels_of(2), map_channels=channels_of(2)).eval()
     for parameter in flow.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     flow.fit(torch.randn(50, 3, 4, 4), torch.arange(50) % 2, torch.rand(50), torch.empty(50, 0))
@@ -36,7 +36,19 @@ def test_a_place_is_told_the_shares_of_each_class_in_its_quarters():
     upper, lower = found[0, :, 0, 0], found[0, :, 1, 0]
     assert upper.tolist() == [0.75, 1, 1, 1, 0.25, 0, 0, 0, 0, 0, 0, 0, 1]
     assert lower.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]
-    assert channels_of(0) == 0
+    assert channels_of(0) == channels_of(0, axes=3) == 0
+
+
+def test_a_place_of_a_volume_is_told_the_shares_in_its_eight_parts():
+    indices = torch.zeros(1, 1, 8, 4, 4)
+    indices[0, 0, 0, 1, 0] = 1  # one of eight voxels of the first part of the first place
+    indices[0, 0, 6:, 2:, :2] = 2  # the part of the second that is last along two axes and first along the third
+    found = at_latents(one_hot(indices, 3), 4)
+    assert found.shape == (1, channels_of(3, axes=3), 2, 1, 1)
+    first, second = found[0, :, 0, 0, 0], found[0, :, 1, 0, 0]
+    assert first[:8].tolist() == [0.875, 1, 1, 1, 1, 1, 1, 1]
+    assert first[8:].tolist() == [0.125] + 15 * [0] + [1]
+    assert second[16:24].tolist() == [0, 0, 0, 0, 0, 0, 1, 0]
 
 
 def test_label_maps_are_augmented_as_their_images_are():

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError
 from medsynth.models.flow import network as flow_network
-from medsynth.models.flow.network import AUGMENTATION_NUMBERS, SOLVER_STEPS, LatentFlow, forget
+from medsynth.models.flow.network import AUGMENTATION_NUMBERS, SOLVER_STEPS, LatentFlow, unknown
 
 SHAPE = (3, 4, 4)
 
@@ -186,18 +186,14 @@ def test_what_is_requested_comes_out_and_changes_what_is_drawn(busy):
         assert not torch.allclose(busy.sample(4, 0, **asked)[0], latents, atol=1e-3)
 
 
-def test_forgetting_hides_all_conditions_of_a_share_of_the_images():
-    torch.manual_seed(0)
-    label, position, ages = torch.ones(2000, dtype=torch.long), torch.full((2000,), 0.5), torch.full((2000, 2), 70.0)
-    found = forget(0.3, label, position, ages)
-    lost = found[0] == -1
-    assert lost.float().mean() == pytest.approx(0.3, abs=0.04)
+def test_all_conditions_are_unknown_of_the_images_whose_are_lost():
+    label, position, ages = torch.ones(4, dtype=torch.long), torch.full((4,), 0.5), torch.full((4, 2), 70.0)
+    lost = torch.tensor([True, False, False, True])
+    found = unknown(lost, label, position, ages)
+    assert found[0].tolist() == [-1, 1, 1, -1]
     assert torch.equal(found[1].isnan(), lost)
     assert torch.equal(found[2].isnan(), lost[:, None].expand(-1, 2))
-    for before, after in zip((label, position, ages), found, strict=True):
-        assert torch.equal(after[~lost], before[~lost])
-    assert not (forget(0.0, label, position, ages)[0] == -1).any()
-    assert (forget(1.0, label, position, ages)[0] == -1).all()
+    assert torch.equal(found[2][~lost], ages[~lost])
 
 
 def test_an_unknown_condition_is_the_same_as_none(busy):

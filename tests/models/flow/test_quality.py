@@ -91,7 +91,7 @@ def test_each_image_is_measured_in_every_part_of_the_times_under_its_own_conditi
 
 def test_the_loss_of_a_flow_that_knows_label_maps_is_that_under_the_images_own():
     torch.manual_seed(0)
-    prior = LatentFlow(2, 4, [32, 32], 0.0, 2, covariates=("age",), given_channels=1, hides_given=True).eval()
+    prior = LatentFlow(2, 4, [32, 32], 0.0, 2, covariates=("age",), given_channels=1, map_channels=1).eval()
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     fitted(prior)

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from medsynth.data.preprocessing.volume_grid import plain
 from medsynth.models.volumes import augmentation
-from medsynth.models.volumes.augmentation import NUMBERS, SHIFT, TURN, moved
+from medsynth.models.volumes.augmentation import (
+    NUMBERS,
+    SHIFT,
+    TURN,
+    deformed,
+    moved,
+    moved_segmentation,
+    random_points,
+)
 
 SIZE, EDGE = (16, 16, 16), 2  # of the grid, and its margin, in its voxels
 
@@ -36,7 +44,8 @@ def moved_by(monkeypatch: pytest.MonkeyPatch, image: Tensor, **numbers: float) -
     draws = iter([torch.zeros(len(image), 1), chosen])
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", lambda *shape, **_: next(draws).clone())
-        return moved(image if image.shape[2] > SIZE[0] else stored(image), SIZE, 2)
+        points, told = random_points(len(image), SIZE, "cpu")
+    return moved(image if image.shape[2] > SIZE[0] else stored(image), points, told, 2), told
 
 
 def centre(image: Tensor) -> list[float]:
@@ -54,7 +63,8 @@ def test_plain_volumes_are_the_means_of_the_stored_voxels_without_margins():
 def test_a_volume_that_is_not_chosen_is_as_it_is_and_its_numbers_are_0(monkeypatch):
     monkeypatch.setattr(augmentation, "MOVED", 0.0)
     image = torch.randn(2, 1, *SIZE).clamp(-1, 1)
-    found, numbers = moved(stored(image), SIZE, 2)
+    points, numbers = random_points(2, SIZE, "cpu")
+    found = moved(stored(image), points, numbers, 2)
     torch.testing.assert_close(found, image)
     assert not numbers.any()
 
@@ -87,3 +97,46 @@ def test_half_a_voxel_away_most_of_the_finest_detail_is_kept(monkeypatch):
     found, _ = moved_by(monkeypatch, fine, _7=1)
     steps = [volume.diff(dim=2).abs().mean() for volume in (found, plain(fine, SIZE, 2))]
     assert 0.9 < steps[0] / steps[1] < 1.1
+
+
+@pytest.mark.parametrize("finer", [1, 2])
+def test_image_and_label_map_never_part(finer, monkeypatch):
+    """The image is white in one class and black elsewhere, whichever way both are moved."""
+    monkeypatch.setitem(augmentation.SHARPENING, finer, 0.0)
+    torch.manual_seed(0)
+    coarse = torch.nn.functional.interpolate(torch.rand(12, 1, 7, 7, 7), [20 * finer] * 3, mode="trilinear")
+    inside = coarse > 0.55
+    points, numbers = random_points(12, SIZE, "cpu")
+    images = moved(2 * inside.float() - 1, points, numbers, finer)
+    one_by_one = zip(inside.split(1), points.split(1), numbers.split(1), strict=True)
+    maps = torch.cat([moved_segmentation(2 * one, *how, ["", "a", "b"], finer) for one, *how in one_by_one])
+    gamma = (augmentation.GAMMA * numbers[:, 11]).exp().view(-1, 1, 1, 1, 1)
+    shares = ((images + 1) / 2) ** (1 / gamma)
+    clear = (shares - 0.5).abs() > 1e-4  # where it is grey, either class is right
+    assert torch.equal((shares > 0.5)[clear], (maps == 2)[clear])
+    assert ((maps == 2) != (plain(inside.float(), SIZE, finer) > 0.5)).float().mean() > 0.05
+
+
+def test_a_mirrored_map_keeps_left_left_where_names_have_sides(monkeypatch):
+    left = torch.zeros(1, 1, 20, 20, 20)
+    left[:, :, 12:], left[:, :, :3] = 1, 3
+    points, numbers = random_points(1, SIZE, "cpu")
+    numbers.zero_()[:, 0] = 1
+    points = augmentation._points(numbers, torch.zeros(1, 3, 5, 5, 5), SIZE)
+    sided = moved_segmentation(left, points, numbers, ["background", "left lung", "right lung", "heart"])
+    plain_names = moved_segmentation(left, points, numbers, ["background", "a", "b", "heart"])
+    assert sided[0, 0, :, 5, 5].tolist() == [2] * 6 + [0] * 9 + [3]
+    assert plain_names[0, 0, :, 5, 5].tolist() == [1] * 6 + [0] * 9 + [3]
+
+
+def test_deformed_maps_differ_by_their_seed_and_strength_and_hold_the_same_classes():
+    box = torch.zeros(1, *SIZE, dtype=torch.uint8)
+    box[:, 4:8, 4:12, 4:12], box[:, 8:12, 4:12, 4:12] = 1, 2
+    names = ["background", "left lobe", "right lobe"]
+    one, same, other = (deformed(box, names, 1.0, seed) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.dtype == torch.uint8
+    assert set(one.unique().tolist()) == {0, 1, 2}
+    weak, strong = (sum((deformed(box, names, by, seed) != box).float().mean() for seed in range(8)) for by in (0.7, 2))
+    assert 0 < weak < strong

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from medsynth.errors import MedsynthError
+from medsynth.models.volumes import network as volumes_network
 from medsynth.models.volumes.network import VolumeFlow, band_grids
 
 SIZE = (32, 32, 40)
@@ -116,3 +117,77 @@ def test_what_is_known_comes_out_as_it_is_and_the_rest_is_drawn(network):
     found = network.draw(noise, facts(1), steps=2, known=(image, where))
     torch.testing.assert_close(found[where], image[where], atol=1e-4, rtol=0)
     assert (found[~where] - image[~where]).abs().mean() > 0.1
+
+
+@pytest.fixture
+def told() -> VolumeFlow:
+    """A flow to which label maps of 3 classes matter."""
+    torch.manual_seed(0)
+    made = VolumeFlow(SIZE, [32, 32], [32, 32], 0.0, 2, ("age",), segmentation_classes=3).eval()
+    made.fit(torch.randn(6, 1, *SIZE).clamp(-1, 1), torch.arange(6) % 2, *facts(6)[1:])
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+def test_each_level_is_told_the_classes_of_the_voxels_that_it_makes(told):
+    segmentation = torch.zeros(1, 1, *SIZE)
+    segmentation[0, 0, 5, 2, 8] = 2  # of the finest level, place (2, 1, 4), its part (1, 0, 0)
+    coarse, fine = told.at_levels(segmentation)
+    assert coarse.shape == (1, 25, 8, 8, 10)
+    assert fine.shape == (1, 25, 16, 16, 20)
+    assert fine[0, 16:24, 2, 1, 4].tolist() == [0, 0, 0, 0, 1, 0, 0, 0]
+    assert fine[0, :8, 2, 1, 4].tolist() == [1, 1, 1, 1, 0, 1, 1, 1]
+    assert coarse[0, 16:24, 1, 0, 2].tolist() == [0, 0, 1 / 8, 0, 0, 0, 0, 0]  # voxel (2, 1, 4): part (0, 1, 0)
+    assert (coarse[0, 24] == 1).all()
+    assert fine[0, 16:24].sum() == coarse[0, 16:24].sum() * 8 == 1
+
+
+def test_finer_levels_learn_from_the_map_of_their_box(told):
+    segmentation = torch.randint(3, (1, 1, *SIZE))
+    whole = told.pyramid(torch.rand(1, 1, *SIZE), segmentation)
+    (_, coarse), (_, given) = told.cropped(whole)
+    assert torch.equal(coarse, told.at_levels(segmentation)[0])
+    x, y, z = (int(((place + 1) / 2 * (length - 1)).round()) for place, length in
+               zip(given[0, 1:4, 0, 0, 0], (16, 16, 20), strict=True))  # fmt: skip
+    assert torch.equal(given[:, 4:], told.at_levels(segmentation)[1][:, :, x : x + 8, y : y + 8, z : z + 10])
+
+
+def test_a_share_of_the_volumes_learns_without_label_maps_and_some_without_anything(told, monkeypatch):
+    seen = []
+    monkeypatch.setattr(volumes_network, "flow_loss", lambda *_, given: seen.append(given) or torch.zeros(1))
+    label, count = [], 3000
+    for level in told.levels:
+        monkeypatch.setattr(level, "embed", lambda *own: label.append(own[0]))
+    pyramids = [told.cropped(told.pyramid(torch.zeros(1, 1, *SIZE), torch.ones(1, 1, *SIZE)))]
+    small = [tuple(part[..., :1, :1, :1] for part in parts) for parts in pyramids[0]]
+    told.losses([small] * count, torch.zeros(count, 12), torch.ones(count).long(), *facts(count)[1:])
+    without = [given[:, -25:].flatten(1).abs().sum(dim=1) == 0 for given in seen]
+    assert torch.equal(*without)
+    assert (seen[1][:, 1] == seen[1][0, 1]).all()  # their places are known
+    assert without[0].float().mean().item() == pytest.approx(0.2, abs=0.03)
+    assert (without[0] & (label[0] < 0)).float().mean().item() == pytest.approx(0.05, abs=0.02)
+
+
+def test_no_label_map_differs_from_an_empty_one_and_guidance_0_ignores_it(told):
+    noise, empty = told.noise(1, torch.Generator().manual_seed(0)), torch.zeros(1, 1, *SIZE)
+    unknown = torch.tensor([-1]), torch.tensor([torch.nan]), torch.tensor([[torch.nan]])
+    without = told.draw(noise, facts(1), steps=2)
+    assert not torch.allclose(told.draw(noise, facts(1), steps=2, segmentation=empty), without, atol=1e-3)
+    ignored = told.draw(noise, facts(1), steps=2, guidance=0.0, segmentation=empty)
+    torch.testing.assert_close(ignored, told.draw(noise, unknown, steps=2), atol=1e-4, rtol=0)
+
+
+def test_a_label_map_changes_detail_near_it_alone(told):
+    """The detail of a level depends on the map in the reach of its convolutions; the coarse volume on all of it."""
+    level, noise = told.levels[1], told.noise(1, torch.Generator().manual_seed(0))[1]
+    one, other = torch.zeros(1, 1, *SIZE), torch.zeros(1, 1, *SIZE)
+    other[:, :, 0, 0, 0] = 1
+    made = []
+    for segmentation in (one, other):
+        beside = volumes_network.given(torch.zeros(1, 1, 16, 16, 20), told.at_levels(segmentation)[1])
+        with torch.no_grad():
+            made.append(level(noise, torch.tensor([0.5]), level.embed(*facts(1), noise), given=beside))
+    changed = (made[0] - made[1]).abs().sum(dim=1)[0]
+    assert changed[0, 0, 0] > 0.01
+    assert changed[:, :, 19].max() < 0.01 * changed[0, 0, 0]

@@ -13,7 +13,10 @@ import torch
 from medsynth.data.preprocessing.volume_grid import three_planes
 from medsynth.evaluation.metrics.distribution.image_set import random_indices
 from medsynth.evaluation.metrics.result import Measure
+from medsynth.evaluation.metrics.segmentation_utility import segmentation_measures
+from medsynth.evaluation.metrics.volumes.label_volumes import LabelMaps, label_volumes, labelled_slices
 from medsynth.evaluation.metrics.volumes.measures import VolumesResult, evaluate_volumes
+from medsynth.evaluation.metrics.volumes.volume_set import through_patient
 from medsynth.evaluation.report import figures
 from medsynth.evaluation.report.figures import Figure
 from medsynth.evaluation.report.folder import provenance
@@ -34,14 +37,23 @@ log = logging.getLogger(__name__)
 
 
 def compare_volumes(
-    sets: Volumes, seed: int, device: str
+    sets: Volumes, seed: int, device: str, utility: bool = True
 ) -> tuple[list[Verdict], list[Measure], list[dict[str, Any]], Page, dict[str, Any]]:
-    """Verdicts, measures, rows of the subjects, the page, and facts for provenance.json."""
+    """Verdicts, measures, rows of the subjects, the page, and facts for provenance.json.
+
+    Args:
+        utility: whether segmenters learn from axial slices, where the volumes have label maps.
+    """
     log.info(
         "comparing %d synthetic volumes with %d of training and %d held out: some minutes",
         *(len(sets.synthetic), len(sets.train), len(sets.held_out)),
     )
     result = evaluate_volumes(sets.train, sets.held_out, sets.synthetic, seed, device)
+    if sets.maps is not None:
+        result.measures.extend(label_volumes(sets.maps, sets.held_out.subjects, seed))
+        if utility:
+            log.info("training three segmenters: some minutes")
+            result.measures.extend(_of_segmenters(sets, sets.maps, seed))
     copies = [
         f"{sets.names[pair.synthetic]} is nearly a training volume of {sets.train.subjects[pair.train]}: "
         f"{pair.distance:.2g} apart after registration, where {pair.usual:.2g} is usual between subjects"
@@ -58,6 +70,12 @@ def compare_volumes(
         "left_out": sets.left_out,
     } | provenance()  # fmt: skip
     return found, result.measures, result.subjects, make_page(sets, result, found, facts), facts
+
+
+def _of_segmenters(sets: Volumes, maps: LabelMaps, seed: int) -> list[Measure]:
+    where = through_patient(sets.train, "axial")
+    pairs = (sets.train, maps.train), (sets.held_out, maps.held_out), (sets.synthetic, maps.synthetic)
+    return segmentation_measures(*(labelled_slices(*pair, "axial", where) for pair in pairs), maps.names, seed)
 
 
 def make_page(sets: Volumes, result: VolumesResult, found: list[Verdict], facts: dict[str, Any]) -> Page:

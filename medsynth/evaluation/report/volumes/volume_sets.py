@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 
 from medsynth.data.datalist.datalist import Datalist
 from medsynth.data.datasets.volumes import VolumeDataset
 from medsynth.data.io import sources
 from medsynth.data.io.header import unreadable
 from medsynth.data.preprocessing.region import choose_region
-from medsynth.data.preprocessing.volume_grid import LEAST_SIZE, SIZE_STEP, VolumePreprocessing, plain
+from medsynth.data.preprocessing.volume_grid import (
+    LEAST_SIZE,
+    SIZE_STEP,
+    VolumePreprocessing,
+    plain,
+    plain_segmentation,
+)
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.distribution.image_set import random_indices
+from medsynth.evaluation.metrics.volumes.label_volumes import LabelMaps
 from medsynth.evaluation.metrics.volumes.measures import check
 from medsynth.evaluation.metrics.volumes.volume_set import VolumeSet
 from medsynth.evaluation.report import synthetic
-from medsynth.evaluation.report.compared_sets import Preparation, origin_facts, read_real_datalist
+from medsynth.evaluation.report.compared_sets import (
+    Preparation,
+    labelled_classes,
+    origin_facts,
+    read_real_datalist,
+)
 from medsynth.evaluation.report.held_out import Patients, held_out_entries
 from medsynth.evaluation.report.synthetic import SyntheticFile
 
@@ -33,7 +44,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Volumes:
-    """What is compared; see `compared_sets.Sets`."""
+    """What is compared; see `compared_sets.Sets`.
+
+    Args:
+        maps: label maps; None where one of the sets has none.
+    """
 
     train: VolumeSet
     held_out: VolumeSet
@@ -42,6 +57,7 @@ class Volumes:
     names: list[str]
     facts: dict[str, Any]
     left_out: list[str]
+    maps: LabelMaps | None = None
 
 
 def are_volumes(path: str | None, preparation: Preparation) -> bool:
@@ -66,22 +82,29 @@ def read_volumes(
     data = real if isinstance(real, Datalist) else read_real_datalist(real, preparation.labels)
     files = synthetic.choose(synthetic.find(path), num_images, seed)
     others = held_out_entries(data, preparation.split)
-    recipe = synthetic.common_recipe(files)
+    recipe, segmented = synthetic.common_recipe(files), {}
     if recipe is not None:
+        segmented = labelled_classes(files, [*data.split("training"), *others], data)
         preprocessing = _of_recipe(recipe, preparation)
         fake, names, left_out = _on_grid(files, preprocessing, preparation.max_bad_fraction)
     else:
         preprocessing = _guessed(files, preparation)
         entries = [{"image": str(f.path), "subject": f.subject or f.path.name, "label": f.label} for f in files]
         classes = sorted({file.label for file in files} - {None})
-        fake = _prepared(entries, preprocessing, preparation, classes, "synthetic volumes", seed)
+        fake, _ = _prepared(entries, preprocessing, preparation, classes, "synthetic volumes", seed)
         names, left_out = fake.subjects.tolist(), []
-    train = _prepared(data.split("training"), preprocessing, preparation, data.classes, "real training volumes", seed)
-    held_out = _prepared(others, preprocessing, preparation, data.classes, "real held-out volumes", seed)
+    how = {"preprocessing": preprocessing, "preparation": preparation, "classes": data.classes}
+    how |= {"seed": seed, "segmentation_classes": segmented}
+    train, of_train = _prepared(data.split("training"), name="real training volumes", **how)
+    held_out, of_held_out = _prepared(others, name="real held-out volumes", **how)
     check(train, held_out, fake)
+    maps = None
+    if segmented:
+        of_fake = synthetic.read_maps([file for file in files if file.path.name in set(names)], segmented)
+        maps = LabelMaps(of_train, of_held_out, of_fake, list(segmented.values()))
     patients = Patients.of(others, held_out.subjects)
     facts = origin_facts(real, data, path, files) | {"preprocessing": preprocessing.to_dict()} | patients.facts
-    return Volumes(train, held_out, fake, patients, names, facts, left_out)
+    return Volumes(train, held_out, fake, patients, names, facts, left_out, maps)
 
 
 def _of_recipe(recipe: dict[str, Any], preparation: Preparation) -> VolumePreprocessing:
@@ -116,8 +139,9 @@ def _prepared(
     classes: Sequence[str],
     name: str,
     seed: int,
-) -> VolumeSet:
-    """Volumes on the grid, from [-1, 1] to [0, 1]."""
+    segmentation_classes: Mapping[int, str] | None = None,
+) -> tuple[VolumeSet, np.ndarray | None]:
+    """Volumes on the grid, from [-1, 1] to [0, 1], and, with classes, their label maps (N, X, Y, Z)."""
     made = VolumeDataset(
         entries,
         preprocessing,
@@ -125,12 +149,15 @@ def _prepared(
         preparation.cache_dir,
         preparation.num_workers,
         max_bad_fraction=preparation.max_bad_fraction,
+        segmentation_classes=segmentation_classes,
     )
     chosen = random_indices(len(made), MOST_VOLUMES, seed)
-    stored = (torch.from_numpy(made.stored_slices[[index]]).float()[:, None] for index in chosen)
-    grids = [plain(one, preprocessing.size, preprocessing.finer or 1)[0, 0].numpy() for one in stored]
+    grid, ways = (preprocessing.size, preprocessing.finer or 1), {"image": plain, "segmentation": plain_segmentation}
+    views = {key: (made.stored_slices.read(rows[[index]]) for index in chosen) for key, rows in made.views.items()}
+    found = {key: np.stack([ways[key](one, *grid)[0, 0].numpy() for one in stored]) for key, stored in views.items()}
     labels = [classes[made.labels[i]] if made.labels[i] >= 0 else None for i in chosen]
-    return VolumeSet(((np.stack(grids) + 1) / 2).clip(0, 1), [made.subjects[i] for i in chosen], labels, name)
+    volumes = VolumeSet(((found["image"] + 1) / 2).clip(0, 1), [made.subjects[i] for i in chosen], labels, name)
+    return volumes, found["segmentation"].astype(np.uint8) if segmentation_classes else None
 
 
 def _on_grid(

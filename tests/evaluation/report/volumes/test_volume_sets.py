@@ -46,7 +46,8 @@ def test_generated_volumes_come_back_as_they_were_whatever_their_orientation(tmp
 
 def test_real_volumes_are_brought_to_the_grid_with_their_subjects_and_classes(study, tmp_path):
     grid = VolumePreprocessing("mri", None, (4.0, 4.0, 4.0), SIZE, "head", finer=2)
-    made = _prepared(study, grid, Preparation(cache_dir=str(tmp_path)), ["AD", "NC"], "real", seed=0)
+    made, maps = _prepared(study, grid, Preparation(cache_dir=str(tmp_path)), ["AD", "NC"], "real", seed=0)
+    assert maps is None
     assert (len(made), made.size) == (12, SIZE)
     assert made.subjects.tolist() == [entry["subject"] for entry in study]
     assert made.flat.labels[:2].tolist() == ["NC", "AD"]
