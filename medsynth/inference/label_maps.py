@@ -49,6 +49,26 @@ def segmentation_classes(model: LoadedModel) -> dict[int, str]:
     return checked_classes((model.extra.get("segmentation") or {}).get("classes", {}))
 
 
+def known_classes(model: LoadedModel) -> dict[int, str]:
+    """The same, of a model that is given label maps.
+
+    Raises:
+        MedsynthError: it learned without.
+    """
+    if not (classes := segmentation_classes(model)):
+        raise MedsynthError(
+            "segmentations is given, and the model learned without label maps: train one with --use_segmentation true"
+        )
+    return classes
+
+
+def written_codes(classes: dict[int, str], layout: str) -> tuple[dict[int, str], np.ndarray]:
+    """Names by the codes that a layout is written with, and these codes, in the order of the classes."""
+    if layout == "nnunet":  # which needs codes without gaps
+        classes = dict(enumerate(classes.values()))
+    return classes, np.array(list(classes))
+
+
 def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence[str]) -> list[LabelSlice]:
     """The slices of a label map, of all in a folder, or of those of a datalist, which are cut as its images are.
 
@@ -58,11 +78,7 @@ def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence
     Raises:
         MedsynthError: the model knows no label maps, there are none, or one cannot be used.
     """
-    classes = segmentation_classes(model)
-    if not classes:
-        raise MedsynthError(
-            "segmentations is given, and the model learned without label maps: train one with --use_segmentation true"
-        )
+    classes = known_classes(model)
     if Path(path).suffix.lower() == ".json":
         return _of_datalist(path, model, classes, covariates)
     if not Path(path).exists():

@@ -49,6 +49,7 @@ class Made:
         values, affine, facts, sidecar, code: see `ImageFolder.write`.
         deviation: standard deviation of several samples, and its description, for a file of its own; None: not written.
         dicom: modality of the DICOM series that is written besides; None: none is.
+        segmentation: codes of its label map, see `ImageFolder.write`; None: it has none.
     """
 
     values: np.ndarray
@@ -59,10 +60,11 @@ class Made:
     code: int = ALIGNED
     deviation: tuple[np.ndarray, str] | None = None
     dicom: str | None = None
+    segmentation: np.ndarray | None = None
 
     def write(self, name: str, source: Source, output: ImageFolder) -> None:
         """Write it to the folder."""
-        output.write(name, self.values, self.affine, self.facts, self.sidecar, self.code)
+        output.write(name, self.values, self.affine, self.facts, self.sidecar, self.code, self.segmentation)
         output.log_source(name, source)
         if self.dicom:
             output.write_dicom(name, self.values, self.affine, self.dicom, source)
