@@ -69,8 +69,13 @@ def written_codes(classes: dict[int, str], layout: str) -> tuple[dict[int, str],
     return classes, np.array(list(classes))
 
 
+def has_segmentations(path: str | Path) -> bool:
+    """Whether all training images of a datalist have label maps."""
+    return all(entry.get("segmentation") for entry in datalist.read(path).split("training"))
+
+
 def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence[str]) -> list[LabelSlice]:
-    """The slices of a label map, of all in a folder, or of those of a datalist, which are cut as its images are.
+    """The slices of a label map, of all in a folder, or of the training images of a datalist, cut as these are.
 
     Args:
         covariates: that the model knows.
@@ -109,7 +114,7 @@ def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence
 def _of_datalist(
     path: str | Path, model: LoadedModel, classes: dict[int, str], covariates: Sequence[str]
 ) -> list[LabelSlice]:
-    entries = datalist.read(path).entries
+    entries = datalist.read(path).split("training")  # others are to test what learns from the images
     known = datalist.covariates_of(entries)
     preprocessing = replace(Preprocessing.from_dict(model.preprocessing), spacing_mm=slice_space(model).spacing_mm)
     if preprocessing.modality == "image":

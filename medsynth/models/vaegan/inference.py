@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 from medsynth.errors import MedsynthError, is_number
@@ -25,7 +25,13 @@ from medsynth.inference.generate import (
     write_images,
 )
 from medsynth.inference.image_folder import ImageFolder
-from medsynth.inference.label_maps import LabelSlice, read_label_slices, segmentation_classes, written_codes
+from medsynth.inference.label_maps import (
+    LabelSlice,
+    has_segmentations,
+    read_label_slices,
+    segmentation_classes,
+    written_codes,
+)
 from medsynth.inference.paths import STEPS, great_circle, strip_facts
 from medsynth.inference.reconstruct import covariates_of, label_index, read_stacks, reconstruct
 from medsynth.inference.route import forced
@@ -221,6 +227,20 @@ class VaeGanInference:
             raise MedsynthError(
                 f"{count} of the {len(self.inputs)} inputs can be used, and a strip goes from one to another: give more"
             )
+
+
+def for_evaluation(
+    model: LoadedModel, output: ImageFolder, request: Request, real: str | None, **solver: Any
+) -> VaeGanInference:
+    """What draws the images of an evaluation: of deformed label maps of its training patients, if the model knows such.
+
+    Args:
+        real: datalist of the real images.
+        solver: `steps` and `guidance`.
+    """
+    maps = real if real and segmentation_classes(model) and has_segmentations(real) else None
+    how = solver | {"segmentations": maps, "deform": 1.0 if maps else 0.0}
+    return VaeGanInference(model, output, SimpleInferer(), "generate", request, [], BLOCK, **how)
 
 
 Point = tuple[Tensor, ...]
