@@ -15,6 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medsynth.data.io import sources
+from medsynth.data.io.dicom_segmentation import check_highdicom
 from medsynth.data.io.segmentations import read_segmentation
 from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import form_code
@@ -117,14 +118,24 @@ class LabelMapEdit:
         edit: draws the slices.
         batch_size: slices at a time.
         settings: for the sidecars.
+        dicom: write DICOM series and DICOM SEG besides.
     """
 
     def __init__(
-        self, model: LoadedModel, edit: Edit, output: ImageFolder, batch_size: int, settings: Mapping[str, Any]
+        self,
+        model: LoadedModel,
+        edit: Edit,
+        output: ImageFolder,
+        batch_size: int,
+        settings: Mapping[str, Any],
+        dicom: bool,
     ) -> None:
         self.model, self.edit, self.output, self.batch_size = model, edit, output, batch_size
         self.settings, self.classes = settings, known_classes(model)
         self.is_of_pictures = model.preprocessing["modality"] == "image"
+        if dicom:
+            check_highdicom()
+        self.dicom = model.preprocessing["modality"] if dicom else None
 
     def run(self, inputs: Sequence[dict[str, Any]], segmentations: str) -> None:
         """Edit those inputs of which `changed_maps` finds a changed label map."""
@@ -187,10 +198,11 @@ class LabelMapEdit:
         some = ready.slices[spread(len(ready.slices), max(1, MOST_SHOWN // inputs))]
         shares = self.of_slices(ready, share)[some]
         shown = list(zip(stack.slices[some], stack.slices[some].lerp(drawn[some], shares), strict=True))
-        codes = written_codes(self.classes, self.output.layout)[1]
+        classes, codes = written_codes(self.classes, self.output.layout)
         labels = codes[np.searchsorted(list(self.classes), ready.codes)]
         code = {} if self.is_of_pictures else {"code": form_code(one.source.path)}
-        return Made(result, ready.affine, facts, sidecar, shown, segmentation=labels, **code)
+        labelled = {"segmentation": labels, "classes": classes, "dicom": self.dicom}
+        return Made(result, ready.affine, facts, sidecar, shown, **labelled, **code)
 
     def away(self, ready: Relabelled) -> np.ndarray:
         """Distance of each voxel from where the label maps differ; 1 is the margin."""

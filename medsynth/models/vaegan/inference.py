@@ -68,6 +68,7 @@ class VaeGanInference:
         segmentations: label maps to generate images of, as `read_label_slices` takes them; to edit images, changed
             ones, as `changed_maps` takes them; None: none.
         deform: how much these are moved, bent and mirrored first; 0: not at all, 1: as images in training.
+        dicom: of scans that are edited by label maps, write DICOM series and DICOM SEG besides.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class VaeGanInference:
         guidance: float = 1.0,
         segmentations: str | None = None,
         deform: float = 0.0,
+        dicom: bool = False,
     ) -> None:
         check_request(model, VaeGan, "VAE-GAN", mode, MODES, bool(inputs))
         unread = UNREAD.get(mode, ("label", "covariates") if inputs else ())
@@ -102,7 +104,13 @@ class VaeGanInference:
             raise MedsynthError("mode is edit, where deform changes nothing: leave deform 0")
         if segmentations is not None and request.position is not None:
             raise MedsynthError("position is given, and label maps say themselves where they are: leave position null")
-        self.segmentations, self.deform = segmentations, deform
+        if not isinstance(dicom, bool):
+            raise MedsynthError(f"dicom is {dicom!r}: give true or false")
+        if dicom and (mode != "edit" or segmentations is None or model.preprocessing["modality"] == "image"):
+            raise MedsynthError(
+                "dicom is for volumes that label maps change: add --mode edit and --segmentations, or leave dicom false"
+            )
+        self.segmentations, self.deform, self.dicom = segmentations, deform, dicom
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
         self.condition = request.condition(model)
@@ -120,7 +128,7 @@ class VaeGanInference:
                 log.info("class and covariates of the inputs are not known: a datalist as input gives them")
             edit = Edit(model, request, self.condition["label"], self.solver)
             if self.segmentations is not None:
-                of_maps = LabelMapEdit(model, edit, self.output, self.batch_size, settings)
+                of_maps = LabelMapEdit(model, edit, self.output, self.batch_size, settings, self.dicom)
                 of_maps.run(self.inputs, self.segmentations)
                 return
             reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts, settings)

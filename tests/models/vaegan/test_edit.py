@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import monai.bundle
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -27,9 +29,14 @@ CLASSES = {"0": "background", "2": "left lobe", "5": "right lobe"}
 def edit(tmp_path):
     """Run the bundle in mode edit; returns the rows of images.csv."""
 
-    def run(checkpoint: Path, scan: Path, segmentations: Path, **overrides: object) -> list[dict[str, str]]:
+    def run(checkpoint: Path, scan: Path, segmentations: Path | None, **overrides: object) -> list[dict[str, str]]:
         arguments = {"checkpoint": str(checkpoint), "output_dir": str(tmp_path / "out"), "device": "cpu", "steps": 1}
-        arguments |= {"mode": "edit", "input": str(scan), "segmentations": str(segmentations), "overwrite": True}
+        arguments |= {
+            "mode": "edit",
+            "input": str(scan),
+            "segmentations": segmentations and str(segmentations),
+            "overwrite": True,
+        }
         monai.bundle.run("inference", config_file=str(BUNDLE / "inference.json"), **arguments | overrides)
         return list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
 
@@ -107,6 +114,29 @@ def test_of_a_folder_or_a_datalist_those_with_a_changed_map_are_edited(edit, che
     assert not np.array_equal(*images)
 
 
+def test_dicom_comes_with_its_label_map_as_dicom_seg(edit, checkpoint, scan, tmp_path):
+    seg = pytest.importorskip("highdicom").seg
+    path = scan()
+    edit(checkpoint, path, tmp_path / "changed", dicom=True)
+    folder = tmp_path / "out" / "dicom"
+    found = seg.segread(folder / "vaegan_edit_0000_dseg.dcm")
+    slices = [pydicom.dcmread(file) for file in sorted((folder / "vaegan_edit_0000").glob("*.dcm"))]
+    names = [found.get_segment_description(number).segment_label for number in (1, 2)]
+    assert names == ["left lobe", "right lobe"]
+    assert (found.StudyInstanceUID, found.SyntheticData) == (slices[0].StudyInstanceUID, "YES")
+    planes = found.get_pixels_by_source_instance([one.SOPInstanceUID for one in slices], combine_segments=True)
+    new = nib.load(tmp_path / "changed" / "a_dseg.nii.gz").get_fdata()
+    np.testing.assert_array_equal(np.array([0, 2, 5])[planes], new.transpose(2, 1, 0))
+
+
+def test_dicom_seg_without_highdicom_is_refused_in_a_line(edit, checkpoint, scan, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(Exception, match=".") as stopped:
+        edit(checkpoint, scan(), tmp_path / "changed", dicom=True)
+    assert "DICOM SEG needs highdicom: pip install 'medsynth[seg]'" in as_line(stopped.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_picture_changes_near_its_change_alone(edit, model_pt, tmp_path):
     checkpoint = model_pt("image", (0.0, 255.0), segmentation=CLASSES, spread=0.15)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
@@ -143,7 +173,7 @@ def test_mistakes_of_changed_label_maps_are_one_line_and_write_nothing(
 ):
     path, changed = scan(), tmp_path / "changed" / "a_dseg.nii.gz"
 
-    def refused(segmentations: Path = changed, model: Path = checkpoint, **more: object) -> str:
+    def refused(segmentations: Path | None = changed, model: Path = checkpoint, **more: object) -> str:
         with pytest.raises(Exception, match=".") as stopped:
             edit(model, more.pop("input", path), segmentations, **more)
         assert not (tmp_path / "out").exists()
@@ -151,6 +181,8 @@ def test_mistakes_of_changed_label_maps_are_one_line_and_write_nothing(
 
     assert "segmentations is" in refused(tmp_path / "none")
     assert "deform changes nothing" in refused(deform=1.0)
+    assert "dicom is 'yes': give true or false" in refused(dicom="yes")
+    assert "dicom is for volumes that label maps change" in refused(None, dicom=True, label="AD")
     assert "there is nothing to change" in refused(path.with_name("a_dseg.nii.gz"))
     scan(grown=0)
     assert "is equal to it: there is nothing to change" in refused()
