@@ -96,8 +96,8 @@ class UnpairedEvaluation:
             utility=self.utility,
         )
         if self.utility and sets.labelled is not None:
-            log.info("training three segmenters: some minutes")
-            result.measures.extend(segmentation_measures(*sets.labelled, self.seed))
+            log.info("training four segmenters: some minutes")
+            result.measures.extend(segmentation_measures(*sets.labelled, self.seed, sets.facts["pixel_mm"]))
         if self.inception is not None:
             three = (sets.train, sets.held_out, sets.synthetic)
             result.measures.append(inception_distance(self.inception, *three, self.seed, self.device))
@@ -191,6 +191,7 @@ def shown_facts(sets: Sets, facts: dict[str, Any]) -> dict[str, str]:
         "prepared as": f"{preparation['modality']}, window {preparation['window'] or 'its own'}, "
         f"{sets.synthetic.images.shape[1]} x {sets.synthetic.images.shape[2]} pixels"
         + (f" of {pixel[0]:.3g} x {pixel[1]:.3g} mm" if pixel else ""),
+        **({"label maps": facts["label_maps"]} if facts["label_maps"] else {}),
         "data range": "0 (black) to 1 (white); whole slices, no mask; foreground is above 0.1",
         "feature network": f"learned from the real training images alone, SHA-256 {network}",
         "seed": str(facts["seed"]),

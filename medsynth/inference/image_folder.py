@@ -19,6 +19,7 @@ from torchvision.utils import make_grid, save_image
 
 from medsynth.data.io import sources
 from medsynth.data.io.dicom_export import export
+from medsynth.data.io.dicom_segmentation import export_segmentation
 from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import ALIGNED, nifti, png, safe
 from medsynth.errors import MedsynthError
@@ -164,13 +165,26 @@ class ImageFolder:
         log.log(level, "%s%s is made from %s", self._full(name), self.ending, source.path)
 
     def write_dicom(
-        self, name: str, array: np.ndarray, affine: np.ndarray, modality: str, source: Source | None = None
+        self,
+        name: str,
+        array: np.ndarray,
+        affine: np.ndarray,
+        modality: str,
+        source: Source | None = None,
+        segmentation: tuple[np.ndarray, Mapping[int, str]] | None = None,
     ) -> None:
-        """Write one image again, as a DICOM series that refers to that which it was made from, if there is one."""
+        """Write one image again, as a DICOM series that refers to that which it was made from, if there is one.
+
+        Args:
+            segmentation: codes of its label map and their names, for a DICOM SEG beside the series; None: it has none.
+        """
         files = sources.files(source) if source is not None and sources.is_dicom(source.path) else ()
         derivation = f"Synthetic: made by medsynth {version('medsynth')}, model {self.stem} {self.model_digest[:16]}"
+        folder = self.folder / "dicom" / self._full(name)
         # a series of this name is of an earlier call that is to be replaced: `__init__` has checked it
-        export(array, affine, self.folder / "dicom" / self._full(name), modality, derivation, files, overwrite=True)
+        export(array, affine, folder, modality, derivation, files, overwrite=True)
+        if segmentation is not None:
+            export_segmentation(*segmentation, folder, folder.with_name(f"{folder.name}_dseg.dcm"))
 
     def finish(self, grid: Tensor, columns: int = GRID_COLUMNS) -> None:
         """Write what describes the images together.
@@ -241,6 +255,7 @@ class ImageFolder:
                     for ending in ENDINGS.values():
                         sidecar.with_suffix(ending).unlink(missing_ok=True)
                     shutil.rmtree(self.folder / "dicom" / sidecar.stem, ignore_errors=True)
+                    (self.folder / "dicom" / f"{sidecar.stem}_dseg.dcm").unlink(missing_ok=True)
                     sidecar.unlink()
 
 

@@ -67,8 +67,33 @@ def segmentation_classes(model: LoadedModel) -> dict[int, str]:
     return checked_classes((model.extra.get("segmentation") or {}).get("classes", {}))
 
 
+def known_classes(model: LoadedModel) -> dict[int, str]:
+    """The same, of a model that is given label maps.
+
+    Raises:
+        MedsynthError: it learned without.
+    """
+    if not (classes := segmentation_classes(model)):
+        raise MedsynthError(
+            "segmentations is given, and the model learned without label maps: train one with --use_segmentation true"
+        )
+    return classes
+
+
+def written_codes(classes: dict[int, str], layout: str) -> tuple[dict[int, str], np.ndarray]:
+    """Names by the codes that a layout is written with, and these codes, in the order of the classes."""
+    if layout == "nnunet":  # which needs codes without gaps
+        classes = dict(enumerate(classes.values()))
+    return classes, np.array(list(classes))
+
+
+def has_segmentations(path: str | Path) -> bool:
+    """Whether all training images of a datalist have label maps."""
+    return all(entry.get("segmentation") for entry in datalist.read(path).split("training"))
+
+
 def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence[str]) -> list[LabelSlice]:
-    """The slices of a label map, of all in a folder, or of those of a datalist, which are cut as its images are.
+    """The slices of a label map, of all in a folder, or of the training images of a datalist, cut as these are.
 
     Args:
         covariates: that the model knows.
@@ -76,7 +101,7 @@ def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence
     Raises:
         MedsynthError: the model knows no label maps, there are none, or one cannot be used.
     """
-    classes, space = _learned_classes(model), slice_space(model)
+    classes, space = known_classes(model), slice_space(model)
     preprocessing = Preprocessing.from_dict(model.preprocessing)
     if _is_datalist(path):
         spacing = None if preprocessing.modality == "image" else space.spacing_mm
@@ -95,7 +120,7 @@ def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence
 
 def read_label_volumes(path: str | Path, model: LoadedModel, covariates: Sequence[str]) -> list[LabelSlice]:
     """The same of a model of volumes: whole label maps, on its grid."""
-    classes, preprocessing = _learned_classes(model), VolumePreprocessing.from_dict(model.preprocessing)
+    classes, preprocessing = known_classes(model), VolumePreprocessing.from_dict(model.preprocessing)
     if _is_datalist(path):
         entries, known = _listed(path, covariates)
         how = {"covariates": known, "segmentation_classes": classes}
@@ -109,21 +134,13 @@ def read_label_volumes(path: str | Path, model: LoadedModel, covariates: Sequenc
     return [replace(one, number=None) for one in found]
 
 
-def _learned_classes(model: LoadedModel) -> dict[int, str]:
-    if classes := segmentation_classes(model):
-        return classes
-    raise MedsynthError(
-        "segmentations is given, and the model learned without label maps: train one with --use_segmentation true"
-    )
-
-
 def _is_datalist(path: str | Path) -> bool:
     return Path(path).suffix.lower() == ".json"
 
 
 def _listed(path: str | Path, covariates: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The entries of a datalist, and those of the covariates that some have."""
-    entries = datalist.read(path).entries
+    """The training entries of a datalist (others are to test what learns from the images), and their covariates."""
+    entries = datalist.read(path).split("training")
     known = datalist.covariates_of(entries)
     return entries, [name for name in covariates if name in known]
 
@@ -231,9 +248,7 @@ def write_images_of(
         origin | {"SegmentationDigest": one.digest} | ({} if one.number is None else {"SegmentationSlice": one.number})
         for one in chosen
     ]
-    codes = np.array(list(classes))
-    if output.layout == "nnunet":  # which needs codes without gaps
-        classes, codes = dict(enumerate(classes.values())), np.arange(len(classes))
+    classes, codes = written_codes(classes, output.layout)
     maps = (codes[one.indices[0].numpy()] for one in chosen)
     columns = square(count)
     write_images(draw(chosen), count, request, model, output, columns, facts, settings, dicom, maps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,18 +31,24 @@ from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.route import Input, Made, Route, one_below_the_other, some_slices, usable
 from medsynth.run.recipe import LoadedModel
 
+SEGMENTATION = "segmentation"
+MAP_ENDINGS = (*sources.NIFTI_ENDINGS, *sources.ITK_ENDINGS, *sources.PICTURE_ENDINGS)
+
 log = logging.getLogger(__name__)
 
 
 def find_inputs(path: str | None) -> list[dict[str, Any]]:
-    """{"image", "label"} of an image, of all images in a folder, sorted, or of a datalist, where "split" is added."""
+    """{"image", "label"} of an image, of all images in a folder, sorted, or of a datalist, where "split" is added.
+
+    Images beside which a label map lies, by their names, have its path as "segmentation".
+    """
     if path is None:
         return []
     if Path(path).is_dir():
-        images = without_others(without_segmentations(sources.find_images(path), Path(path)))
-        if not images:
+        found, maps = without_segmentations(sources.find_images(path), Path(path))
+        if not (images := without_others(found)):
             raise MedsynthError(f"input {path} holds no image: {sources.FORMATS} files are needed")
-        return [{"image": str(image), "label": None} for image in images]
+        return [_entry(image, maps) for image in images]
     if Path(path).suffix.lower() == ".json":
         splits = datalist.read(path).splits
         return [entry | {"split": split} for split, entries in splits.items() for entry in entries]
@@ -50,16 +56,29 @@ def find_inputs(path: str | None) -> list[dict[str, Any]]:
         raise MedsynthError(f"input {path} does not exist: give an image, a folder of images or a datalist")
     if not sources.is_image(path):
         raise MedsynthError(f"input {path} is not an image: {sources.FORMATS} is needed, or a datalist")
-    return [{"image": str(path), "label": None}]
+    beside = [Path(path), *(file for file in sorted(Path(path).parent.iterdir()) if file.name.endswith(MAP_ENDINGS))]
+    return [_entry(Path(path), label_maps_of(dict.fromkeys(beside), Path(path).parent)[1])]
 
 
-def without_segmentations(images: Sequence[Path], folder: Path) -> list[Path]:
-    """A folder's images without those that are label maps or masks by their names, which the log counts."""
-    named = [path.relative_to(folder) for path in images if not sources.is_dicom(path)]
-    found = {folder / path for path in match_label_maps(named)}
+def _entry(image: Path, maps: Mapping[Path, Path]) -> dict[str, Any]:
+    return {"image": str(image), "label": None} | ({"segmentation": str(maps[image])} if image in maps else {})
+
+
+def label_maps_of(images: Iterable[Path], folder: Path) -> tuple[set[Path], dict[Path, Path]]:
+    """The label maps and masks among a folder's images by their names, and the label map of each image that has one."""
+    found = match_label_maps([path.relative_to(folder) for path in images if not sources.is_dicom(path)])
+    own = {
+        folder / image: folder / path for path, one in found.items() if one.key == SEGMENTATION for image in one.images
+    }
+    return {folder / path for path in found}, own
+
+
+def without_segmentations(images: Sequence[Path], folder: Path) -> tuple[list[Path], dict[Path, Path]]:
+    """A folder's images without its label maps and masks, which the log counts, and the label map of each image."""
+    found, own = label_maps_of(images, folder)
     if found:
         log.info("%d segmentations, such as %s, are left out", len(found), min(found))
-    return [path for path in images if path not in found]
+    return [path for path in images if path not in found], own
 
 
 def without_others(images: Sequence[Path]) -> list[Path]:
@@ -82,6 +101,7 @@ class Stack:
         positions: (N,), NaN where unknown.
         affine: of the volume that `volume` makes.
         space: what the values stand for, with the image's own intensity bounds.
+        segmentation: (N, 1, H, W), indices of the classes of its label map, uint8; None: it was not read.
     """
 
     slices: Tensor
@@ -89,6 +109,7 @@ class Stack:
     positions: Tensor
     affine: np.ndarray
     space: SliceSpace
+    segmentation: Tensor | None = None
 
     def volume(self, slices: Tensor) -> np.ndarray:
         """(N, 1, H, W) in [-1, 1] -> (H, W, slices) in the image's units; slices that were left out are air."""
@@ -101,24 +122,34 @@ class Stack:
         return volume
 
 
-def read_stack(source: Source, preprocessing: Preprocessing, space: SliceSpace) -> Stack:
-    """Prepare one image.
+def read_stack(
+    source: Source,
+    preprocessing: Preprocessing,
+    space: SliceSpace,
+    segmentation_classes: Mapping[int, str] | None = None,
+) -> Stack:
+    """Prepare one image, and with classes, names by code, its label map.
 
     Raises:
         MedsynthError: what is wrong with it.
     """
     preprocessing = _with_spacing(source, preprocessing, space)
-    slices, facts = prepare(source, preprocessing.modality, volume_transforms(preprocessing))
+    pipeline = volume_transforms(preprocessing, segmentation_classes)
+    slices, facts = prepare(source, preprocessing.modality, pipeline)
     if slices is None:
         raise MedsynthError(facts["error"])
     log_notes([source.path], [facts])
+    segmentation = None
+    if segmentation_classes:
+        slices, maps = np.split(slices, 2)
+        segmentation = torch.from_numpy(maps.astype(np.uint8))[:, None]
     space = replace(space, bounds=tuple(facts["bounds"]))
     affine, slice_indices = space.affine(slices.shape[1:]), np.arange(len(slices))
     if "affine" in facts:
         first, slice_indices = facts["slices"][0], np.array(facts["slices"]) - facts["slices"][0]
         affine = np.array(facts["affine"]) @ nib.affines.from_matvec(np.eye(3), [0, 0, first])
     positions = torch.tensor([math.nan if position is None else position for position in facts["positions"]])
-    return Stack(torch.from_numpy(slices).float()[:, None], slice_indices, positions, affine, space)
+    return Stack(torch.from_numpy(slices).float()[:, None], slice_indices, positions, affine, space, segmentation)
 
 
 def _with_spacing(source: Source, preprocessing: Preprocessing, space: SliceSpace) -> Preprocessing:
@@ -133,9 +164,12 @@ def _with_spacing(source: Source, preprocessing: Preprocessing, space: SliceSpac
     return replace(preprocessing, spacing_mm=space.spacing_mm)
 
 
-def stack_reader(model: LoadedModel) -> Callable[[Source], Stack]:
+def stack_reader(
+    model: LoadedModel, segmentation_classes: Mapping[int, str] | None = None
+) -> Callable[[Source], Stack]:
     """What prepares images for a model, see `read_stack`."""
-    return partial(read_stack, preprocessing=Preprocessing.from_dict(model.preprocessing), space=slice_space(model))
+    preprocessing, space = Preprocessing.from_dict(model.preprocessing), slice_space(model)
+    return partial(read_stack, preprocessing=preprocessing, space=space, segmentation_classes=segmentation_classes)
 
 
 def read_stacks(inputs: Sequence[dict[str, Any]], model: LoadedModel) -> Iterator[tuple[int, dict[str, Any], Stack]]:

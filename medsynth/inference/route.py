@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,8 @@ class Made:
         values, affine, facts, sidecar, code: see `ImageFolder.write`.
         deviation: standard deviation of several samples, and its description, for a file of its own; None: not written.
         dicom: modality of the DICOM series that is written besides; None: none is.
+        segmentation: codes of its label map, see `ImageFolder.write`; None: it has none.
+        classes: names of these codes, for a DICOM SEG beside the DICOM series.
     """
 
     values: np.ndarray
@@ -59,13 +61,16 @@ class Made:
     code: int = ALIGNED
     deviation: tuple[np.ndarray, str] | None = None
     dicom: str | None = None
+    segmentation: np.ndarray | None = None
+    classes: Mapping[int, str] = field(default_factory=dict)
 
     def write(self, name: str, source: Source, output: ImageFolder) -> None:
         """Write it to the folder."""
-        output.write(name, self.values, self.affine, self.facts, self.sidecar, self.code)
+        output.write(name, self.values, self.affine, self.facts, self.sidecar, self.code, self.segmentation)
         output.log_source(name, source)
         if self.dicom:
-            output.write_dicom(name, self.values, self.affine, self.dicom, source)
+            labels = (self.segmentation, self.classes) if self.segmentation is not None else None
+            output.write_dicom(name, self.values, self.affine, self.dicom, source, labels)
         if self.deviation:
             values, quantity = self.deviation
             output.write(

@@ -12,6 +12,7 @@ from PIL import Image
 from tables import losses, rows
 
 from medsynth.errors import as_line
+from medsynth.evaluation.metrics import segmentation_utility
 from medsynth.run.recipe import load_model
 from medsynth.tuning.search_space import read_search_space
 
@@ -217,7 +218,7 @@ def labelled_heads(heads: Path) -> Path:
 def labelled(train, labelled_heads, tmp_path_factory) -> Path:
     """The folder of a short run with label maps."""
     folder = tmp_path_factory.mktemp("labelled") / "run"
-    return train(folder, max_epochs=4, datalist=str(labelled_heads), use_segmentation=True)
+    return train(folder, max_epochs=4, **SHORT, datalist=str(labelled_heads), use_segmentation=True)
 
 
 def test_label_maps_of_the_datalist_become_a_condition(labelled, trained):
@@ -232,3 +233,22 @@ def test_use_segmentation_without_label_maps_is_refused(train, tmp_path):
     with pytest.raises(Exception, match="use_segmentation") as refused:
         train(tmp_path / "run", **SHORT, use_segmentation=True)
     assert "has no label maps with classes: make it with" in as_line(refused.value)
+
+
+def test_an_evaluation_with_label_maps_draws_deformed_ones_of_training_patients_and_measures_them(
+    run_bundle, labelled, labelled_heads, cache_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(segmentation_utility, "STEPS", 2)
+    options = {"real": str(labelled_heads), "cache_dir": str(cache_dir), "num_images": 6, "device": "cpu"}
+    out = tmp_path / "own"
+    run_bundle("evaluation", "vaegan/evaluate.json", checkpoint=f"{labelled}/model.pt", output_dir=str(out), **options)
+    again = tmp_path / "again"
+    run_bundle("evaluation", "evaluation/evaluate.json", synthetic=str(out), output_dir=str(again), **options)
+    measures = [json.loads((folder / "metrics.json").read_text()) for folder in (out, again)]
+    names = [f"{kind}_{use}{of}" for kind in ("dice", "hd95") for use in ("tstr", "shown") for of in ("", "/bright")]
+    for name in [*names, "area_ratio/bright"]:
+        assert measures[0][name]["floor"] is not None
+        assert measures[1][name] == measures[0][name]
+    assert measures[0]["hd95_tstr"]["unit"] == "mm"
+    assert measures[0]["dice_tstr"]["baseline"] is not None
+    assert "deformed, of training patients (6)" in (again / "report.html").read_text()

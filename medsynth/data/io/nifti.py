@@ -52,14 +52,16 @@ def read_header(path: Path, frame: int | None = None) -> Header:
     return volume_header(_shape(image, frame), affine, notes, math.prod(image.shape[3:]))
 
 
-def read_volume(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (X, Y, Z) float32 and affine."""
+def read_volume(
+    path: Path, frame: int | None = None, dtype: type[np.floating] = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (X, Y, Z) of this type, and affine."""
     image = _load(path)
     affine, shape = _affine(image)[0], _shape(image, frame)
     with _whole(path, image) as image:
         if (picked := pick_frame(math.prod(image.shape[3:]), frame, image.shape)) is not None:
             image = image.slicer[..., picked]
-        voxels = image.get_fdata(dtype=np.float32, caching="unchanged")
+        voxels = image.get_fdata(dtype=dtype, caching="unchanged")
     return voxels.reshape(shape), affine
 
 

@@ -196,6 +196,17 @@ def _as_line(path: Path) -> Iterator[None]:
         raise MedsynthError(unreadable(error)) from error
 
 
+def read_exact(source: Source | str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (X, Y, Z), and the affine of `read_volume`; float64 where float32 would round what a NIfTI file scales."""
+    source = _as_source(source)
+    volume = read_volume(source)
+    values, affine = volume[0].numpy(), volume.affine.numpy()
+    if _reader(source.path) is nifti:
+        exact = nifti.read_volume(Path(source.path), source.frame, np.float64)[0]
+        values = values if np.array_equal(values, exact, equal_nan=True) else exact
+    return values, affine
+
+
 def _as_source(source: Source | str | os.PathLike) -> Source:
     return source if isinstance(source, Source) else Source(str(source))
 

@@ -23,6 +23,7 @@ class Entry(NamedTuple):
     limits: tuple[float, float] = (0.0, math.inf)
 
 
+OF_CLASSES = ("dice_", "hd95_", "area_ratio")  # how measures begin that the classes of label maps have too
 SHARE = (0.0, 1.0)
 ANY = (-math.inf, math.inf)
 
@@ -76,6 +77,12 @@ CATALOG = {
     "dice_shown": Entry(
         "higher", "", "Dice of a segmenter that learned from real images, in synthetic ones", None, SHARE
     ),
+    "hd95_tstr": Entry("lower", "mm", "95 % Hausdorff distance where dice_tstr is measured"),
+    "hd95_augmented": Entry("lower", "mm", "95 % Hausdorff distance where dice_augmented is measured"),
+    "hd95_shown": Entry("lower", "mm", "95 % Hausdorff distance where dice_shown is measured"),
+    "area_ratio": Entry(
+        "near", "", "area that this segmenter finds in synthetic images over that in real held-out ones", 1.0
+    ),
 }
 """`swd_<pixels>` are parts of `swd`. Of volumes, `fd_pca/axial` is of axial slices, `fd_pca/volume` of whole ones."""
 
@@ -86,8 +93,13 @@ def entry(name: str) -> Entry:
     return CATALOG.get(base) or CATALOG[base.rpartition("_")[0]]
 
 
+def is_of_class(name: str) -> bool:
+    """Whether it is a measure of one class of label maps, such as `dice_tstr/cortex`."""
+    return "/" in name and name.startswith(OF_CLASSES)
+
+
 def base_name(name: str) -> str:
-    """Of a measure, without the plane of the slices that it was taken from."""
+    """Of a measure, without the plane of the slices, or the class, that it was taken from."""
     return name.partition("/")[0]
 
 

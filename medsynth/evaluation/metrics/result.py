@@ -22,7 +22,7 @@ class Measure:
         interval: 95 %, of the subjects that happened to be the reference.
         floor: the same measure of real images of other subjects, at the same n.
         baseline: the same measure of a Gaussian mixture in PCA space fitted to the training images, at the same n; of
-            pairs, the best of `baselines`.
+            segmenters, of painted label maps; of pairs, the best of `baselines`.
         spread: standard deviation over subjects.
         baselines: the same measure of what simple methods predict, by their names.
         note: what a reader has to know, or why there is no value or floor.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,15 +12,18 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 
 from medsynth.evaluation.metrics.intervals import bootstrap_interval
-from medsynth.evaluation.metrics.result import Measure
+from medsynth.evaluation.metrics.result import Direction, Measure
+from medsynth.evaluation.metrics.segmentation_scores import areas, dice, hausdorff
 
 CHANNELS, STRIDES, UNITS = (16, 32, 64, 128), (2, 2, 2), 1
 STEPS, BATCH, LEARNING_RATE = 400, 16, 3e-3  # with one cycle of the learning rate
 AT_ONCE = 64
 MULTIPLE = 8  # pixels a side
+BLUR_PIXELS = 0.7  # of painted images
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ class LabelledSet:
     maps: NDArray[np.uint8]
     subjects: Sequence[str]
 
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(N,), number of the subject of each image."""
+        numbers = {name: row for row, name in enumerate(dict.fromkeys(self.subjects))}
+        return np.array([numbers[name] for name in self.subjects])
+
+    def as_one(self) -> LabelledSet:
+        """The same as if all were of one subject."""
+        return replace(self, subjects=[""] * len(self.images))
+
     def joined(self, other: LabelledSet) -> LabelledSet:
         """Both as one."""
         arrays = (np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("images", "maps"))
@@ -44,34 +57,74 @@ class LabelledSet:
 
 
 def segmentation_measures(
-    train: LabelledSet, held_out: LabelledSet, synthetic: LabelledSet, names: Sequence[str], seed: int
+    train: LabelledSet,
+    held_out: LabelledSet,
+    synthetic: LabelledSet,
+    names: Sequence[str],
+    seed: int,
+    pixel_mm: Sequence[float] | None = None,
 ) -> list[Measure]:
-    """Dice of segmenters of one recipe, the mean of all classes and each class by itself, as `dice_tstr/cortex`.
+    """Dice and 95 % Hausdorff distance of segmenters of one recipe, and areas; of each class, as `dice_tstr/cortex`.
 
     `dice_tstr`: trained on synthetic images; `dice_augmented`: on real and synthetic ones; both are tested on real
     held-out patients, and their floor is a segmenter that was trained on the real training images. `dice_shown` is that
-    segmenter's on the synthetic images: whether they show what their label maps say.
+    segmenter's on the synthetic images: whether they show what their label maps say. The baseline are images that
+    `painted` makes of the synthetic label maps. `hd95_...` is the same in mm. All of them are also means over the
+    classes. `area_ratio` is what that segmenter finds in synthetic images over what it finds in held-out ones.
 
     Args:
         names: of the classes, the background's first.
+        pixel_mm: between rows and columns; None: unknown, and distances are in pixels.
     """
-    count = len(names)
-    of_real = learn(train, count, seed)
-    real = overlaps(of_real, held_out, count)
+    baseline = painted(train, synthetic.maps, seed)
+    of_real, alone, both, of_painted = (
+        learn(one, len(names), seed) for one in (train, synthetic, train.joined(synthetic), baseline)
+    )
     found = {
-        "dice_tstr": overlaps(learn(synthetic, count, seed), held_out, count),
-        "dice_augmented": overlaps(learn(train.joined(synthetic), count, seed), held_out, count),
-        "dice_shown": overlaps(
-            of_real, LabelledSet(synthetic.images, synthetic.maps, [""] * len(synthetic.maps)), count
+        "floor": (segmented(of_real, held_out.images), held_out),
+        "tstr": (segmented(alone, held_out.images), held_out),
+        "augmented": (segmented(both, held_out.images), held_out),
+        "shown": (segmented(of_real, synthetic.images), synthetic.as_one()),
+        "painted_tstr": (segmented(of_painted, held_out.images), held_out),
+        "painted_shown": (segmented(of_real, baseline.images), baseline),
+    }
+    how = {
+        "dice": (partial(dice, classes=len(names)), {"unit": "", "direction": "higher", "limits": (0.0, 1.0)}),
+        "hd95": (
+            partial(hausdorff, classes=len(names), pixel_mm=pixel_mm or (1.0, 1.0)),
+            {"unit": "mm" if pixel_mm else "pixels", "direction": "lower", "limits": (0.0, np.inf)},
         ),
     }
     measures = []
-    for name, own in found.items():
-        rows = {name: slice(None)} | {f"{name}/{names[k]}": slice(k - 1, k) for k in range(1, count)}
-        measures += [
-            _measure(key, own[:, part], real[:, part], len(synthetic.images), seed) for key, part in rows.items()
-        ]
+    for kind, (score, about) in how.items():
+        scores = {name: score(maps, tested.maps, tested.rows) for name, (maps, tested) in found.items()}
+        for name in ("tstr", "augmented", "shown"):
+            three = scores[name], scores["floor"], scores.get(f"painted_{name}")
+            parts = {"": slice(None)} | {f"/{names[k]}": slice(k - 1, k) for k in range(1, len(names))}
+            for end, part in parts.items():
+                values = (None if one is None else one[:, part] for one in three)
+                measures.append(_measure(f"{kind}_{name}{end}", *values, len(synthetic.images), seed, **about))
+    found["train"] = (segmented(of_real, train.images), train.as_one())
+    sizes = [areas(maps, one.maps, one.rows, len(names)) for maps, one in map(found.get, ("shown", "floor", "train"))]
+    for column, name in enumerate(names[1:]):
+        three = (size[:, column] for size in sizes)
+        measures.append(_area_ratio(f"area_ratio/{name}", *three, len(synthetic.images), seed))
     return measures
+
+
+def painted(train: LabelledSet, maps: NDArray[np.uint8], seed: int) -> LabelledSet:
+    """The simplest images of label maps: each class in a Gaussian of its training intensities, then blurred.
+
+    Reference: Billot et al., SynthSeg, arXiv:2107.09559, without its random contrasts and artefacts.
+    """
+    random = np.random.default_rng(seed)
+    table = np.zeros((2, 256), np.float32)
+    for index in np.unique(train.maps):
+        values = train.images[train.maps == index]
+        table[:, index] = values.mean(), values.std()
+    images = table[0][maps] + table[1][maps] * random.standard_normal(maps.shape, dtype=np.float32)
+    images = ndimage.gaussian_filter(images, (0, BLUR_PIXELS, BLUR_PIXELS)).clip(0, 1)
+    return LabelledSet(images, maps, [""] * len(maps))
 
 
 def learn(images: LabelledSet, classes: int, seed: int) -> nn.Module:
@@ -97,26 +150,12 @@ def learn(images: LabelledSet, classes: int, seed: int) -> nn.Module:
 
 
 @torch.inference_mode()
-def overlaps(network: nn.Module, tested: LabelledSet, classes: int) -> NDArray[np.float64]:
-    """(subjects, classes - 1): Dice of each class but the background in all images of a subject.
-
-    From 0 to 1, higher is better; NaN where a subject has nothing of a class.
-    """
-    subjects = {name: row for row, name in enumerate(dict.fromkeys(tested.subjects))}
-    rows = np.array([subjects[name] for name in tested.subjects])
-    both, total, there = (np.zeros((len(subjects), classes)) for _ in range(3))
-    height, width = tested.images.shape[1:]
-    for start in range(0, len(rows), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        logits = network(_padded(torch.from_numpy(tested.images[part])[:, None]))[..., :height, :width]
-        found, true = logits.argmax(dim=1).numpy(), tested.maps[part]
-        for index in range(classes):
-            is_found, is_true = found == index, true == index
-            np.add.at(both[:, index], rows[part], (is_found & is_true).sum(axis=(1, 2)))
-            np.add.at(total[:, index], rows[part], is_found.sum(axis=(1, 2)) + is_true.sum(axis=(1, 2)))
-            np.add.at(there[:, index], rows[part], is_true.sum(axis=(1, 2)))
-    dice = np.divide(2 * both, total, out=np.full_like(both, np.nan), where=there > 0)
-    return dice[:, 1:]
+def segmented(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The class of each pixel that a segmenter finds in images (N, H, W)."""
+    height, width = images.shape[1:]
+    parts = torch.from_numpy(images)[:, None].split(AT_ONCE)
+    found = [network(_padded(part))[..., :height, :width].argmax(dim=1) for part in parts]
+    return torch.cat(found).to(torch.uint8).numpy()
 
 
 def _padded(images: Tensor) -> Tensor:
@@ -125,18 +164,48 @@ def _padded(images: Tensor) -> Tensor:
     return F.pad(images, (0, right, 0, below))
 
 
-def _mean(dice: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+def _mean(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """The mean over classes of the mean over subjects; NaN if no subject has any."""
-    known = np.isfinite(dice) * weights[:, None]
-    sums, counts = (np.nan_to_num(dice) * known).sum(axis=0), known.sum(axis=0)
+    known = np.isfinite(scores) * weights[:, None]
+    sums, counts = (np.nan_to_num(scores) * known).sum(axis=0), known.sum(axis=0)
     return float((sums[counts > 0] / counts[counts > 0]).mean()) if (counts > 0).any() else float("nan")
 
 
-def _measure(name: str, dice: NDArray[np.float64], real: NDArray[np.float64], count: int, seed: int) -> Measure:
-    value, floor = (_mean(values, np.ones(len(values))) for values in (dice, real))
-    measure = partial(Measure, name, unit="", direction="higher", n=count)
+def _measure(
+    name: str,
+    scores: NDArray[np.float64],
+    real: NDArray[np.float64],
+    simple: NDArray[np.float64] | None,
+    count: int,
+    seed: int,
+    unit: str,
+    direction: Direction,
+    limits: tuple[float, float],
+) -> Measure:
+    """Of scores (subjects, classes), with those of real images and of painted ones."""
+    value, *others = (None if one is None else _mean(one, np.ones(len(one))) for one in (scores, real, simple))
+    measure = partial(Measure, name, unit=unit, direction=direction, n=count)
     if not np.isfinite(value):
-        return measure(value=None, note="no image that is tested has this class")
-    replicates = lambda draws: np.array([_mean(dice, draw) for draw in draws])  # noqa: E731
-    interval = bootstrap_interval(value, replicates, len(dice), seed, (0.0, 1.0)) if len(dice) > 1 else None
-    return measure(value=value, interval=interval, floor=floor if np.isfinite(floor) else None)
+        return measure(value=None, note="no image that is tested has this class, or it is not found in any")
+    replicates = lambda draws: np.array([_mean(scores, draw) for draw in draws])  # noqa: E731
+    interval = bootstrap_interval(value, replicates, len(scores), seed, limits) if len(scores) > 1 else None
+    floor, baseline = (None if one is None or not np.isfinite(one) else one for one in others)
+    return measure(value=value, interval=interval, floor=floor, baseline=baseline)
+
+
+def _area_ratio(
+    name: str,
+    shown: NDArray[np.float64],
+    held: NDArray[np.float64],
+    trained: NDArray[np.float64],
+    count: int,
+    seed: int,
+) -> Measure:
+    """Of areas that are found in synthetic images, (1,), and in those of held-out subjects; the floor: in training."""
+    measure, held = partial(Measure, name, unit="", direction="near", n=count, target=1.0), held[np.isfinite(held)]
+    if not held.any() or not np.isfinite(shown).all():
+        return measure(value=None, note="it is found in no held-out image, or no synthetic one has labels")
+    ratio, floor = (float(size[0] / held.mean()) for size in (shown, trained))
+    replicates = lambda draws: shown / np.maximum(draws @ held / draws.sum(axis=1), 1e-9)  # noqa: E731
+    interval = bootstrap_interval(ratio, replicates, len(held), seed, (0.0, np.inf)) if len(held) > 1 else None
+    return measure(value=ratio, interval=interval, floor=floor)

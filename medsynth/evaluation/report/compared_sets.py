@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,6 +147,7 @@ def read_sets(
         | {
             "preprocessing": train.preprocessing.to_dict(),
             "pixel_mm": None if preprocessing.modality == "image" else list(train.spacing_mm),
+            "label_maps": maps_in_words(files, data.split("training"), others) if segmented else None,
         }
         | patients.facts
     )
@@ -169,6 +171,24 @@ def labelled_classes(
     """The classes of the label maps, if all images have one; else none."""
     is_labelled = all(file.segmentation for file in files) and all(entry.get("segmentation") for entry in entries)
     return data.segmentation_classes if is_labelled else {}
+
+
+def maps_in_words(
+    files: Sequence[SyntheticFile], training: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
+) -> str | None:
+    """Which label maps the synthetic images were drawn of, and whose these are; None: of none."""
+    sidecars = [file.sidecar for file in files if file.sidecar.get("SegmentationDigest")]
+    if not sidecars:
+        return None
+    groups = {"training patients": training, "held-out patients": others}
+    whose = {sources.digest(entry["segmentation"]): name for name, group in groups.items() for entry in group}
+    counts = Counter(whose.get(sidecar["SegmentationDigest"], "others") for sidecar in sidecars)
+    if tested := counts["held-out patients"]:
+        log.warning(
+            "%d synthetic images are of label maps of held-out patients: measures of label maps flatter", tested
+        )
+    origins = sorted({str(sidecar.get("SegmentationOrigin")) for sidecar in sidecars})
+    return f"{' and '.join(origins)}, of " + ", ".join(f"{name} ({count:,})" for name, count in counts.items())
 
 
 def _labelled(images: ImageSet, made: SliceDataset) -> LabelledSet:

@@ -269,6 +269,7 @@ def utility(by_name: dict[str, Measure]) -> Verdict:
     ]
     if alone.baseline is not None:
         reasons.append(f"Trained on images of a PCA-GMM alone: {figures(alone.baseline)}{unit}.")
+    reasons += _segmenters(by_name)
     if added.interval and added.interval[0] > added.floor:
         return Verdict("Utility", "good", "Adding them to the real images helps, for this task.", reasons)
     if added.interval and added.interval[1] < added.floor:
@@ -276,6 +277,19 @@ def utility(by_name: dict[str, Measure]) -> Verdict:
     if alone.interval and alone.interval[1] < alone.floor:
         return Verdict("Utility", "poor", "No substitute for real images, and no clear gain beside them.", reasons)
     return Verdict("Utility", "mixed", "No clear gain over real images alone, for this task.", reasons)
+
+
+def _segmenters(by_name: dict[str, Measure]) -> list[str]:
+    """What segmenters learn from images with label maps, where there are such."""
+    alone, added = by_name.get("dice_tstr"), by_name.get("dice_augmented")
+    if alone is None or alone.value is None or alone.floor is None:
+        return []
+    painted = "" if alone.baseline is None else f", on painted label maps {figures(alone.baseline)}"
+    both = "" if added is None or added.value is None else f", on real and synthetic ones {figures(added.value)}"
+    return [
+        f"A segmenter trained on synthetic images alone reaches a Dice of {figures(alone.value)}, on real ones alone "
+        f"{figures(alone.floor)}{both}{painted}."
+    ]
 
 
 def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] = ()) -> Verdict:

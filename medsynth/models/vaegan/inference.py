@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 from medsynth.errors import MedsynthError
@@ -27,7 +27,9 @@ from medsynth.inference.label_maps import (
     LabelSlice,
     check_deform,
     conditions_of,
+    has_segmentations,
     read_label_slices,
+    segmentation_classes,
     write_images_of,
 )
 from medsynth.inference.paths import STEPS, great_circle, strip_facts
@@ -35,6 +37,7 @@ from medsynth.inference.reconstruct import covariates_of, label_index, read_stac
 from medsynth.inference.route import forced
 from medsynth.models.flow.deformation import deformed
 from medsynth.models.flow.solver import solver_settings
+from medsynth.models.vaegan.edit import Edit, LabelMapEdit
 from medsynth.models.vaegan.network import VaeGan
 from medsynth.run.recipe import LoadedModel
 
@@ -42,6 +45,7 @@ log = logging.getLogger(__name__)
 
 MODES = {"generate": False, "reconstruct": True, "interpolate": None, "edit": True}  # and whether they need an input
 UNREAD = {"reconstruct": ("label", "position", "covariates"), "edit": ("position",)}  # of a request, by mode
+WITH_LABEL_MAPS = ("generate", "edit")
 MIDDLE = 0.5  # position of the slice that stands for an image, unless another is requested
 
 
@@ -52,16 +56,18 @@ class VaeGanInference:
         model: from `load_model`.
         output: the folder.
         inferer: calls the network on a batch of slices.
-        mode: `generate`; `reconstruct`: the inputs as the network sees them, noise left out; `edit`: the inputs with
-            another class or other covariates; `interpolate`: strips of `STEPS` images, from each input to the next, or
-            from one new image to another, as many as hold `num_images`.
+        mode: `generate`; `reconstruct`: the inputs as the network sees them, noise left out; `edit`: the inputs of
+            another class, with other covariates or of another label map; `interpolate`: strips of `STEPS` images, from
+            each input to the next, or from one new image to another, as many as hold `num_images`.
         request: what to generate, interpolate or change.
         inputs: from `find_inputs`.
         batch_size: slices reconstructed or edited at a time.
         steps: of the prior's solver; None: `SOLVER_STEPS`.
         guidance: how strictly the prior follows conditions; 1 as learned, more exaggerates them.
-        segmentations: label maps to generate images of, as `read_label_slices` takes them; None: none.
+        segmentations: label maps to generate images of, as `read_label_slices` takes them; to edit images, changed
+            ones, as `changed_maps` takes them; None: none.
         deform: how much these are moved, bent and mirrored first; 0: not at all, 1: as images in training.
+        dicom: of scans that are edited by label maps, write DICOM series and DICOM SEG besides.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class VaeGanInference:
         guidance: float = 1.0,
         segmentations: str | None = None,
         deform: float = 0.0,
+        dicom: bool = False,
     ) -> None:
         check_request(model, VaeGan, "VAE-GAN", mode, MODES, bool(inputs))
         unread = UNREAD.get(mode, ("label", "covariates") if inputs else ())
@@ -86,14 +93,24 @@ class VaeGanInference:
         check_batch_size(batch_size)
         self.solver = solver_settings(steps, guidance)
         check_deform(deform, output.layout, segmentations)
-        if segmentations is not None and mode != "generate":
+        if segmentations is not None and mode not in WITH_LABEL_MAPS:
             raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
+        if deform and mode == "edit":
+            raise MedsynthError("mode is edit, where deform changes nothing: leave deform 0")
         if segmentations is not None and request.position is not None:
             raise MedsynthError("position is given, and label maps say themselves where they are: leave position null")
-        self.segmentations, self.deform = segmentations, deform
+        if not isinstance(dicom, bool):
+            raise MedsynthError(f"dicom is {dicom!r}: give true or false")
+        if dicom and (mode != "edit" or segmentations is None or model.preprocessing["modality"] == "image"):
+            raise MedsynthError(
+                "dicom is for volumes that label maps change: add --mode edit and --segmentations, or leave dicom false"
+            )
+        self.segmentations, self.deform, self.dicom = segmentations, deform, dicom
         self.model, self.output, self.inferer = model, output, inferer
         self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
         self.condition = request.condition(model)
+        if mode == "edit" and segmentations is None and self.condition["label"] is None and not request.covariates:
+            raise MedsynthError("mode is edit and nothing is to change: give --label, --covariates or --segmentations")
 
     def run(self) -> None:
         """Do it."""
@@ -105,6 +122,10 @@ class VaeGanInference:
             if not any(entry.get("label") or entry.get("covariates") for entry in self.inputs):
                 log.info("class and covariates of the inputs are not known: a datalist as input gives them")
             edit = Edit(model, request, self.condition["label"], self.solver)
+            if self.segmentations is not None:
+                of_maps = LabelMapEdit(model, edit, self.output, self.batch_size, settings, self.dicom)
+                of_maps.run(self.inputs, self.segmentations)
+                return
             reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts, settings)
         elif self.segmentations is not None:
             self.draw_label_maps(settings)
@@ -186,6 +207,20 @@ class VaeGanInference:
             )
 
 
+def for_evaluation(
+    model: LoadedModel, output: ImageFolder, request: Request, real: str | None, **solver: Any
+) -> VaeGanInference:
+    """What draws the images of an evaluation: of deformed label maps of its training patients, if the model knows such.
+
+    Args:
+        real: datalist of the real images.
+        solver: `steps` and `guidance`.
+    """
+    maps = real if real and segmentation_classes(model) and has_segmentations(real) else None
+    how = solver | {"segmentations": maps, "deform": 1.0 if maps else 0.0}
+    return VaeGanInference(model, output, SimpleInferer(), "generate", request, [], BLOCK, **how)
+
+
 Point = tuple[Tensor, ...]
 """Noise (1, latent_channels, h, w), label (1,), position (1,) and covariates (1, K)."""
 
@@ -209,41 +244,3 @@ def strip(network: VaeGan, start: Point, end: Point, solver: dict[str, Any]) -> 
     latents = network.prior.travel(noise, label, position, covariates, **solver)
     images = network.decode(latents).clamp(-1, 1).cpu()
     yield from zip(images, label.tolist(), position.tolist(), covariates.tolist(), strict=True)
-
-
-class Edit:
-    """Goes from slices to their noise under their own conditions, and back under others.
-
-    Under its own conditions, a slice comes back as its reconstruction, but for the error of the solver.
-
-    Args:
-        request: the new class and covariates.
-        label: index of the new class; None: that of each image.
-        solver: steps and guidance.
-
-    Attributes:
-        facts: what is changed, for sidecars and tables.
-    """
-
-    def __init__(self, model: LoadedModel, request: Request, label: int | None, solver: dict[str, Any]) -> None:
-        if label is None and not request.covariates:
-            raise MedsynthError("mode is edit and nothing is to change: give --label or --covariates")
-        self.label, self.covariates, self.solver = label, request.covariates or {}, solver
-        self.names = model.network.conditions.covariates
-        self.facts = ({} if label is None else {"Label": request.label}) | (
-            {"Covariates": dict(self.covariates)} if self.covariates else {}
-        )
-
-    def __call__(
-        self, slices: Tensor, network: VaeGan, label: Tensor, position: Tensor, covariates: Tensor | None = None
-    ) -> Tensor:
-        """(N, 1, H, W) with their own conditions -> the edited slices."""
-        own = covariates if covariates is not None else slices.new_zeros(len(slices), 0)
-        other = own.clone()
-        for name, value in self.covariates.items():
-            other[:, self.names.index(name)] = value
-        new_label = label if self.label is None else torch.full_like(label, self.label)
-        latents = network.latents(slices)
-        noise = network.prior.travel(latents, label, position, own, self.solver["steps"], backwards=True)
-        latents = network.prior.travel(noise, new_label, position, other, **self.solver)
-        return network.decode(latents).clamp(-1, 1)

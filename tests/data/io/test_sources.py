@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from medsynth.data.io import itk
-from medsynth.data.io.sources import Source, files, find_images, read_header, read_volume
+from medsynth.data.io.sources import Source, files, find_images, read_exact, read_header, read_volume
 from medsynth.errors import MedsynthError
 
 
@@ -34,6 +34,17 @@ def test_a_header_has_rows_columns_and_slices_of_the_upright_volume(tmp_path, sa
     header = read_header(path)
     assert header.shape == (6, 5, 7)
     assert header.spacing_mm == pytest.approx((2, 1, 3))
+
+
+@pytest.mark.parametrize(("slope", "kind"), [(5.176470756530762, np.float64), (None, np.float32)])
+def test_scaled_integers_are_read_exactly(tmp_path, slope, kind):
+    image = nib.Nifti1Image(np.arange(60, dtype=np.uint8).reshape(3, 4, 5), np.eye(4))
+    image.header.set_slope_inter(slope, None if slope is None else 0)
+    nib.save(image, tmp_path / "v.nii.gz")
+    values, affine = read_exact(tmp_path / "v.nii.gz")
+    assert values.dtype == kind
+    np.testing.assert_array_equal(values, nib.load(tmp_path / "v.nii.gz").get_fdata())
+    np.testing.assert_array_equal(affine, np.eye(4))
 
 
 def test_a_4d_volume_is_refused_before_it_is_read(tmp_path):

@@ -11,7 +11,14 @@ from torch import nn
 
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics import segmentation_utility
-from medsynth.evaluation.metrics.segmentation_utility import LabelledSet, learn, overlaps, segmentation_measures
+from medsynth.evaluation.metrics.segmentation_scores import areas, dice, hausdorff
+from medsynth.evaluation.metrics.segmentation_utility import (
+    LabelledSet,
+    learn,
+    painted,
+    segmentation_measures,
+    segmented,
+)
 from medsynth.evaluation.report.synthetic import find, read_maps
 
 NAMES = ["background", "grey", "white"]
@@ -41,14 +48,32 @@ def test_dice_is_of_all_images_of_a_subject_by_hand():
     images[0, 0, :2], maps[0, 0, :4] = 0.5, 1  # 2 of 4 found
     images[1, 1, :2], maps[1, 1, :2] = 0.5, 1  # 2 of 2 found
     images[2, 2, 0], maps[2, 3, 3] = 1.0, 2  # another pixel found
-    found = overlaps(Levels(), LabelledSet(images, maps, ["a", "a", "b"]), 3)
-    np.testing.assert_allclose(found, [[2 * 4 / (4 + 6), np.nan], [np.nan, 0.0]])
+    found, rows = segmented(Levels(), images), np.array([0, 0, 1])
+    np.testing.assert_allclose(dice(found, maps, rows, 3), [[2 * 4 / (4 + 6), np.nan], [np.nan, 0.0]])
+    np.testing.assert_allclose(areas(found, maps, rows, 3), [[2, 0], [0, 1]])
+
+
+def test_hausdorff_is_in_mm_and_of_images_that_have_the_class_in_both_by_hand():
+    found, maps = np.zeros((2, 3, 12, 12), np.uint8)
+    maps[0, 2:6, 2:6], found[0, 2:6, 5:9] = 1, 1  # moved by 3 columns
+    maps[1, 2:6, 2:6], found[1, 4:8, 2:6] = 1, 1  # by 2 rows
+    maps[2, 2:6, 2:6] = 1  # missed
+    away = hausdorff(found, maps, np.array([0, 0, 1]), 3, (4.0, 2.0))
+    np.testing.assert_allclose(away, [[(3 * 2.0 + 2 * 4.0) / 2, np.nan], [np.nan, np.nan]])
+
+
+def test_painted_images_have_the_intensities_of_each_class():
+    train = boxes(20, 0)
+    of_large = np.repeat(np.arange(3, dtype=np.uint8), 20)[None, :, None].repeat(60, axis=2)
+    found = painted(train, of_large, 0).images[0]
+    assert [found[20 * k + 4 : 20 * k + 16].mean() for k in range(3)] == pytest.approx([0.1, 0.5, 0.9], abs=0.02)
+    assert 0.01 < found[4:16].std() < 0.05
 
 
 def test_good_synthetic_pairs_teach_as_well_as_real_ones_and_wrong_ones_do_not(monkeypatch):
     monkeypatch.setattr(segmentation_utility, "STEPS", 60)
     train, held_out = boxes(40, 0), boxes(12, 1)
-    good = {m.name: m for m in segmentation_measures(train, held_out, boxes(40, 2), NAMES, 0)}
+    good = {m.name: m for m in segmentation_measures(train, held_out, boxes(40, 2), NAMES, 0, (2.0, 2.0))}
     assert list(good)[:3] == ["dice_tstr", "dice_tstr/grey", "dice_tstr/white"]
     assert good["dice_tstr"].floor > 0.65
     assert good["dice_tstr"].value == pytest.approx(good["dice_tstr"].floor, abs=0.1)
@@ -56,7 +81,12 @@ def test_good_synthetic_pairs_teach_as_well_as_real_ones_and_wrong_ones_do_not(m
     low, high = good["dice_tstr"].interval
     assert low <= good["dice_tstr"].value <= high
     assert good["dice_tstr"].value == pytest.approx((good["dice_tstr/grey"].value + good["dice_tstr/white"].value) / 2)
-    assert np.nanmean(overlaps(learn(boxes(40, 2, wrong=True), 3, 0), held_out, 3)) < 0.5
+    assert good["dice_tstr"].baseline > 0.5
+    assert good["hd95_tstr"].unit == "mm"
+    assert good["hd95_tstr"].value == pytest.approx(good["hd95_tstr"].floor, abs=3)
+    assert good["area_ratio/white"].value == pytest.approx(1, abs=0.15)
+    wrong = segmented(learn(boxes(40, 2, wrong=True), 3, 0), held_out.images)
+    assert np.nanmean(dice(wrong, held_out.maps, held_out.rows, 3)) < 0.5
 
 
 def test_a_class_that_no_tested_image_has_has_no_value(monkeypatch):

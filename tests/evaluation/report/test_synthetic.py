@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import nibabel as nib
@@ -11,7 +12,8 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from medsynth.data.io.writing import nifti
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
-from medsynth.evaluation.report.synthetic import choose, find, read_slices
+from medsynth.evaluation.report.compared_sets import maps_in_words
+from medsynth.evaluation.report.synthetic import SyntheticFile, choose, find, read_slices
 from medsynth.inference.image_folder import ImageFolder
 
 SPACE = SliceSpace("mri", (2.0, 2.0), 3.0, None)
@@ -90,3 +92,19 @@ def test_a_choice_of_images_is_the_same_for_a_seed_and_in_order(tmp_path, uprigh
     assert names[0] == names[1] == sorted(names[0])
     assert names[0] != names[2]
     assert choose(files, None, 0) == files
+
+
+def test_whose_label_maps_images_are_of_is_said_and_held_out_ones_are_warned_of(tmp_path, caplog):
+    entries = []
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+        entries.append({"segmentation": str(tmp_path / name)})
+    digests = [hashlib.sha256(name.encode()).hexdigest() for name in "aabc"]
+    files = [
+        SyntheticFile(tmp_path, {"SegmentationDigest": digest, "SegmentationOrigin": "deformed"}, None)
+        for digest in digests
+    ]
+    said = maps_in_words(files, entries[:1], entries[1:])
+    assert said == "deformed, of training patients (2), held-out patients (1), others (1)"
+    assert "1 synthetic images are of label maps of held-out patients" in caplog.text
+    assert maps_in_words([SyntheticFile(tmp_path, {}, None)], entries, []) is None

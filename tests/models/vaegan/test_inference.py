@@ -202,7 +202,7 @@ def test_one_input_that_can_be_used_is_too_few_to_interpolate(infer, of_pictures
         ({"mode": "dream"}, "mode is 'dream': choose one of generate, reconstruct, interpolate, edit"),
         ({"mode": "reconstruct"}, "there is no input: give an image"),
         ({"mode": "edit", "label": "AD"}, "there is no input: give an image"),
-        ({"mode": "edit", "input": "{list}"}, "nothing is to change: give --label or --covariates"),
+        ({"mode": "edit", "input": "{list}"}, "nothing is to change: give --label, --covariates or --seg"),
         ({"mode": "edit", "input": "{list}", "covariates": {"age": 999}}, "age 999, and the training images have 20"),
         ({"mode": "interpolate", "input": "{one}"}, "there is one input: give a folder or a datalist of several"),
         ({"input": "{list}"}, "there is an input: add --mode reconstruct or --mode interpolate or --mode edit"),

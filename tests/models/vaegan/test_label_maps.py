@@ -99,14 +99,17 @@ def test_the_layout_of_nnunet_has_codes_without_gaps(infer, checkpoint, maps, tm
     assert (content["numTraining"], content["file_ending"]) == (2, ".nii.gz")
 
 
-def test_label_maps_of_a_datalist_are_cut_as_its_images_are(infer, checkpoint, maps, head, save, tmp_path):
+def test_label_maps_of_the_training_images_of_a_datalist_are_cut_as_these_are(
+    infer, checkpoint, maps, head, save, tmp_path
+):
     volume = head((40, 36, 8))
     image, labels = (
         save(tmp_path / "a_T1w.nii.gz", volume),
         save(tmp_path / "a.nii.gz", (volume > 0).astype(np.int16) * 2),
     )
     entry = {"image": str(image), "segmentation": str(labels), "subject": "a", "label": "NC"}
-    listed = datalist.Datalist("a", {"training": [entry], "validation": [], "test": []})
+    tested = entry | {"image": str(save(tmp_path / "b_T1w.nii.gz", volume)), "subject": "b", "label": "AD"}
+    listed = datalist.Datalist("a", {"training": [entry], "validation": [], "test": [tested]})
     datalist.write(tmp_path / "list.json", listed)
     rows = infer(checkpoint, tmp_path / "list.json", num_images=3)
     assert {row["label"] for row in rows} == {"NC"}
