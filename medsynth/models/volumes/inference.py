@@ -25,6 +25,7 @@ from medsynth.data.preprocessing.volume_grid import (
     three_planes,
 )
 from medsynth.errors import MedsynthError
+from medsynth.inference.blending import blended, resampled
 from medsynth.inference.generate import Drawn, Request, check_request, slice_space, square, write_images
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.label_maps import (
@@ -182,8 +183,7 @@ class VolumeInference:
     def inpainted(self, one: Input, settings: dict[str, Any]) -> Made:
         """An input whose masked region is drawn anew, on its own grid."""
         own, ready, network = self.own_conditions(one), one.ready, self.model.network
-        volume = sources.read_volume(one.source)
-        values, affine = volume[0].numpy(), volume.affine.numpy()
+        values, affine = sources.read_exact(one.source)
         where, _ = read_mask(self.mask, values.shape, affine)
         reach = np.ceil(nib.affines.voxel_sizes(ready.affine).max() / nib.affines.voxel_sizes(affine)).astype(int)
         wider = ndimage.maximum_filter(where, size=2 * (reach // 2) + 1).astype(np.float32)  # none falls between voxels
@@ -196,9 +196,7 @@ class VolumeInference:
         low, high = ready.space.bounds
         drawn = low + (resampled(made[0, 0].numpy(), ready.affine, affine, values.shape, -1.0) + 1) * (high - low) / 2
         inside = ndimage.distance_transform_edt(where, nib.affines.voxel_sizes(affine))
-        share = np.minimum(inside / BLEND_MM, 1)
-        result = np.where(where, values + share * (drawn - values), values).astype(np.float32)
-        result = np.where(where, np.round(result), result) if (values == np.round(values)).all() else result
+        result = blended(values, drawn, np.minimum(inside / BLEND_MM, 1))
         return self.made(one, result, affine, {"Label": one.entry.get("label")}, settings, made)
 
     def own_conditions(self, one: Input) -> tuple[Tensor, Tensor, Tensor]:
@@ -232,11 +230,3 @@ class Prepared:
     image: Tensor
     affine: np.ndarray
     space: VolumeSpace
-
-
-def resampled(
-    volume: np.ndarray, affine: np.ndarray, to_affine: np.ndarray, shape: Sequence[int], outside: float
-) -> np.ndarray:
-    """A volume on another grid, linear between its voxels."""
-    there = np.linalg.inv(affine) @ to_affine
-    return ndimage.affine_transform(volume, there[:3, :3], there[:3, 3], tuple(shape), order=1, cval=outside)

