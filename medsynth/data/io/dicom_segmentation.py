@@ -19,7 +19,7 @@ from medsynth.storage import write_bytes
 def check_highdicom() -> None:
     """Refuse what cannot be written."""
     if importlib.util.find_spec("highdicom") is None:
-        raise MedsynthError("DICOM SEG needs highdicom: pip install 'medsynth[seg]', or leave dicom false")
+        raise MedsynthError("DICOM SEG needs highdicom: pip install highdicom, or leave dicom false")
 
 
 def export_segmentation(codes: np.ndarray, classes: Mapping[int, str], series: str | Path, path: str | Path) -> None:
