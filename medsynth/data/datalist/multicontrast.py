@@ -103,3 +103,9 @@ def known_contrast(path: Path, names: Sequence[str]) -> str | None:
     by_word = next((name for name in names if name.lower() == shown), None)
     words = re.split(r"[^A-Za-z0-9]+", stem(path))
     return by_word or next((name for name in names if not shown and set(name.split("_")) <= set(words)), None)
+
+
+def without_name(path: Path, contrast: str) -> str:
+    """What the files of one subject, or of one of its sessions, have in common: a path without its contrast."""
+    words = r"[^A-Za-z0-9]+".join(map(re.escape, contrast.split("_")))
+    return re.sub(rf"(?<![A-Za-z0-9]){words}(?![A-Za-z0-9])", "", path.as_posix(), flags=re.IGNORECASE)

@@ -108,10 +108,12 @@ class PairDataset(PreparedSlices):
         sources = [f"source {name}" for name in contrasts] or ["source"]
         views, start = {key: [] for key in (*sources, "target", BODY)}, 0
         for facts in self._images:
-            rows = channel_slices(facts, source.neighbours)
+            rows, starts = channel_slices(facts, source.neighbours), {}
+            for key in facts["present"]:
+                starts[key] = start
+                start += len(facts.get("planes", [0]))
             for key in views:
-                views[key].append(rows + start if key in facts["present"] else np.full_like(rows, -1))
-                start += len(facts.get("planes", [0])) * (key in facts["present"])
+                views[key].append(rows + starts[key] if key in starts else np.full_like(rows, -1))
         self.views = {key: np.concatenate(parts) for key, parts in views.items()}
         self.views = {"source": np.concatenate([self.views.pop(key) for key in sources], axis=1)} | self.views
         body = self.views.pop(BODY)[:, source.neighbours, None]
