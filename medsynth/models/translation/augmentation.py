@@ -12,7 +12,7 @@ from torch import Tensor
 from medsynth.errors import MedsynthError
 from medsynth.models.translation.network import present
 
-DROPPED = 0.15  # probability with which a contrast is left out of a slice
+DROPPED = 0.05  # probability with which a contrast is left out of a slice
 
 
 @dataclass(frozen=True)
