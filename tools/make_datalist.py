@@ -63,7 +63,7 @@ def check(options: argparse.Namespace) -> None:
     """Check the command line alone."""
     if not options.overwrite:
         refuse_existing(options.output, "give another name, or --overwrite to replace it")
-        if options.register and options.source and options.target:
+        if options.register and options.target:
             refuse_existing(registered(options.output), REGISTERED_EXISTS)
     if not options.folder.exists() and not is_listing(options.folder):
         raise MedsynthError(f"there is no folder {options.folder}: give the one with the scans")
@@ -77,7 +77,7 @@ def check(options: argparse.Namespace) -> None:
         datalist.check_shares(options.split)
         if not options.split[0]:
             raise MedsynthError(f"--split {options.split} leaves no subject to train on: raise its first share")
-    if bool(options.source) != bool(options.target):
+    if options.source and not options.target:
         raise MedsynthError("pairs need both --source and --target, such as '*_T1w.nii.gz' and '*_FLAIR.nii.gz'")
 
 
@@ -89,13 +89,16 @@ def registered(output: Path) -> Path:
 def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Survey:
     """Images, or pairs of them that are checked for alignment."""
     from medsynth.data.datalist.layout import survey
+    from medsynth.data.datalist.multicontrast import sources_of_target
     from medsynth.data.datalist.pairs import check_alignment, find_pairs, pair_domains
     from medsynth.data.datalist.quick_look import look
 
-    if options.source:
-        found = find_pairs(
-            options.folder, options.source, options.target, table, options.subject_pattern, options.modality
-        )
+    if options.target:
+        source, target, chosen = options.source, options.target, ""
+        if not source:
+            source, target, chosen = sources_of_target(options.folder, target)
+        found = find_pairs(options.folder, source, target, table, options.subject_pattern, options.modality)
+        found.chosen = chosen
     else:
         found = survey(
             options.folder,
@@ -178,9 +181,19 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--pattern", default="*", help="names of the files to take, such as '*_T1w.nii.gz'")
     parser.add_argument("--frame", type=int, help="which volume of 4D images to take, counted from 0")
     parser.add_argument("--modality", nargs="+", help="of DICOM to take, such as PT for PET; default: CT and MR")
-    parser.add_argument("--source", help="of pairs: names of the source files, such as '*_T1w.nii.gz'")
-    parser.add_argument("--target", help="of pairs: names of the target files, such as '*_FLAIR.nii.gz'")
-    parser.add_argument("--register", action="store_true", help="register targets to sources, in a new folder")
+    parser.add_argument(
+        "--source",
+        action="append",
+        help="of pairs: names of the source files, such as '*_T1w.nii.gz'; once for each of several contrasts",
+    )
+    parser.add_argument(
+        "--target",
+        help="of pairs: names of the target files, such as '*_FLAIR.nii.gz'; without --source, all other contrasts of "
+        "MRI are sources, and it may be a contrast, such as flair",
+    )
+    parser.add_argument(
+        "--register", action="store_true", help="register targets, and further contrasts, to sources, in a new folder"
+    )
     parser.add_argument(
         "--subject_pattern",
         help="regular expression that finds the patient, and optionally the slice, in a path below the folder, "

@@ -146,7 +146,8 @@ def usable(inputs: Inputs, read: Callable[[Source], Any], title: str) -> Iterato
         try:
             ready = read(source)
         except Exception as error:  # transforms wrap what they raise
-            reasons.append(f"{source.path} {reason(error)}")
+            subject = f"{entry['subject']}: " if source.contrasts else ""
+            reasons.append(f"{subject}{source.path} {reason(error)}")
             continue
         yield Input(index, entry, source, ready)
     if len(reasons) == len(inputs):
@@ -167,6 +168,10 @@ def forced(*entries: Mapping[str, Any]) -> dict[str, str]:
 
 
 def origin(source: Source) -> dict[str, Any]:
-    """Which input an image is made from, for its sidecar: a digest, since files may be named after patients."""
-    digest = sources.digest(source)
-    return {"InputDigest": digest, "Sources": [f"hash://sha256/{digest}"]}
+    """Which input an image is made from, for its sidecar: a digest, since files may be named after patients.
+
+    Of several contrasts, the digest is that of the first, and their names and all digests are there.
+    """
+    digests = [sources.digest(one) for one in source.parts.values()]
+    found = {"InputDigest": digests[0], "Sources": [f"hash://sha256/{digest}" for digest in digests]}
+    return found | ({"Contrasts": list(source.parts)} if source.contrasts else {})

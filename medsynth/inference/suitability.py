@@ -77,13 +77,14 @@ def suitable(
         return list(inputs)
     found, refused = [], []
     for entry in tqdm(inputs, desc="checking inputs", unit="input"):
-        source = Source.of(entry)
-        wrong = unsuitable(source, learned, pixels_mm, others or {})
+        every = Source.of(entry).parts.values()
+        reasons = ((one.path, unsuitable(one, learned, pixels_mm, others or {})) for one in every)
+        path, wrong = next((found for found in reasons if found[1]), ("", None))
         if wrong and force:
-            log.warning("%s %s; --force true goes on", source.path, wrong)
+            log.warning("%s %s; --force true goes on", path, wrong)
             entry = entry | {"forced": wrong}
         elif wrong:
-            refused.append(f"{sources.shown(source.path)} {wrong}")
+            refused.append(f"{sources.shown(path)} {wrong}")
             continue
         found.append(entry)
     if not found:

@@ -18,10 +18,10 @@ from monai.utils.enums import CommonKeys as Keys
 from scipy import ndimage
 from torch import Tensor
 
-from medsynth.data.io.sources import Source
+from medsynth.data.io.sources import Source, read_contrasts
 from medsynth.data.io.writing import form_code
 from medsynth.data.preprocessing.foreground import Patient, finer
-from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, locate, volume_bounds
+from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing, find, locate, volume_bounds
 from medsynth.data.preprocessing.preparation import log_notes
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.data.preprocessing.transforms import (
@@ -43,8 +43,8 @@ LEAST_WEIGHT = 1e-6  # of a tile's edge where another tile lies beneath; where n
 MARGIN_MM = 4.0  # around the patient, within which the network's output is retained
 
 SliceNetwork = Callable[[Tensor, Tensor], Tensor]
-"""Slices (N, 1 + 2 * neighbours, H, W) in [-1, 1], each in the middle of its neighbours, and positions (N,), NaN where
-unknown -> (N, 1, H, W)."""
+"""Slices (N, 1 + 2 * neighbours, H, W) in [-1, 1], each in the middle of its neighbours, of several contrasts one after
+the other, and positions (N,), NaN where unknown -> (N, 1, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,19 @@ class ReadyVolume:
     """A volume prepared for a slice network, and the inverse.
 
     Args:
-        image: (1, rows, columns, slices) in [-1, 1], upright.
+        image: (1, rows, columns, slices) in [-1, 1], upright; of several contrasts, (contrasts, rows, columns, slices),
+            -1 where one is missing.
         patient: where the patient lies in it.
         outline: (rows, columns, slices), true in the patient and a little around it.
-        air: typical intensity outside the patient, in [-1, 1].
-        bounds: the intensities of -1 and 1.
+        air: typical intensity outside the patient, in [-1, 1], of each contrast.
+        bounds: the intensities of -1 and 1, of the first contrast that is there.
         steps: those that turned the volume upright.
     """
 
     image: MetaTensor
     patient: Patient
     outline: np.ndarray
-    air: float
+    air: Sequence[float]
     bounds: tuple[float, float]
     steps: Compose
 
@@ -82,19 +83,37 @@ class ReadyVolume:
         return self.steps.inverse({Keys.IMAGE: upright})[Keys.IMAGE]
 
 
-def read_ready(source: Source, preprocessing: Preprocessing) -> ReadyVolume:
+def read_ready(source: Source, preprocessing: Preprocessing, contrasts: Sequence[str] = ()) -> ReadyVolume:
     """Read a volume, turn it upright, and bring its intensities to [-1, 1].
+
+    Args:
+        contrasts: names of those that a network takes, of which `source` has some; none: it takes one volume.
 
     Raises:
         MedsynthError: what is wrong with it, in words that follow the file's name.
     """
-    steps = Compose(locate(preprocessing))
-    located = steps({"source": source})
-    log_notes([source.path], [located])
-    upright = located[Keys.IMAGE]
-    data = ScaleToUnit()(volume_bounds(preprocessing)(located))
-    image = MetaTensor(data[Keys.IMAGE], meta=upright.meta, applied_operations=upright.applied_operations)
-    return ReadyVolume(image, data["patient"], outline(data["patient"]), data["air"], data["bounds"], steps)
+    if contrasts:
+        steps = Compose(find(preprocessing))
+        given = {name: {Keys.IMAGE: volume, "source": source} for name, volume in read_contrasts(source).items()}
+    else:
+        steps, given = Compose(locate(preprocessing)), {"": {"source": source}}
+    ready = {}
+    for name, one in given.items():
+        located = steps(one)
+        log_notes([source.parts[name].path], [located])
+        upright = located[Keys.IMAGE]
+        data = ScaleToUnit()(volume_bounds(preprocessing)(located))
+        image = MetaTensor(data[Keys.IMAGE], meta=upright.meta, applied_operations=upright.applied_operations)
+        ready[name] = data | {Keys.IMAGE: image}
+    first = next(iter(ready.values()))
+    image, air = first[Keys.IMAGE], [first["air"]]
+    if contrasts:
+        missing = {Keys.IMAGE: torch.full_like(image, AIR), "air": AIR}
+        every = [ready.get(name, missing) for name in contrasts]
+        stacked = torch.cat([convert_to_tensor(one[Keys.IMAGE], track_meta=False) for one in every])
+        image = MetaTensor(stacked, meta=image.meta, applied_operations=image.applied_operations)
+        air = [one["air"] for one in every]
+    return ReadyVolume(image, first["patient"], outline(first["patient"]), air, first["bounds"], steps)
 
 
 def outline(patient: Patient) -> np.ndarray:
@@ -119,6 +138,7 @@ class VolumeInferer:
         overlap: part of a tile that the next one covers too.
         batch_size: slices at a time; changes the memory it takes, not the result.
         device: of the network.
+        contrasts: names of those that the network takes, in the order of its channels; none: it takes one volume.
     """
 
     preprocessing: Preprocessing
@@ -126,6 +146,7 @@ class VolumeInferer:
     overlap: float = 0.25
     batch_size: int = 8
     device: str | torch.device = "cpu"
+    contrasts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         planes = self.planes
@@ -146,14 +167,18 @@ class VolumeInferer:
     def _in_plane(self, volume: ReadyVolume, plane: str, network: SliceNetwork) -> Tensor:
         turn, axes = Orientation(axcodes=PLANES[plane], labels=None), PLANES[plane]
         upright = turn(volume.image)
-        slices = convert_to_tensor(upright, track_meta=False)[0].permute(2, 0, 1)  # (slices, rows, columns)
+        contrasts = convert_to_tensor(upright, track_meta=False).permute(
+            0, 3, 1, 2
+        )  # (contrasts, slices, rows, columns)
         shown = turn(MetaTensor(volume.outline[None], meta=volume.image.meta))[0].numpy().any((0, 1)).nonzero()[0]
-        shape, spacing = slices.shape[1:], tuple(map(float, upright.pixdim))
-        slices, mm = _resampled(slices, spacing, self.preprocessing.spacing_mm or spacing[:2])
-
-        starts, sides = self._field(volume.patient, axes, mm)
-        field = window(slices, starts, sides, volume.air)
-        stack = field[with_neighbours(shown, self.preprocessing.neighbours, len(slices))]
+        shape, spacing = contrasts.shape[2:], tuple(map(float, upright.pixdim))
+        stacks = []
+        for slices, air in zip(contrasts, volume.air, strict=True):
+            slices, mm = _resampled(slices, spacing, self.preprocessing.spacing_mm or spacing[:2])
+            starts, sides = self._field(volume.patient, axes, mm)
+            field = window(slices, starts, sides, air)
+            stacks.append(field[with_neighbours(shown, self.preprocessing.neighbours, len(slices))])
+        stack = torch.cat(stacks, dim=1)
         answers = self._answers(stack, self._positions(volume.patient, plane)[shown], network)
 
         field = torch.full_like(field, AIR)
@@ -166,7 +191,7 @@ class VolumeInferer:
         return convert_to_tensor(turn.inverse(turned), track_meta=False)
 
     def _answers(self, stack: Tensor, positions: Tensor, network: SliceNetwork) -> Tensor:
-        """(N, 1 + 2 * neighbours, rows, columns) -> (N, 1, rows, columns); positions travel as one more channel."""
+        """(N, channels, rows, columns) -> (N, 1, rows, columns); positions travel as one more channel."""
         size = self.preprocessing.image_size
         channel = positions[:, None, None, None].expand(-1, 1, *stack.shape[2:])
         return sliding_window_inference(
@@ -297,7 +322,7 @@ def write_volumes(
                     made.deviation[0][outside] = 0
             yield replace(made, code=form_code(one.source.path))
 
-    read = partial(read_ready, preprocessing=inferer.preprocessing)
+    read = partial(read_ready, preprocessing=inferer.preprocessing, contrasts=inferer.contrasts)
     Route(request.name, read, make, "volumes are").run(inputs, output)
 
 
@@ -305,7 +330,7 @@ def _pictures(ready: ReadyVolume, answer: tuple[Tensor, Tensor | None]) -> tuple
     """A slice through the middle of the patient: before, after, and the deviation, whose white is its largest value."""
     middle = int(ready.patient.box[2].sum()) // 2
     inside = torch.from_numpy(ready.outline)
-    volumes = [ready.image, torch.where(inside, answer[0], AIR)]
+    volumes = [*ready.image.split(1), torch.where(inside, answer[0], AIR)]
     if answer[1] is not None:
         deviation = torch.where(inside, answer[1], 0)
         volumes.append(deviation / deviation.max().clamp(min=1e-6) * 2 - 1)

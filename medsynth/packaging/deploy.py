@@ -63,6 +63,10 @@ def describe_formats(formats: dict[str, Any], model: LoadedModel) -> dict[str, A
             tensor["spatial_shape"] = [
                 old if isinstance(old, str) else new for old, new in zip(shape, sides, strict=True)
             ]
+    contrasts = model.definition.get("contrasts")
+    if contrasts:  # which make the target, and nothing makes them
+        formats["inputs"].pop("target")
+        formats["outputs"].pop("source")
     neighbours = model.definition.get("neighbours", 0)
     for tensor in formats["inputs"].values():
         if tensor["type"] == "image" and neighbours:
@@ -71,6 +75,11 @@ def describe_formats(formats: dict[str, Any], model: LoadedModel) -> dict[str, A
             tensor["channel_def"] = {str(i): f"slice {at:+d}" if at else "image" for i, at in enumerate(offsets)}
         elif tensor["format"] == "latent":
             tensor["num_channels"] = model.definition.get("latent_features", tensor["num_channels"])
+        if contrasts:
+            slices = list(tensor["channel_def"].values()) if neighbours else ["image"]
+            channels = [f"{contrast}, {at}" for contrast in contrasts for at in slices]
+            tensor["num_channels"] = len(channels)
+            tensor["channel_def"] = {str(i): channel for i, channel in enumerate(channels)}
     return formats
 
 

@@ -34,7 +34,8 @@ def names_of(datalist: Path | None) -> set[str]:
     except (OSError, ValueError, AttributeError):
         return set()
     entries = [entry for items in lists if isinstance(items, list) for entry in items if isinstance(entry, dict)]
-    files = {Path(entry[key]).name for entry in entries for key in ("image", "source", "target") if key in entry}
+    given = [entry[key] for entry in entries for key in ("image", "source", "target") if entry.get(key)]
+    files = {Path(path).name for one in given for path in (one.values() if isinstance(one, dict) else [one]) if path}
     return {name for name in files | {str(entry.get("subject", "")) for entry in entries} if _is_identifying(name)}
 
 

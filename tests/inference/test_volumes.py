@@ -51,7 +51,7 @@ def ready_of(values: torch.Tensor, spacing_mm=(1.0, 1.0, 1.0), low=-1.0) -> Read
     inside = values.numpy() > low
     box = np.array([(np.flatnonzero(inside.any(others))[[0, -1]] + [0, 1]) for others in ((1, 2), (0, 2), (0, 1))])
     head = Patient(values.shape, spacing_mm, box, inside, (1, 1, 1), values[inside].numpy(), -1.0)
-    return ReadyVolume(image, head, np.ones(values.shape, bool), -1.0, (-1.0, 1.0), Compose([]))
+    return ReadyVolume(image, head, np.ones(values.shape, bool), [-1.0], (-1.0, 1.0), Compose([]))
 
 
 @pytest.fixture

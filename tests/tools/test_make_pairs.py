@@ -58,3 +58,45 @@ def test_mistakes_get_one_line_and_write_nothing(make, scans, tmp_path, capsys, 
     assert error.count("\n") == 1
     assert line in error
     assert not (tmp_path / "pairs.json").exists()
+
+
+@pytest.fixture
+def brats(tmp_path):
+    """Four small contrasts of six subjects; the first lacks one."""
+    for number in range(6):
+        for contrast in ("t1n", "t1c", "t2w", "t2f")[number == 0 :]:
+            path = tmp_path / "brats" / f"BraTS-GLI-0000{number}-000" / f"BraTS-GLI-0000{number}-000-{contrast}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            voxels = np.arange(120, dtype=np.int16).reshape(4, 5, 6) * (1 + number)
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    return tmp_path / "brats"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--source", "*-t1n*", "--source", "*-t1c*", "--source", "*-t2w*", "--target", "*-t2f*"), ("--target", "t2f")],
+)
+def test_several_contrasts_become_the_sources_of_a_target(make, brats, tmp_path, capsys, options):
+    make(brats, tmp_path / "x.json", *options)
+    entries = datalist.read(tmp_path / "x.json", datalist.PAIR).entries
+    contrasts = {entry["subject"]: list(entry["sources"]) for entry in entries}
+    assert contrasts.pop("BraTS-GLI-00000") == ["t1c", "t2w"]
+    assert list(contrasts.values()) == [["t1n", "t1c", "t2w"]] * 5
+    assert all(entry["target"].endswith("t2f.nii.gz") for entry in entries)
+    out = capsys.readouterr().out
+    assert "1 subjects have no t1n, the first is of BraTS-GLI-00000" in out
+    assert "bundles/translation/train.json" in out
+    if "--source" not in options:
+        assert "--source '*-t1n.nii.gz' --source '*-t1c.nii.gz' --source '*-t2w.nii.gz'" in out
+
+
+def test_contrasts_on_two_grids_get_one_line_that_names_subject_and_files(make, brats, tmp_path, capsys):
+    path = next(brats.glob("*3-000/*t1c*"))
+    nib.save(nib.Nifti1Image(np.arange(150, dtype=np.int16).reshape(5, 5, 6), np.eye(4)), path)
+    with pytest.raises(SystemExit):
+        make(brats, tmp_path / "x.json", "--target", "t2f")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: BraTS-GLI-00003: ")
+    assert "-t1n.nii.gz and " in line
+    assert "-t1c.nii.gz are on different grids (4 x 5 x 6 and 5 x 5 x 6 voxels)" in line
+    assert not (tmp_path / "x.json").exists()

@@ -35,7 +35,8 @@ class Datalist:
         splits: for `training`, `validation` and `test`, lists of entries
             {"image": absolute path, "subject": str, "label": str or None}, or with "source" and "target", or one of
             these two, instead of "image"; pictures may have a "position" from 0 to 1, any image the paths of a
-            "segmentation" and a "mask", and "covariates", numbers by name.
+            "segmentation" and a "mask", and "covariates", numbers by name. Where the source is several contrasts,
+            "sources" are their paths by name, and "source" is the first of them.
         modalities: what the images show, as MONAI writes it: {"0": "T1w"}.
         digest: SHA-256 of the file that it was read from.
         segmentation_classes: what the codes of its label maps stand for, in the order of the codes; `labels` in the
@@ -90,6 +91,21 @@ class Datalist:
         return sorted({entry["label"] for entry in self.splits["training"]} - {None})
 
     @property
+    def contrasts(self) -> list[str]:
+        """Names of those that sources of training entries have, sorted; none if there are fewer than two.
+
+        Raises:
+            MedsynthError: other entries have more of them.
+        """
+        known = _contrasts_of(self.splits["training"])
+        if unknown := sorted(_contrasts_of(self.entries) - known):
+            raise MedsynthError(
+                f"datalist {self.name} has sources of {', '.join(unknown)}, and no training subject has any: nothing "
+                "can be learned from them; move some to training, or leave them out"
+            )
+        return sorted(known) if len(known) > 1 else []
+
+    @property
     def covariates(self) -> list[str]:
         """Names of those that training images have, sorted."""
         return covariates_of(self.splits["training"])
@@ -122,6 +138,7 @@ def read(path: str | os.PathLike, keys: Sequence[str] = IMAGE) -> Datalist:
             f'datalist {path}: "training" is empty, and nothing can be learned from it: move subjects there'
         )
     _check_subjects(path, splits)
+    _check_contrasts(path, splits)
     _check_files(path, splits)
     digest = hashlib.sha256(content).hexdigest()
     try:
@@ -140,16 +157,22 @@ def write(path: str | os.PathLike, datalist: Datalist) -> None:
     if datalist.segmentation_classes:
         values["labels"] = {str(code): name for code, name in datalist.segmentation_classes.items()}
     for split in SPLITS:
-        values[split] = [
-            entry | {key: _relative(entry[key], path) for key in (*IMAGE, *PAIR, *BESIDE) if entry.get(key)}
-            for entry in datalist.splits[split]
-        ]
+        values[split] = [_written(entry, path) for entry in datalist.splits[split]]
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def files_of(entry: dict[str, Any]) -> dict[str, str]:
-    """The paths in an entry: its "image", or its "source" and "target" as far as it has them."""
-    return {key: entry[key] for key in (*IMAGE, *PAIR) if key in entry}
+    """The paths in an entry: its "image", or its "source" and "target" as far as it has them.
+
+    Of several contrasts, the keys are "source T1w" and so on.
+    """
+    found: dict[str, str] = {}
+    for key in (*IMAGE, *PAIR):
+        if key == "source" and "sources" in entry:
+            found |= {f"{key} {name}": file for name, file in entry["sources"].items()}
+        elif key in entry:
+            found[key] = entry[key]
+    return found
 
 
 def covariates_of(entries: Sequence[dict[str, Any]]) -> list[str]:
@@ -224,6 +247,7 @@ def _read_entry(path: Path, keys: Sequence[str], where: str, value: Any) -> dict
             raise MedsynthError(
                 f'datalist {path}: {where} has no "{" or ".join(some)}": each needs "{" or ".join(keys)}" and "subject"'
             )
+    value = _with_sources(path, where, value)
     label = value.get("label")
     named = (*keys, *BESIDE)
     files = {key: os.path.normpath(path.parent.absolute() / str(value[key])) for key in named if value.get(key)}
@@ -241,6 +265,36 @@ def _read_entry(path: Path, keys: Sequence[str], where: str, value: Any) -> dict
         "subject": str(value["subject"]),
         "label": None if label is None or str(label).strip() in UNKNOWN_LABELS else str(label),
     }
+
+
+def _with_sources(path: Path, where: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The entry with its contrasts as "sources", and the first of them as its "source"; others unchanged."""
+    given = value.get("source")
+    if not isinstance(given, dict):
+        return {key: item for key, item in value.items() if key != "sources"}
+    files = {name: file for name, file in given.items() if file not in (None, "")}
+    if not files:
+        raise MedsynthError(
+            f"datalist {path}: {where}, {value['subject']}, has no source: give the file of one contrast, such as "
+            '{"T1w": "T1w.nii.gz"}, or leave the subject out'
+        )
+    found = {name: os.path.normpath(path.parent.absolute() / str(file)) for name, file in files.items()}
+    return value | {"source": next(iter(found.values())), "sources": found}
+
+
+def _contrasts_of(entries: Sequence[dict[str, Any]]) -> set[str]:
+    return {name for entry in entries for name in entry.get("sources", ())}
+
+
+def _check_contrasts(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
+    """Refuse a list in which some sources have the name of a contrast and others have none."""
+    sources = [entry for entries in splits.values() for entry in entries if "source" in entry]
+    unnamed, names = [one["source"] for one in sources if "sources" not in one], sorted(_contrasts_of(sources))
+    if unnamed and names:
+        raise MedsynthError(
+            f"datalist {path}: {unnamed[0]} is a source without a contrast, and others are {', '.join(names)}: name "
+            f'each, such as {{"{names[0]}": "scan.nii.gz"}}'
+        )
 
 
 def _check_files(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None:
@@ -266,6 +320,14 @@ def _check_subjects(path: Path, splits: dict[str, list[dict[str, Any]]]) -> None
                     "who was trained on mean nothing; keep each subject in one list"
                 )
             seen[subject] = split
+
+
+def _written(entry: dict[str, Any], path: Path) -> dict[str, Any]:
+    """An entry as it stands in the file."""
+    files = {key: _relative(entry[key], path) for key in (*IMAGE, *PAIR, *BESIDE) if entry.get(key)}
+    if "sources" in entry:
+        files["source"] = {name: _relative(file, path) for name, file in entry["sources"].items()}
+    return {key: item for key, item in entry.items() if key != "sources"} | files
 
 
 def _relative(image: str, path: Path) -> str:

@@ -91,6 +91,16 @@ def survey(
     return result
 
 
+def images_by_subject(folder: Path) -> tuple[list[dict[str, Any]], dict[Path, str]]:
+    """{"image", "subject", "contrast"} of each image of a folder, by names alone; and why others are left out."""
+    result = Survey()
+    _, entries = _found(folder, None, "*", None, None, result)
+    found = [(file, entry["subject"]) for entry in entries for file in files_of(entry).values()]
+    return [
+        {"image": file, "subject": subject, "contrast": result.contrast_of[file]} for file, subject in found
+    ], result.left_out
+
+
 def _found(
     folder: Path,
     table: dict[str, str | None] | None,

@@ -1,9 +1,10 @@
-"""Two images of each subject: found, checked for alignment, registered, and put on one grid."""
+"""Sources and target of each subject: found, checked for alignment, registered, and put on one grid."""
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -18,15 +19,16 @@ from monai.data import MetaTensor
 from skimage.metrics import normalized_mutual_information
 from tqdm import tqdm
 
-from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS
+from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS, files_of
 from medsynth.data.datalist.layout import survey
+from medsynth.data.datalist.multicontrast import contrast_name, grouped, grouped_contrasts
 from medsynth.data.datalist.names import match_domains
 from medsynth.data.datalist.quick_look import WORKERS, read_scan
 from medsynth.data.datalist.registration import Alignment, align, better_shift, resample
 from medsynth.data.datalist.survey import Survey
 from medsynth.data.datalist.words import CONTRAST, stem
 from medsynth.data.io import itk
-from medsynth.data.io.sources import Source, is_picture, read_picture
+from medsynth.data.io.sources import OtherGrid, Source, is_picture, read_contrasts, read_picture, read_volume, same_grid
 from medsynth.data.io.writing import nifti, safe
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes
@@ -51,7 +53,7 @@ class Verdict:
 
 def find_pairs(
     folder: Path,
-    source: str,
+    source: str | Sequence[str],
     target: str,
     table: dict[str, str | None] | None = None,
     subject_pattern: str | None = None,
@@ -59,22 +61,27 @@ def find_pairs(
 ) -> Survey:
     """Match the images of a folder whose names fit two patterns, subject by subject.
 
-    Entries have "source" and "target", or the one that is there.
+    Entries have "source" and "target", or the one that is there. With several patterns of sources they have "sources",
+    by contrast, of which some may be missing; targets of subjects without any are left out.
 
     Args:
         folder, table, subject_pattern, modalities: as in `survey`.
         source, target: patterns of names, such as `*_T1w.nii.gz`; what `*` stands for distinguishes a subject's images.
+
+    Raises:
+        MedsynthError: an image fits two patterns, or a subject has two of one contrast.
     """
-    patterns = dict(zip(PAIR, (source, target), strict=True))
-    found = {
-        key: survey(folder, table, pattern, subject_pattern=subject_pattern, modalities=modalities)
-        for key, pattern in patterns.items()
-    }
-    if twice := {entry["image"] for entry in found["source"].entries}.intersection(
-        entry["image"] for entry in found["target"].entries
-    ):
-        raise MedsynthError(f"{min(twice)} matches --source {source} and --target {target}: give patterns that differ")
-    subjects: dict[str, dict[str, list]] = defaultdict(lambda: {key: [] for key in PAIR})
+    wanted = [*([source] if isinstance(source, str) else source), target]
+    looked = [
+        survey(folder, table, pattern, subject_pattern=subject_pattern, modalities=modalities) for pattern in wanted
+    ]
+    keys = _keys(wanted, looked)
+    patterns, found = dict(zip(keys, wanted, strict=True)), dict(zip(keys, looked, strict=True))
+    for one, other in itertools.combinations(keys, 2):
+        if twice := {entry["image"] for entry in found[one].entries} & {e["image"] for e in found[other].entries}:
+            options = [f"--{key.split(' ')[0]} {patterns[key]}" for key in (one, other)]
+            raise MedsynthError(f"{min(twice)} matches {' and '.join(options)}: give patterns that differ")
+    subjects: dict[str, dict[str, list]] = defaultdict(lambda: {key: [] for key in keys})
     for key, images in found.items():
         for entry in images.entries:
             subjects[entry["subject"]][key].append(entry)
@@ -88,19 +95,28 @@ def find_pairs(
         [entry for subject in subjects.values() for entry in _matched(subject, patterns, folder)],
         {path: reason for images in found.values() for path, reason in images.left_out.items()},
         sorted({note for images in found.values() for note in images.notes}),
-        header_of=found["source"].header_of | found["target"].header_of,
-        contrast_of=found["source"].contrast_of | found["target"].contrast_of,
+        header_of={file: header for images in looked for file, header in images.header_of.items()},
+        contrast_of={file: contrast for images in looked for file, contrast in images.contrast_of.items()},
     )
-    result.example = found["source"].example
+    result.example = looked[0].example
+    if len(keys) > len(PAIR):
+        _leave_out_targets_alone(result, keys)
     result.splits = _given_splits(result, given)
-    for key in PAIR:
-        if alone := [entry["subject"] for entry in result.entries if key not in entry]:
-            result.notes.append(f"{len(alone)} images have no {key} and are listed alone, the first is of {alone[0]}")
+    for key in keys:
+        if alone := [entry["subject"] for entry in result.entries if key not in files_of(entry)]:
+            lack = (
+                f"images have no {key} and are listed alone"
+                if key in PAIR
+                else f"subjects have no {key.removeprefix('source ')}"
+            )
+            result.notes.append(f"{len(alone)} {lack}, the first is of {alone[0]}")
     return result
 
 
 def check_alignment(found: Survey, registered: Path | None = None) -> None:
     """Judge each pair of volumes; note in the survey which are not aligned, and leave out what cannot be read.
+
+    Of several contrasts, all others are registered to the first, which makes a pair with each.
 
     Args:
         found: from `find_pairs`.
@@ -108,9 +124,18 @@ def check_alignment(found: Survey, registered: Path | None = None) -> None:
             name; None: judge the pairs as their headers say.
 
     Raises:
-        MedsynthError: pictures are to be registered.
+        MedsynthError: pictures are to be registered, or contrasts of a subject are on different grids and are not.
     """
-    pairs = [entry for entry in found.entries if entry.keys() >= set(PAIR) and not is_picture(entry["source"])]
+    volumes = [entry for entry in found.entries if "source" in entry and not is_picture(entry["source"])]
+    if registered is None:
+        _require_one_grid([entry for entry in volumes if len(entry.get("sources", ())) > 1])
+    moving = [
+        (entry, key)
+        for entry in volumes
+        for number, key in enumerate(files_of(entry))
+        if number and (key == "target" or registered is not None)
+    ]
+    pairs = [{**entry, "target": files_of(entry)[key]} for entry, key in moving]
     if not pairs and registered is not None:
         raise MedsynthError("--register aligns volumes, and these are pairs of pictures: leave it out")
     if not pairs:
@@ -123,13 +148,18 @@ def check_alignment(found: Survey, registered: Path | None = None) -> None:
         doing = pool.map(_judged, pairs, paths)
         bar = tqdm(doing, "checking pairs" if registered is None else "registering", len(pairs), unit="pair")
         verdicts = list(zip(pairs, bar, paths, strict=True))
-    for entry, verdict, path in verdicts:
+    for (entry, key), (_, verdict, path) in zip(moving, verdicts, strict=True):
         if isinstance(verdict, str):
-            found.left_out[Path(entry["source"])] = f"and its target: {verdict}"
-            found.entries.remove(entry)
+            found.left_out[Path(entry["source"])] = f"and its {key.removeprefix('source ')}: {verdict}"
+            found.entries = [other for other in found.entries if other is not entry]
         elif path is not None and verdict is not None:
-            entry["target"] = str(path.absolute())
-    judged = [(entry["subject"], verdict) for entry, verdict, _ in verdicts if isinstance(verdict, Verdict)]
+            moved = {key.removeprefix("source "): str(path.absolute())}
+            entry.update(moved if key == "target" else {"sources": entry["sources"] | moved})
+    judged = [
+        (f"{entry['subject']}, {key.removeprefix('source ')}" if "sources" in entry else entry["subject"], verdict)
+        for (entry, key), (_, verdict, _) in zip(moving, verdicts, strict=True)
+        if isinstance(verdict, Verdict)
+    ]
     found.notes += _in_words(judged, registered is not None)
     if unjudged := len(pairs) - len(judged) - sum(isinstance(verdict, str) for _, verdict, _ in verdicts):
         found.notes.append(f"{unjudged} pairs have fewer than {FEWEST_VOXELS} slices: check their alignment yourself")
@@ -144,41 +174,99 @@ def read_pair(entry: Mapping[str, Any]) -> tuple[MetaTensor, MetaTensor]:
         MedsynthError: one of them cannot be read; the line begins with its path.
     """
     source, target = (_read(entry, key) for key in PAIR)
-    if source.shape == target.shape and np.allclose(source.affine, target.affine, atol=1e-3):
+    if same_grid(source, target):
         return source, target
     moved = resample(_as_image(target), _as_image(source))
     return source, MetaTensor(itk.voxels_of(moved)[None], meta=source.meta)
+
+
+def read_entry(entry: Mapping[str, Any]) -> dict[str, MetaTensor]:
+    """All images of an entry by their keys, as `files_of` has them, on the grid of the first, in stored units.
+
+    Raises:
+        MedsynthError: one of them cannot be read, or a contrast is on another grid.
+    """
+    keys = list(files_of(entry))
+    if len(keys) == 1:
+        return {keys[0]: read_volume(Source.of(entry, keys[0].split(" ")[0]))}
+    pair = dict(zip(PAIR, read_pair(entry), strict=True)) if "target" in entry else {}
+    if "sources" not in entry:
+        return pair
+    contrasts = {f"source {name}": one for name, one in read_contrasts(Source.of(entry, "source")).items()}
+    return contrasts | {key: volume for key, volume in pair.items() if key == "target"}
+
+
+def _keys(patterns: Sequence[str], looked: Sequence[Survey]) -> list[str]:
+    """What `files_of` calls the images of each pattern, of which the last is that of the targets."""
+    if len(patterns) == len(PAIR):
+        return list(PAIR)
+    names: dict[str, str] = {}
+    for pattern, images in zip(patterns[:-1], looked, strict=False):
+        name = contrast_name(pattern, images.shown)
+        if name in names:
+            raise MedsynthError(f"--source {names[name]} and --source {pattern} are both {name}: give one of them")
+        names[name] = pattern
+    if picture := next((e["image"] for images in looked for e in images.entries if is_picture(e["image"])), None):
+        raise MedsynthError(f"several --source are of volumes, and {picture} is a picture: give one --source")
+    return [*(f"source {name}" for name in names), "target"]
+
+
+def _leave_out_targets_alone(found: Survey, keys: Sequence[str]) -> None:
+    """Move what has none of several sources out of the entries."""
+    names = ", ".join(key.removeprefix("source ") for key in keys if key != "target")
+    for entry in found.entries:
+        if "source" not in entry:
+            found.left_out[Path(entry["target"])] = f"is of {entry['subject']}, who has none of the sources {names}"
+    found.entries = [entry for entry in found.entries if "source" in entry]
+    if not found.entries:
+        raise MedsynthError(f"no subject has any of the sources {names}: check the patterns")
+
+
+def _require_one_grid(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse contrasts of a subject on different grids; those that cannot be read are left to reading."""
+    for entry in tqdm(entries, "checking grids", unit="subject", disable=not entries):
+        try:
+            read_contrasts(Source.of(entry, "source"))
+        except OtherGrid as error:
+            raise MedsynthError(f"{entry['subject']}: {entry['source']} {error}") from error
+        except MedsynthError:
+            continue
 
 
 def _matched(
     subject: Mapping[str, list[dict[str, Any]]], patterns: Mapping[str, str], folder: Path
 ) -> list[dict[str, Any]]:
     """Entries of one subject: its one source with its one target, else those of the same name but for the pattern."""
-    names: dict[Any, dict[str, dict[str, Any]]] = defaultdict(dict)
-    single = all(len(subject[key]) == 1 for key in PAIR)
+    named: dict[str, list[tuple[Any, dict[str, Any]]]] = {key: [] for key in patterns}
     for key, pattern in patterns.items():
         stars = re.compile(fnmatch.translate(pattern.replace("*", "\0")).replace("\0", "(.*)"))
-        for number, entry in enumerate(subject[key]):
+        for entry in subject[key]:
             path = Path(entry["image"])
             text = f"/{path.relative_to(folder.absolute()).as_posix()}" if "/" in pattern else path.name
-            name = "" if single else stars.match(text).groups()
-            # two files of one name, in two folders: nothing says which belong together
-            names[(name, key, number) if key in names[name] else name][key] = entry
-    return [_merged(group) for group in names.values()]
+            named[key].append((stars.match(text).groups(), entry))
+    if len(patterns) > len(PAIR):
+        paths = {
+            key.removeprefix("source "): [(name, entry["image"]) for name, entry in some] for key, some in named.items()
+        }
+        grouped_contrasts(next(entry["subject"] for some in subject.values() for entry in some), paths)
+    return [_merged(group) for group in grouped(named)]
 
 
 def _merged(group: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """One entry of a source and a target, or of the one that is there; what both have beside them is the source's."""
+    """One entry of sources and a target, or of what is there; what they have beside them is that of the first."""
     images = {key: entry["image"] for key, entry in group.items()}
-    both = [group[key] for key in reversed(PAIR) if key in group]
-    return images | {name: value for entry in both for name, value in entry.items() if name not in IMAGE}
+    if sources := {key.removeprefix("source "): file for key, file in images.items() if key not in PAIR}:
+        alone = {"source": next(iter(sources.values())), "sources": sources}
+        images = alone | {key: file for key, file in images.items() if key in PAIR}
+    beside = list(group.values())[::-1]
+    return images | {name: value for entry in beside for name, value in entry.items() if name not in IMAGE}
 
 
 def _given_splits(found: Survey, given: Mapping[str, str]) -> dict[str, list[dict[str, Any]]] | None:
     """The split that folders give for the images of all pairs; None if it is incomplete or separates a pair."""
     splits: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
     for entry in found.entries:
-        own = {given.get(entry[key]) for key in PAIR if key in entry}
+        own = {given.get(file) for file in files_of(entry).values()}
         if len(own) > 1 or None in own:
             return None
         splits[own.pop()].append(entry)
@@ -243,13 +331,13 @@ def _share_alike(matches: Sequence[tuple[Path, Path]]) -> float | None:
 
 
 def _names(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Files for the registered targets: subject, number if it has several, and contrast where the name has one."""
-    subjects = [safe(pair["subject"]) for pair in pairs]
+    """Files for what is registered: subject, number if it has several of a contrast, and contrast if a name has one."""
     contrasts = [match[0] if (match := CONTRAST.search(stem(pair["target"]))) else "" for pair in pairs]
-    numbers = [subjects[:index].count(name) + 1 for index, name in enumerate(subjects)]
+    whole = [(safe(pair["subject"]), contrast) for pair, contrast in zip(pairs, contrasts, strict=True)]
+    numbers = [whole[:index].count(name) + 1 for index, name in enumerate(whole)]
     return [
-        f"{name}{f'_{number}' if subjects.count(name) > 1 else ''}{contrast}.nii.gz"
-        for name, number, contrast in zip(subjects, numbers, contrasts, strict=True)
+        f"{name}{f'_{number}' if whole.count((name, contrast)) > 1 else ''}{contrast}.nii.gz"
+        for (name, contrast), number in zip(whole, numbers, strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,6 +44,10 @@ OTHER_ENDINGS = (
 AXES = "PLS"  # rows front to back, columns from the patient's right to left, slices upwards: as a radiologist sees them
 
 
+class OtherGrid(MedsynthError):
+    """Two contrasts that should be on one grid are not."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What an image is read from.
@@ -53,17 +57,25 @@ class Source:
         frame: which volume of a 4D file.
         mask: file that is above 0 inside the patient; None: to be found.
         segmentation: label map on the grid of the image; None: none is read.
+        contrasts: of several contrasts on one grid, the name and the file of each; the first of these is `path`.
     """
 
     path: str
     frame: int | None = None
     mask: str | None = None
     segmentation: str | None = None
+    contrasts: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], key: str = "image") -> Source:
         """That of an entry of a datalist."""
-        return cls(str(entry[key]), entry.get("frame"), entry.get("mask"))
+        contrasts = () if key == "target" else tuple(entry.get("sources", {}).items())
+        return cls(str(entry[key]), entry.get("frame"), entry.get("mask"), contrasts=contrasts)
+
+    @property
+    def parts(self) -> dict[str, Source]:
+        """That of each contrast by name; of a single image, itself by an empty name."""
+        return {name: replace(self, path=file, contrasts=()) for name, file in self.contrasts} or {"": self}
 
 
 def find_images(folder: str | os.PathLike) -> list[Path]:
@@ -181,6 +193,33 @@ def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
         voxels, affine = reader.read_volume(path, source.frame)
         meta = {MetaKeys.SPACE: SpaceKeys.RAS, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
         return MetaTensor(np.asarray(voxels, np.float32)[None], affine=affine, meta=meta)
+
+
+def read_contrasts(source: Source) -> dict[str, MetaTensor]:
+    """The volume of each contrast by name, all on one grid.
+
+    Raises:
+        MedsynthError: one cannot be read, in words that follow the first's name; `OtherGrid`: one is on another grid.
+    """
+    volumes: dict[str, MetaTensor] = {}
+    for name, one in source.parts.items():
+        try:
+            volumes[name] = read_volume(one)
+        except MedsynthError as error:
+            raise MedsynthError(str(error) if not volumes else f"and {one.path}: it {error}") from error
+        first = next(iter(volumes.values()))
+        if not same_grid(first, volumes[name]):
+            sizes = (" x ".join(map(str, volume.shape[1:])) for volume in (first, volumes[name]))
+            raise OtherGrid(
+                f"and {one.path} are on different grids ({' and '.join(sizes)} voxels): put them on one with "
+                "tools/make_datalist.py --register"
+            )
+    return volumes
+
+
+def same_grid(one: MetaTensor, other: MetaTensor) -> bool:
+    """Whether the voxels of two volumes have the same places."""
+    return one.shape == other.shape and np.allclose(one.affine, other.affine, atol=1e-3)
 
 
 @contextlib.contextmanager

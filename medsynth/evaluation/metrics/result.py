@@ -25,6 +25,7 @@ class Measure:
             segmenters, of painted label maps; of pairs, the best of `baselines`.
         spread: standard deviation over subjects.
         baselines: the same measure of what simple methods predict, by their names.
+        by_contrasts: the same measure with fewer contrasts as the source, by which.
         note: what a reader has to know, or why there is no value or floor.
     """
 
@@ -40,6 +41,7 @@ class Measure:
     note: str | None = None
     spread: float | None = None
     baselines: dict[str, float] | None = None
+    by_contrasts: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

@@ -69,6 +69,7 @@ class PairedEvaluation:
         split: patients of the datalist that count: `validation`, `test` or `both`.
         seed: of the bootstrap.
         more: subject -> measures of `catalog.PAIRED` that were taken elsewhere.
+        fewer: folders of predictions that were made from fewer contrasts, by which.
     """
 
     def __init__(
@@ -81,10 +82,12 @@ class PairedEvaluation:
         split: str = "test",
         seed: int = 0,
         more: Mapping[str, Row] | None = None,
+        fewer: Mapping[str, str] | None = None,
     ) -> None:
         check_split(split)
         self.target, self.prediction, self.output, self.split = target, prediction, output, split
         self.modality, self.data_range, self.seed, self.more = modality, data_range, seed, more or {}
+        self.fewer = fewer or {}
 
     def run(self) -> list[Verdict]:
         """Read, measure, write, and log the verdicts."""
@@ -103,13 +106,32 @@ class PairedEvaluation:
                 if loaded.source is not None:
                     others[name].append(evaluate_pair(curve(loaded.source), *how))
         whole = {name: found for name, found in others.items() if len(found) == len(pairs)}
-        measures = summarize(rows, modality, self.seed, whole)
+        measures = self._with_fewer(summarize(rows, modality, self.seed, whole), modality, data_range)
         found = paired_verdicts(measures, len(pairs))
         self._write(pairs, patients, rows, measures, found, modality, data_range)
         for verdict in found:
             log.info("%-11s %s", verdict.topic, verdict.headline)
         log.info("the report is %s", self.output.folder / "report.html")
         return found
+
+    def _with_fewer(
+        self, measures: Sequence[Measure], modality: str, data_range: tuple[float, float] | None
+    ) -> list[Measure]:
+        """The measures, with the means of the predictions from fewer contrasts."""
+        found: dict[str, list[Row]] = {}
+        for name, folder in self.fewer.items():
+            pairs, _, _ = find_pairs(self.target, folder, self.split)
+            found[name] = []
+            for pair in tqdm(pairs, desc=f"comparing, {name}", unit="pair"):
+                one = load(pair, modality)
+                found[name].append(
+                    evaluate_pair(one.prediction, one.target, one.mask, modality, data_range, one.slice_axis)
+                )
+        means = [
+            {name: float(np.mean([row[m.name] for row in rows])) for name, rows in found.items() if m.name in rows[0]}
+            for m in measures
+        ]
+        return [replace(measure, by_contrasts=mean or None) for measure, mean in zip(measures, means, strict=True)]
 
     def _scale(self, pairs: Sequence[Pair]) -> tuple[str, tuple[float, float] | None]:
         """Modality and data range; None for CT, which has its own."""

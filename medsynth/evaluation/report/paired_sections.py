@@ -48,12 +48,14 @@ class Case:
 def paired_measures(measures: Sequence[Measure], unit: str, data_range: tuple[float, float]) -> Section:
     """The table of all measures."""
     simple = list(dict.fromkeys(name for measure in measures for name in measure.baselines or {}))
+    fewer = list(dict.fromkeys(name for measure in measures for name in measure.by_contrasts or {}))
     columns = [
         Column("Measure", numeric=False),
         Column("Mean"),
         Column("SD", help="standard deviation over subjects"),
         Column("95 % interval", help="bootstrap over subjects"),
         *(Column(name.capitalize(), help="what this simple method predicts") for name in simple),
+        *(Column(name[0].upper() + name[1:], help="from these contrasts") for name in fewer),
         Column("Best", numeric=False),
         Column("Subjects"),
     ]
@@ -75,6 +77,7 @@ def paired_measures(measures: Sequence[Measure], unit: str, data_range: tuple[fl
                 numeric(measure.spread),
                 Cell(interval, measure.interval[0] if measure.interval else None),
                 *(numeric((measure.baselines or {}).get(name), 4) for name in simple),
+                *(numeric((measure.by_contrasts or {}).get(name), 4) for name in fewer),
                 Cell(best, best),
                 numeric(measure.n),
             ]

@@ -30,6 +30,9 @@ def _accuracy(by_name: dict[str, Measure], subjects: int) -> Verdict:
     compared = [measure for measure in known if measure.baseline is not None]
     losing = [m for m in compared if (m.value > m.baseline) == (m.direction == "lower") and m.value != m.baseline]
     reasons = ["; ".join(_words(by_name[name]) for name in ("mae", "psnr", "ssim") if name in by_name) + "."]
+    if fewer := by_name["mae"].by_contrasts if "mae" in by_name else None:
+        errors = ", ".join(f"{figures(value)} {name}" for name, value in fewer.items())
+        reasons.append(f"With fewer contrasts, mae is {errors}.")
     if subjects < FEW:
         reasons.append(f"{subjects} subject(s) only: this says little about others.")
     if not compared:

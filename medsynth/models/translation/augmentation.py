@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medsynth.errors import MedsynthError
+from medsynth.models.translation.network import present
+
+DROPPED = 0.05  # probability with which a contrast is left out of a slice
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,18 @@ class Augmentation:
         ]
         move = 2 * self.shift * torch.stack([uniform(count, device), uniform(count, device)], dim=1)
         return torch.cat([torch.stack(rows, dim=1), move[..., None]], dim=2)
+
+
+def drop_contrasts(source: Tensor, contrasts: int) -> Tensor:
+    """Leave out contrasts at random, so that a network learns to do without; one that is there always stays.
+
+    Args:
+        source: (N, contrasts * C, H, W) in [-1, 1]; contrasts that are left out become -1.
+    """
+    there = present(source, contrasts)
+    drawn = torch.where(there, torch.rand(there.shape, device=source.device), -1)
+    kept = (drawn >= DROPPED) | (drawn == drawn.amax(dim=1, keepdim=True))
+    return source.masked_fill(~kept.repeat_interleave(source.shape[1] // contrasts, dim=1)[:, :, None, None], -1)
 
 
 def uniform(count: int, device: torch.device) -> Tensor:

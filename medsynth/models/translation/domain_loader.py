@@ -27,9 +27,10 @@ class DomainLoader(SliceLoader):
     once, each unpaired slice of the larger domain once, and as many of the other domain. Batches of both kinds come in
     random order, an endless stream in which number i depends on (seed, i) only.
 
-    A batch is a dictionary: `source`, `target` (N, C, H, W); `source_position`, `target_position`, `source_index`,
-    `target_index` (N,); `paired`, a bool; `same_position`, a bool, whether its slices have about the same position; and
-    if the dataset has the view `body`, `source_body` and `target_body` (N, 1, H, W).
+    A batch is a dictionary: `source`, `target` (N, C, H, W), of several contrasts C channels each; `source_position`,
+    `target_position`, `source_index`, `target_index` (N,); `paired`, a bool; `same_position`, a bool, whether its
+    slices have about the same position; and if the dataset has the view `body`, `source_body` and `target_body`
+    (N, 1, H, W).
 
     Args:
         dataset: of both domains.
@@ -39,7 +40,8 @@ class DomainLoader(SliceLoader):
         device: where the batches go.
 
     Raises:
-        MedsynthError: a domain without images, or with a window that does not fit them; too few slices for a batch.
+        MedsynthError: a domain without images, or with a window that does not fit them; too few slices for a batch;
+            several contrasts that are not to be used as pairs.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class DomainLoader(SliceLoader):
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
+        if dataset.contrasts and not paired:
+            raise MedsynthError("several sources learn from pairs alone: set paired to true, or list one source")
         both = dataset.mask.all(axis=1) & paired
         self._pairs = np.flatnonzero(both)
         self._apart = [np.flatnonzero(has & ~both) for has in dataset.mask.T]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medsynth.data.datalist.datalist import PAIR
+from medsynth.data.datalist.datalist import PAIR, files_of
 from medsynth.data.datalist.words import stem
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.picture_range import choose_range
@@ -49,13 +49,18 @@ def prepare_domains(
         cache_dir, num_workers: as `fit_spacing` takes them.
 
     Returns: "source" and "target".
+
+    Raises:
+        MedsynthError: some contrasts of the sources are CT, and others are not.
     """
     found = {}
     for key, modality, window in zip(PAIR, modalities, windows, strict=True):
         if modality is None and preprocessing.modality == "image":
             modality = "image"
         elif modality is None:
-            modality = _named_modality([entry[key] for entry in entries if entry.get(key)]) or preprocessing.modality
+            _require_one_modality(entries if key == "source" else ())
+            files = [file for e in entries for name, file in files_of(e).items() if name.split(" ")[0] == key]
+            modality = _named_modality(files) or preprocessing.modality
             log.info("The %s images are taken to be %s: give %s_modality if they are not", key, modality, key)
         window = WINDOW_HU if modality == "ct" and window is None else window
         bias_correction = preprocessing.bias_correction and modality == "mri"
@@ -74,10 +79,11 @@ def check_windows(dataset: PairDataset) -> None:
     Raises:
         MedsynthError: all values lie outside the window.
     """
+    neighbours = dataset.preprocessing["source"].neighbours
     for key, has in zip(PAIR, dataset.mask.T, strict=True):
         slices = np.flatnonzero(has)
         chosen = slices[np.linspace(0, len(slices) - 1, min(len(slices), SLICES_LOOKED_AT)).astype(int)]
-        values = dataset.stored_slices.read(dataset.views[key][chosen][:, :1]).numpy()
+        values = dataset.stored_slices.read(dataset.views[key][chosen][:, :: 1 + 2 * neighbours]).numpy()
         inside = values[values > -1]
         low, high = dataset.spaces[key].bounds
         advice = f"give --{key}_window '[low, high]' or --{key}_modality if these are wrong"
@@ -96,3 +102,14 @@ def check_windows(dataset: PairDataset) -> None:
 
 def _named_modality(files: Sequence[str]) -> str | None:
     return "ct" if files and all(NAMED_CT.match(stem(file)) for file in files) else None
+
+
+def _require_one_modality(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse contrasts of one subject of which some are CT by their names and others are not."""
+    for entry in entries:
+        named = {bool(NAMED_CT.match(stem(file))): file for file in entry.get("sources", {}).values()}
+        if len(named) > 1:
+            raise MedsynthError(
+                f"{entry['subject']}: {named[True]} is CT and {named[False]} is not, and the sources of a model are of "
+                "one modality: list the others, or give --source_modality mri to take all for MRI"
+            )

@@ -30,6 +30,8 @@ from medsynth.inference.image_folder import ImageFolder
 from medsynth.models.translation.inference import (
     DIRECTIONS,
     TranslationInference,
+    check_sources,
+    contrasts_of,
     domains,
     preprocessing_of,
     slice_network,
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 
 class TranslationEvaluation:
     """Translates the held-out images of a datalist and reports on each direction.
+
+    Of several contrasts, the report also says how good translations of `fewer_contrasts` are, in subjects who have all.
 
     Args:
         model: from `load_model`.
@@ -81,10 +85,13 @@ class TranslationEvaluation:
         folders = {name: Path(output_dir) / name if direction == BOTH else Path(output_dir) for name in names}
         self.reports = {name: ReportFolder(folder, overwrite) for name, folder in folders.items()}
         inferers = {name: volume_inferer(model, name, planes, overlap, batch_size) for name in names}
+        self.contrasts = contrasts_of(model, direction)
         self.data = default.load(real, keys=PAIR)
         others = held_out_entries(self.data, split)
         self.held_out = [entry for entry in others if entry.keys() >= set(PAIR)]
-        self.translators = {}
+        for entry in with_image(others, "source", self.data.name) if self.contrasts else self.held_out:
+            check_sources(entry, self.contrasts)
+        self.translators, self.fewer = {}, {}
         file_format = "png" if "image" in model.modalities else "nifti"  # as its truth is, to be compared
         for name, folder in folders.items():
             given, made = domains(name)
@@ -96,14 +103,26 @@ class TranslationEvaluation:
             self.translators[name] = TranslationInference(
                 model, images, inferers[name], name, inputs, num_samples, seed, dicom=False
             )
+        whole = [entry for entry in self.held_out if entry.get("sources", {}).keys() >= set(self.contrasts)]
+        for words, kept in fewer_contrasts(self.contrasts).items() if whole else ():
+            images = ImageFolder(
+                Path(output_dir) / words.replace(" ", "_"), "translation", model.digest, overwrite, file_format
+            )
+            inputs = [_with_sources(entry, kept) for entry in whole]
+            self.fewer[words] = TranslationInference(
+                model, images, inferers[direction], direction, inputs, num_samples, seed, dicom=False
+            )
 
     def run(self) -> None:
         """Translate, compare, write."""
+        for translator in self.fewer.values():
+            translator.run()
+        fewer = {words: str(translator.output.images) for words, translator in self.fewer.items()}
         for name, translator in self.translators.items():
             translator.run()
             images = str(translator.output.images)
             if self.held_out:
-                how = {"split": self.preparation.split, "seed": self.seed, "more": self._opinions(name)}
+                how = {"split": self.preparation.split, "seed": self.seed, "more": self._opinions(name), "fewer": fewer}
                 PairedEvaluation(self.data, images, self.reports[name], **how).run()
             else:
                 made = only(self.data, domains(name)[1])
@@ -119,9 +138,22 @@ class TranslationEvaluation:
             return {}
         source, target = (preprocessing_of(self.model, domain) for domain in PAIR)
         where = (self.preparation.cache_dir, self.preparation.num_workers)
-        dataset = PairDataset(self.held_out, source, target, (), *where, max_bad_fraction=1.0)
+        dataset = PairDataset(self.held_out, source, target, (), *where, max_bad_fraction=1.0, contrasts=self.contrasts)
         found = discriminator_aucs(self.model, dataset, direction)
         return {subject: {"discriminator_auc": auc} for subject, auc in found.items()}
+
+
+def fewer_contrasts(contrasts: Sequence[str]) -> dict[str, list[str]]:
+    """Each contrast alone and, of three or more, all but one, by words for them; none of a source of one image."""
+    alone = {f"only {name}": [name] for name in contrasts}
+    without = {f"without {name}": [other for other in contrasts if other != name] for name in contrasts}
+    return alone | (without if len(contrasts) > 2 else {})
+
+
+def _with_sources(entry: dict[str, Any], kept: Sequence[str]) -> dict[str, Any]:
+    """An input of some of the contrasts of an entry."""
+    sources = {name: file for name, file in entry["sources"].items() if name in kept}
+    return entry | {"image": next(iter(sources.values())), "sources": sources}
 
 
 def with_image(entries: Sequence[dict[str, Any]], key: str, name: str) -> list[dict[str, Any]]:

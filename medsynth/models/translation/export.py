@@ -18,7 +18,7 @@ def export_weights(model: LoadedModel, folder: str | Path, overwrite: bool = Fal
     """Write the weights of each network to a file, and their definitions to `networks.json`.
 
     `g_target` translates sources to targets, and `g_source` targets to sources; `d_source` and `d_target` are the
-    discriminators of the domains, if the model holds them.
+    discriminators of the domains, if the model holds them. Several contrasts have no `g_source` and `d_source`.
 
     Returns: the files of weights, each a state dictionary.
 
@@ -46,18 +46,22 @@ def export_weights(model: LoadedModel, folder: str | Path, overwrite: bool = Fal
 
 def _networks(model: LoadedModel) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
     """Name -> network and its definition."""
-    own = {key: value for key, value in model.definition.items() if key not in ("_target_", "image_size")}
+    own = {key: value for key, value in model.definition.items() if key not in ("_target_", "image_size", "contrasts")}
     generator = {"_target_": "medsynth.models.translation.network.UNetVae"} | own
-    found = {
-        "g_target": (model.network.source_to_target, generator),
-        "g_source": (model.network.target_to_source, generator),
-    }
+    if contrasts := model.network.contrasts:
+        found = {"g_target": (model.network.source_to_target, generator | {"contrasts": len(contrasts)})}
+    else:
+        found = {
+            "g_target": (model.network.source_to_target, generator),
+            "g_source": (model.network.target_to_source, generator),
+        }
     if model.discriminator is not None:
         own = {key: value for key, value in model.discriminator_definition.items() if key != "_target_"}
         discriminator = {
             "_target_": "medsynth.nn.patch_discriminator.MultiScalePatchDiscriminator",
             "in_channels": 1,
         } | own
-        found["d_source"] = (model.discriminator.source, discriminator)
+        if not contrasts:
+            found["d_source"] = (model.discriminator.source, discriminator)
         found["d_target"] = (model.discriminator.target, discriminator)
     return found

@@ -24,7 +24,8 @@ class TranslationGrid(SampleGrid):
     """Draws the same slices every time, as `SampleGrid` does.
 
     A row shows a source, its translation, the true target if there is one, and the translation back; then the same for
-    a target, if possible of the same slice.
+    a target, if possible of the same slice. Several contrasts are shown beside one another, then their translation and
+    the target.
 
     Args:
         dataset: held-out slices, which the rows are spread over.
@@ -38,12 +39,27 @@ class TranslationGrid(SampleGrid):
 
     @torch.no_grad()
     def pictures(self, engine: Engine) -> tuple[Tensor, int]:
-        """(8 * rows, 1, H, W) in [-1, 1]; eight in a row."""
+        """(8 * rows, 1, H, W) in [-1, 1]; eight in a row, or of several contrasts, two more than these."""
         network = engine.generator
+        if network.contrasts:
+            with engine.autocast():
+                rows = self._contrasts(network.source_to_target)
+            return rows.flatten(0, 1).float().cpu(), rows.shape[1]
         generators = {"source": network.source_to_target, "target": network.target_to_source}
         with engine.autocast():
             halves = [self._direction(here, there, generators) for here, there in (PAIR, PAIR[::-1])]
         return torch.cat(halves, dim=1).flatten(0, 1).float().cpu(), 8
+
+    def _contrasts(self, generator: UNetVae) -> Tensor:
+        """(rows, contrasts + 2, 1, H, W): the contrasts, the translation, the truth."""
+        device, indices = next(generator.parameters()).device, self._indices("source")
+        image, truth = (
+            torch.cat([self.dataset[int(index)][name][None] for index in indices]).to(device) for name in PAIR
+        )
+        fake = generator(image, self.dataset.facts(indices)["position"].to(device))
+        channels = truth.shape[1]
+        shown = [image[:, channels // 2 :: channels], fake, truth[:, channels // 2, None]]
+        return torch.cat(shown, dim=1)[:, :, None]
 
     def _direction(self, here: str, there: str, generators: dict[str, UNetVae]) -> Tensor:
         """(rows, 4, 1, H, W): image, translation, truth, and translation back."""

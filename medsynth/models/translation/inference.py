@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,11 @@ from torch import Tensor
 
 from medsynth.data.datalist import datalist
 from medsynth.data.datalist.datalist import PAIR
+from medsynth.data.datalist.layout import images_by_subject
+from medsynth.data.datalist.multicontrast import grouped_contrasts, known_contrast, without_name
 from medsynth.data.datalist.names import domain_of
+from medsynth.data.datalist.words import contrast_in
+from medsynth.data.io import sources
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.errors import MedsynthError
@@ -37,14 +42,33 @@ def domains(direction: str) -> tuple[str, str]:
     return DIRECTIONS[direction]
 
 
-def find_inputs(path: str | None, direction: str) -> list[dict[str, Any]]:
+def contrasts_of(model: LoadedModel | None, direction: str) -> tuple[str, ...]:
+    """Names of those that a model takes as its source; none if that is one image.
+
+    Raises:
+        MedsynthError: it takes several, and the direction does not start from them.
+    """
+    contrasts = getattr(getattr(model, "network", None), "contrasts", ())
+    if contrasts and direction != "source_to_target":
+        raise MedsynthError(
+            f"direction is {direction!r}, and this model of several sources ({', '.join(contrasts)}) makes the target "
+            "from them alone: leave direction out, or train a model whose source is the target"
+        )
+    return contrasts
+
+
+def find_inputs(path: str | None, direction: str, model: LoadedModel | None = None) -> list[dict[str, Any]]:
     """{"image", "label"} of a volume, of all in a folder, or of a datalist, where "split" is added.
 
-    Of a datalist of pairs, these are the images of the domain that the direction starts from.
+    Of a datalist of pairs, these are the images of the domain that the direction starts from. For a model of several
+    contrasts, each input is of a subject, with "sources": those of its contrasts that are there.
     """
+    contrasts = contrasts_of(model, direction)
     given, _ = domains(direction)
     if path is None:
         return []
+    if contrasts and (Path(path).suffix.lower() != ".json" or not _lists_pairs(path)):
+        return _by_contrast(path, contrasts)
     if Path(path).suffix.lower() != ".json" or not _lists_pairs(path):
         inputs = reconstruct.find_inputs(path)
         found = [domain_of(Path(entry["image"]).relative_to(path)) for entry in inputs if Path(path).is_dir()]
@@ -58,7 +82,62 @@ def find_inputs(path: str | None, direction: str) -> list[dict[str, Any]]:
     ]
     if not found:
         raise MedsynthError(f"datalist {path} names no {given} images, and {direction} starts from them")
-    return found
+    return [check_sources(entry, contrasts) for entry in found] if given == "source" else found
+
+
+def check_sources(entry: dict[str, Any], contrasts: Sequence[str]) -> dict[str, Any]:
+    """An entry of a datalist whose sources a model knows.
+
+    Raises:
+        MedsynthError: it has another contrast, none that is named, or several where the model takes one.
+    """
+    own = entry.get("sources", {})
+    if not contrasts and len(own) > 1:
+        raise MedsynthError(
+            f"{entry['subject']} has the sources {', '.join(own)}, and this model takes one image: list that alone"
+        )
+    if contrasts and (unknown := sorted(set(own) - set(contrasts))):
+        raise _unknown(f"{entry['subject']} has a source of {unknown[0]}", contrasts)
+    if contrasts and not own:
+        raise _unknown(f"{entry['subject']} has a source without the name of a contrast", contrasts)
+    return entry
+
+
+def _by_contrast(path: str, contrasts: Sequence[str]) -> list[dict[str, Any]]:
+    """Subjects with those of the contrasts that files show by their names; other files are left out."""
+    if Path(path).is_dir():
+        images, left_out = images_by_subject(Path(path))
+        parts = [Path(one["image"]).relative_to(Path(path).absolute()) for one in images]
+        for other, reason in left_out.items():
+            log.info("left out: %s %s", sources.shown(other), reason)
+    else:
+        images = reconstruct.find_inputs(path)
+        parts = [Path(*Path(one["image"]).parts[-2:]) for one in images]
+    subjects: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: {name: [] for name in contrasts})
+    strange: list[Path] = []
+    for one, part in zip(images, parts, strict=True):
+        if (name := known_contrast(part, contrasts)) is None:
+            strange.append(part)
+        else:
+            subjects[str(one.get("subject", part.name))][name].append((without_name(part, name), one["image"]))
+    if not subjects:
+        raise _unknown(f"{strange[0]} shows {contrast_in(strange[0]) or 'no contrast by its name'}", contrasts)
+    if strange:
+        log.warning(
+            "left out: %d images such as %s; this model knows %s", len(strange), strange[0], ", ".join(contrasts)
+        )
+    groups = [(subject, group) for subject, own in subjects.items() for group in grouped_contrasts(subject, own)]
+    return [
+        {"image": next(iter(group.values())), "sources": group, "subject": subject, "label": None}
+        for subject, group in groups
+    ]
+
+
+def _unknown(what: str, contrasts: Sequence[str]) -> MedsynthError:
+    known = ", ".join(contrasts)
+    return MedsynthError(
+        f"{what}, and this model knows {known}: give some of these, named so, such as a_{contrasts[0]}.nii.gz"
+    )
 
 
 def _lists_pairs(path: str) -> bool:
@@ -125,12 +204,13 @@ def volume_inferer(
 ) -> VolumeInferer | PictureInferer:
     """Slices prepared as in training; see `VolumeInferer`, and `PictureInferer` for a model of pictures."""
     given, _ = domains(direction)
+    contrasts = contrasts_of(model, direction)
     preprocessing, device = preprocessing_of(model, given), next(model.network.parameters()).device
     if preprocessing.modality == "image":
         if planes is not None:
             raise MedsynthError("planes are of volumes, and this is a model of pictures: leave planes out")
         return PictureInferer(preprocessing, batch_size, device)
-    return VolumeInferer(preprocessing, planes, overlap, batch_size, device)
+    return VolumeInferer(preprocessing, planes, overlap, batch_size, device, contrasts)
 
 
 class TranslationInference:

@@ -17,6 +17,7 @@ UNPOOL = 2  # the finest features are at half resolution, by pixel unshuffle, wh
 
 FIRST_LOG_VARIANCE = -4.0  # of the latent map; the prior's is 0
 LOG_VARIANCES = (-10.0, 4.0)  # smallest and largest, so that no draw overflows
+NOTHING = -0.999  # a contrast that is nowhere brighter is missing: all its pixels are -1, or a rounding error above
 
 
 class Filters(nn.Module):
@@ -71,6 +72,8 @@ class UNetVae(nn.Module):
         latent_channels: of the latent map, which is as coarse as the last of `channels`.
         kernel_sizes: odd sizes of the first filters.
         use_position: whether pixel coordinates and slice position are inputs.
+        contrasts: of the image, each with its neighbours; of several, some may be missing, which is -1 everywhere, and
+            which of them are there is an input.
 
     Attributes:
         stride: pixels per side of an image to one of the latent map; sides of an image are multiples of it.
@@ -85,16 +88,18 @@ class UNetVae(nn.Module):
         latent_channels: int,
         kernel_sizes: Sequence[int],
         use_position: bool,
+        contrasts: int = 1,
     ) -> None:
         super().__init__()
         if not channels or any(count < GROUPS or count % GROUPS for count in channels):
             raise MedsynthError(f"channels are {list(channels)}: give multiples of {GROUPS}, one for each resolution")
         if not kernel_sizes or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise MedsynthError(f"kernel_sizes are {list(kernel_sizes)}: give odd numbers, such as [3, 5]")
-        self.use_position = use_position
+        self.use_position, self.contrasts = use_position, contrasts
         self.stride = UNPOOL * 2 ** (len(channels) - 1)
         levels = list(zip(channels, channels[1:], strict=False))
-        self.stem = Filters(UNPOOL**2 * (1 + 2 * neighbours) + 2 * use_position, channels[0], kernel_sizes)
+        given = UNPOOL**2 * (1 + 2 * neighbours) * contrasts + 2 * use_position + (contrasts if contrasts > 1 else 0)
+        self.stem = Filters(given, channels[0], kernel_sizes)
         self.condition = Conditioning(0, use_position, channels[0])
         self.encode = nn.ModuleList(ResidualBlock(fine) for fine, _ in levels)
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in levels)
@@ -112,7 +117,7 @@ class UNetVae(nn.Module):
         """The translation, and the latent distribution for training.
 
         Args:
-            image: (N, 1 + 2 * neighbours, H, W) in [-1, 1].
+            image: (N, contrasts * (1 + 2 * neighbours), H, W) in [-1, 1].
             position: (N,) from 0 to 1, NaN where unknown; None: unknown for all.
             sample: decode a draw from the latent distribution, else its mean.
 
@@ -126,6 +131,9 @@ class UNetVae(nn.Module):
         features = F.pixel_unshuffle(image, UNPOOL)
         if self.use_position:
             features = torch.cat([features, coordinates(features)], dim=1)
+        if self.contrasts > 1:
+            known = present(image, self.contrasts).to(features.dtype)[:, :, None, None]
+            features = torch.cat([features, known.expand(-1, -1, *features.shape[2:])], dim=1)
         position = image.new_full(image.shape[:1], torch.nan) if position is None else position
         condition = self.condition(None, position, image)
         features = self.stem(features) + condition[:, :, None, None]
@@ -142,16 +150,20 @@ class UNetVae(nn.Module):
         return output.float(), mean, log_variance
 
     def forward(self, image: Tensor, position: Tensor | None = None, sample: bool = False) -> Tensor:
-        """(N, 1 + 2 * neighbours, H, W) -> the translation (N, 1, H, W) in [-1, 1]; `sample` draws one of many."""
+        """(N, contrasts * (1 + 2 * neighbours), H, W) -> the translation (N, 1, H, W) in [-1, 1].
+
+        `sample` draws one of many.
+        """
         return self.translate(image, position, sample)[0].clamp(-1, 1)
 
 
 class Translator(nn.Module):
-    """Both directions of a translation.
+    """Both directions of a translation; of several contrasts, the one from these to the target.
 
     Args:
         image_size: pixels a side of the training slices.
         neighbours, channels, latent_channels, kernel_sizes, use_position: of each direction, see `UNetVae`.
+        contrasts: names of those that make up the source, in the order of the channels; none: it is one image.
 
     Raises:
         MedsynthError: an image size that is no multiple of the stride.
@@ -165,10 +177,14 @@ class Translator(nn.Module):
         latent_channels: int,
         kernel_sizes: Sequence[int],
         use_position: bool,
+        contrasts: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.source_to_target = UNetVae(neighbours, channels, latent_channels, kernel_sizes, use_position)
-        self.target_to_source = UNetVae(neighbours, channels, latent_channels, kernel_sizes, use_position)
+        self.contrasts = tuple(contrasts)
+        own = (neighbours, channels, latent_channels, kernel_sizes, use_position)
+        self.source_to_target = UNetVae(*own, contrasts=max(1, len(contrasts)))
+        if not contrasts:
+            self.target_to_source = UNetVae(*own)
         require_multiple((image_size, image_size), self.source_to_target.stride)
 
     def forward(
@@ -180,10 +196,10 @@ class Translator(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Slices of both domains -> the sources as targets and the targets as sources, each (N, 1, H, W).
 
-        Without targets, the sources as targets alone.
+        Without targets, and where sources are several contrasts, the sources as targets alone.
         """
         made = self.source_to_target(source, source_position)
-        return made if target is None else (made, self.target_to_source(target, target_position))
+        return made if target is None or self.contrasts else (made, self.target_to_source(target, target_position))
 
 
 def coordinates(features: Tensor) -> Tensor:
@@ -191,6 +207,21 @@ def coordinates(features: Tensor) -> Tensor:
     count, _, *size = features.shape
     axes = [torch.linspace(-1, 1, length, device=features.device, dtype=features.dtype) for length in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(count, 2, *size)
+
+
+def present(image: Tensor, contrasts: int) -> Tensor:
+    """(N, contrasts * C, H, W) -> (N, contrasts), which of them show anything; all of a missing one is -1."""
+    return image.unflatten(1, (contrasts, -1)).amax(dim=(2, 3, 4)) > NOTHING
+
+
+def middle(slices: Tensor, contrasts: int = 1) -> Tensor:
+    """(N, contrasts * (1 + 2 * neighbours), H, W) -> the slice between its neighbours, (N, 1, H, W).
+
+    Of several contrasts, the brightest at each pixel.
+    """
+    channels = slices.shape[1] // contrasts
+    own = slices[:, channels // 2 :: channels]
+    return own if contrasts == 1 else own.amax(dim=1, keepdim=True)
 
 
 def require_multiple(size: Sequence[int], stride: int) -> None:

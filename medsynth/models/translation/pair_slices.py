@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,9 +16,9 @@ from monai.transforms import Compose
 from monai.utils.enums import CommonKeys as Keys
 
 from medsynth.data.datalist import pairs
-from medsynth.data.datalist.datalist import PAIR
+from medsynth.data.datalist.datalist import PAIR, files_of
 from medsynth.data.datasets.slices import PreparedSlices
-from medsynth.data.io.sources import Source, read_volume
+from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.picture_range import choose_range
 from medsynth.data.preprocessing.pipelines import Preprocessing, find, image, take_slices, volume_bounds
@@ -39,6 +40,8 @@ from medsynth.errors import MedsynthError
 
 BODY = "body"
 
+log = logging.getLogger(__name__)
+
 
 class PairDataset(PreparedSlices):
     """Slices of pairs and of single images of two domains; the views `source` and `target` show the same slice.
@@ -48,11 +51,15 @@ class PairDataset(PreparedSlices):
     have `mask` (2,), which of the two exist, and, if some entry has a mask or the region is `body`, the view `body`
     (1, H, W), above 0 inside the patient; -1 everywhere where that is not known.
 
+    Of several contrasts, the view `source` has the channels of one after the other, -1 where one is missing, and
+    entries without a source or a target are left out.
+
     Args:
         entries: {"source": path, "target": path, "subject": str, "label": str or None}, or with one of the paths.
         source, target: the preprocessing of each domain; except for modality, window and bias correction, that of the
             source is used for both.
         classes, cache_dir, num_workers, max_bad_fraction: as for `SliceDataset`.
+        contrasts: names of those that make up a source, in the order of the channels; none: it is one image.
 
     Attributes:
         mask: (N, 2), which of source and target exist.
@@ -70,7 +77,11 @@ class PairDataset(PreparedSlices):
         cache_dir: str | Path | None = None,
         num_workers: int = 0,
         max_bad_fraction: float = 0.1,
+        contrasts: Sequence[str] = (),
     ) -> None:
+        self.contrasts = tuple(contrasts)
+        if contrasts:
+            entries = _with_known_sources(entries, contrasts)
         if not entries:
             raise MedsynthError("there are no pairs to take slices from: name some in the datalist")
         if "image" in (source.modality, target.modality) and source.modality != target.modality:
@@ -78,6 +89,8 @@ class PairDataset(PreparedSlices):
                 f"the sources are of modality {source.modality} and the targets of {target.modality}: pictures can be "
                 "translated to pictures alone, give --modality image, or volumes of both"
             )
+        if source.modality == "image" and contrasts:
+            raise MedsynthError("several sources are of volumes, and these are pictures: list one source")
         source, target = (
             choose_range([Source.of(entry, key) for entry in entries if entry.get(key)], own, cache_dir, num_workers)
             for key, own in zip(PAIR, (source, target), strict=True)
@@ -92,16 +105,20 @@ class PairDataset(PreparedSlices):
             num_workers, "preparing pairs"
         )
         super().__init__(entries, records, store, classes, max_bad_fraction)
-        views, start = {key: [] for key in (*PAIR, BODY)}, 0
+        sources = [f"source {name}" for name in contrasts] or ["source"]
+        views, start = {key: [] for key in (*sources, "target", BODY)}, 0
         for facts in self._images:
-            rows = channel_slices(facts, source.neighbours)
+            rows, starts = channel_slices(facts, source.neighbours), {}
+            for key in facts["present"]:
+                starts[key] = start
+                start += len(facts.get("planes", [0]))
             for key in views:
-                views[key].append(rows + start if key in facts["present"] else np.full_like(rows, -1))
-                start += len(facts.get("planes", [0])) * (key in facts["present"])
+                views[key].append(rows + starts[key] if key in starts else np.full_like(rows, -1))
         self.views = {key: np.concatenate(parts) for key, parts in views.items()}
+        self.views = {"source": np.concatenate([self.views.pop(key) for key in sources], axis=1)} | self.views
         body = self.views.pop(BODY)[:, source.neighbours, None]
         self.views |= {BODY: body} if (body >= 0).any() else {}
-        self.mask = np.stack([self.views[key][:, 0] >= 0 for key in PAIR], axis=1)
+        self.mask = np.stack([(self.views[key] >= 0).any(axis=1) for key in PAIR], axis=1)
         self.spaces = {key: self._space(key) for key in PAIR if self.mask[:, PAIR.index(key)].any()}
 
     def _space(self, key: str) -> SliceSpace:
@@ -124,33 +141,38 @@ class PairDataset(PreparedSlices):
 
 
 def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preprocessing]) -> Result:
-    """Slices (M, H, W) of the source, then as many of the target; or of the only one. Then of the patient, if known.
+    """Slices (M, H, W) of each source, then as many of the target; or of the only one. Then of the patient, if known.
 
-    The facts are those of the source, or of the target alone; `bounds` are by name, and `present` are the names.
+    The facts are those of the first source, or of the target alone; `bounds` are by domain, and `present` are the
+    names, as `files_of` has them.
     """
     present = [key for key in PAIR if entry.get(key)]
+    domain = preprocessing[present[0]]
     try:
-        if preprocessing[present[0]].modality == "image":
+        if domain.modality == "image":
             return _prepared_pictures(entry, present, preprocessing)
-        volumes = pairs.read_pair(entry) if len(present) == 2 else [read_volume(Source.of(entry, present[0]))]
         located = {}
-        for key, volume in zip(present, volumes, strict=True):
-            steps = Compose([*find(preprocessing[key]), volume_bounds(preprocessing[key])])
-            located[key] = steps({Keys.IMAGE: volume, "source": Source.of(entry, key)})
-        first = located[present[0]]
-        if entry.get("mask") or preprocessing[present[0]].region == "body":
+        for key, volume in pairs.read_entry(entry).items():
+            own = key.split(" ")[0]
+            steps = Compose([*find(preprocessing[own]), volume_bounds(preprocessing[own])])
+            located[key] = steps({Keys.IMAGE: volume, "source": Source.of(entry, own)})
+        first = next(iter(located.values()))
+        if entry.get("mask") or domain.region == "body":
             inside = MetaTensor(torch.from_numpy(first["inside"])[None].float(), meta=first[Keys.IMAGE].meta)
             located[BODY] = {Keys.IMAGE: inside, "bounds": (0.0, 1.0), "air": 0.0}
         cut = {}
         for key, data in located.items():
-            take = Compose(take_slices(preprocessing[present[0] if key == BODY else key]))
+            take = Compose(take_slices(domain if key == BODY else preprocessing[key.split(" ")[0]]))
             cut[key] = take(data | {"patient": first["patient"]})
     except Exception as error:
         return None, {"error": reason(error)}
-    planes = torch.cat([one[Keys.IMAGE] for one in cut.values()]).to(DTYPES[preprocessing[present[0]].modality])
-    bounds = {key: list(cut[key]["bounds"]) for key in present}
-    notes = [note for key in present for note in cut[key].get("notes", [])]
-    facts = facts_of(cut[present[0]] | {"notes": list(dict.fromkeys(notes))})
+    planes = torch.cat([one[Keys.IMAGE] for one in cut.values()]).to(DTYPES[domain.modality])
+    bounds: dict[str, list[float]] = {}
+    for key, one in cut.items():
+        if key != BODY:
+            bounds.setdefault(key.split(" ")[0], list(one["bounds"]))
+    notes = [note for one in cut.values() for note in one.get("notes", [])]
+    facts = facts_of(next(iter(cut.values())) | {"notes": list(dict.fromkeys(notes))})
     return planes.numpy(), facts | {"bounds": bounds, "present": list(cut)}
 
 
@@ -169,8 +191,27 @@ def _prepared_pictures(
 
 
 def pair_identity(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of both files, which changes with either of them."""
-    return {key: identity(Source.of(entry, key)) for key in PAIR if entry.get(key)}
+    """The identity of all files, which changes with any of them."""
+    beside = (entry.get("frame"), entry.get("mask"))
+    return {key: identity(Source(file, *beside)) for key, file in files_of(entry).items() if file and key != "image"}
+
+
+def _with_known_sources(entries: Sequence[dict[str, Any]], contrasts: Sequence[str]) -> list[dict[str, Any]]:
+    """Those of pairs, whose sources are of known contrasts."""
+    for entry in entries:
+        if unknown := sorted(set(entry.get("sources", ())) - set(contrasts)):
+            raise MedsynthError(
+                f"{entry['subject']} has a source of {unknown[0]}, and the contrasts are {', '.join(contrasts)}: leave "
+                "it out"
+            )
+    pairs = [entry for entry in entries if "sources" in entry and entry.get("target")]
+    if len(pairs) < len(entries):
+        log.warning(
+            "several sources learn from pairs alone: %d of %d entries without a source or a target are left out",
+            len(entries) - len(pairs),
+            len(entries),
+        )
+    return pairs
 
 
 def _like(target: Preprocessing, source: Preprocessing) -> Preprocessing:

@@ -18,6 +18,7 @@ from medsynth.data.preprocessing.slice_space import SliceSpace
 from medsynth.evaluation.metrics.paired.lookup import Lookup, intensity_lookup
 from medsynth.evaluation.metrics.texture import swd
 from medsynth.losses.similarity import inside_patient, masked_dissimilarity
+from medsynth.models.translation.network import middle
 from medsynth.models.translation.pair_slices import BODY, PairDataset
 from medsynth.training.sample_quality import PATCHES_PER_IMAGE, PROJECTIONS
 
@@ -30,17 +31,18 @@ def both_domains(batch: dict[str, Tensor], device: torch.device, non_blocking: b
     """For MONAI's `prepare_batch`: slices of a `PairDataset`, whose network is called with sources and targets."""
     names = (*PAIR, "position", "mask", *([BODY] if BODY in batch else []))
     source, target, position, *known = (batch[key].to(device, non_blocking=non_blocking) for key in names)
-    truth = tuple(slices[:, slices.shape[1] // 2, None] for slices in (source, target))
+    truth = middle(source, source.shape[1] // target.shape[1]), middle(target)
     return source, (*truth, *known), (target, position, position), {}
 
 
 class TranslationQuality(Metric):
-    """Both directions of a translation; `error` is the mean of both, lower is better.
+    """Both directions of a translation, or the one of several contrasts; `error` is the mean, lower is better.
 
     With pairs, inside the patient (`inside_patient`), means over slices: `mae_*` in the units of the domain
     that is made where these are the same for all images (Hounsfield units for CT), else in percent of its range;
     `psnr_*` in dB, range 2; `ssim_*`, window 7 x 7, uniform. `error` is the mean absolute error in percent of the
-    range, and `error_lookup` that of a lookup of intensities, which sees one pixel at a time.
+    range, and `error_lookup` that of a lookup of intensities, which sees one pixel at a time; of several contrasts,
+    there is none.
 
     Without pairs there is no truth to compare with: `swd_*` is the sliced Wasserstein distance between the patches of
     translations and of that domain's images, mean over the scales of a pyramid, and `error` is its mean. It tells
@@ -64,18 +66,19 @@ class TranslationQuality(Metric):
         self._fake: dict[str, list[Tensor]] = {name: [] for name in PAIR}
         self._real: dict[str, list[Tensor]] = {name: [] for name in PAIR}
 
-    def update(self, output: tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]) -> None:
+    def update(self, output: tuple[Tensor | tuple[Tensor, Tensor], tuple[Tensor, ...]]) -> None:
         """Measure a batch.
 
         Args:
-            output: (translated sources, translated targets), (sources, targets, which are there, the patient if known).
+            output: (translated sources, translated targets), or the former alone; (sources, targets, which are there,
+                the patient if known).
         """
-        (fake_target, fake_source), (source, target, mask, *body) = output
+        fakes, (source, target, mask, *body) = output
+        fakes = dict(zip(PAIR[::-1], [fakes] if isinstance(fakes, Tensor) else fakes, strict=False))
         both = mask.all(dim=1)
-        for name, fake, real, has, made in (
-            ("source", fake_source, source, mask[:, 0], mask[:, 1]),
-            ("target", fake_target, target, mask[:, 1], mask[:, 0]),
-        ):
+        for name, real, has, made in (("source", source, *mask.T), ("target", target, *mask.T.flip(0))):
+            if (fake := fakes.get(name)) is None:
+                continue
             if both.any():
                 inside = inside_patient(body[0][both] if body else None, source[both], target[both])
                 self._pairs[name].append(measured(fake[both].float(), real[both], inside).cpu())
@@ -89,10 +92,9 @@ class TranslationQuality(Metric):
     def compute(self) -> dict[str, float]:
         """All measures by name, `error` first."""
         if self._pairs["target"]:
-            means = {name: torch.cat(self._pairs[name]).mean(dim=0).tolist() for name in PAIR}
-            measures = {KEY: sum(means[name][0] for name in PAIR) / len(PAIR)}
-            for name in PAIR[::-1]:
-                mae, psnr, ssim = means[name]
+            means = {name: torch.cat(self._pairs[name]).mean(dim=0).tolist() for name in PAIR if self._pairs[name]}
+            measures = {KEY: sum(mae for mae, *_ in means.values()) / len(means)}
+            for name, (mae, psnr, ssim) in reversed(means.items()):
                 space = self.spaces[name]
                 unit = (space.bounds[1] - space.bounds[0]) / 100 if space.units == "HU" else 1.0
                 measures |= {f"mae_{name}": mae * unit, f"psnr_{name}": psnr, f"ssim_{name}": ssim}
@@ -142,10 +144,10 @@ def lookups(train: PairDataset) -> dict[str, Lookup]:
     Args:
         train: at most `LOOKED_UP` of its slices are read.
 
-    Returns: {} if there is no pair.
+    Returns: {} if there is no pair, or if sources are several contrasts.
     """
     pairs = np.flatnonzero(train.mask.all(axis=1))
-    if not len(pairs):
+    if not len(pairs) or train.contrasts:
         return {}
     chosen = pairs[np.linspace(0, len(pairs) - 1, min(len(pairs), LOOKED_UP)).astype(int)]
     middle = train.preprocessing["source"].neighbours

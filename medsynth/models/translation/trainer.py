@@ -19,15 +19,16 @@ from medsynth.losses.adversarial import (
 )
 from medsynth.losses.regularization import kl_divergence
 from medsynth.losses.similarity import feature_distance, inside_patient, masked_dissimilarity, masked_l1
-from medsynth.models.translation.augmentation import Augmentation
+from medsynth.models.translation.augmentation import Augmentation, drop_contrasts
 from medsynth.models.translation.domain_loader import DomainLoader
 from medsynth.models.translation.image_pool import ImagePool
-from medsynth.models.translation.network import Translator
+from medsynth.models.translation.network import Translator, middle
 from medsynth.models.translation.unpaired_losses import pixel_distribution_distance, structure_distance
 from medsynth.nn.patch_discriminator import Discriminators
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
 from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses
 
+OTHER = dict(zip(PAIR, reversed(PAIR), strict=True))
 OBJECTIVES = {
     "least_squares": (generator_least_squares, discriminator_least_squares),
     "hinge": (generator_hinge, discriminator_hinge),
@@ -88,7 +89,8 @@ class TranslationTrainer(AdversarialTrainer):
     """Per batch: update both generators, then both discriminators on the same fakes and on some of earlier steps.
 
     Pairs train `l1`, `ssim` and `feature`; images without partner `adversarial`, `cycle`, `identity`, `structure` and,
-    in batches of one slice position, `pixel_distribution`; both `kl`.
+    in batches of one slice position, `pixel_distribution`; both `kl`. Several contrasts are translated to the target
+    alone, and some of them are left out at random (`drop_contrasts`).
 
     Args:
         device, max_epochs, train_data_loader, epoch_length, train_handlers, amp: as `BaseTrainer`; the loader is
@@ -129,12 +131,19 @@ class TranslationTrainer(AdversarialTrainer):
         if objective not in OBJECTIVES:
             raise MedsynthError(f"objective is {objective!r}: choose one of {', '.join(OBJECTIVES)}")
         require_terms(weights, all_terms_on_pairs, self.data_loader)
+        if network.contrasts and all_terms_on_pairs:
+            raise MedsynthError(
+                "all_terms_on_pairs needs both directions, and several sources have one: set it to false"
+            )
         self.network, self.discriminator, self.ema = network, discriminator, ema
         self.network_optimizer, self.discriminator_optimizer = network_optimizer, discriminator_optimizer
         self.weights, self.all_terms_on_pairs, self.augmentation = weights, all_terms_on_pairs, augmentation
         self.without_partner = without_partner
         self.generator_loss, self.discriminator_loss = OBJECTIVES[objective]
-        self.from_domain = {"source": network.source_to_target, "target": network.target_to_source}
+        self.contrasts = {"source": max(1, len(network.contrasts)), "target": 1}
+        self.from_domain = {"source": network.source_to_target}
+        if not network.contrasts:
+            self.from_domain["target"] = network.target_to_source
         self.discriminators = {"source": discriminator.source, "target": discriminator.target}
         self.pools = {name: ImagePool(pool_size) for name in PAIR}
         preprocessing = self.data_loader.dataset.preprocessing
@@ -147,29 +156,33 @@ class TranslationTrainer(AdversarialTrainer):
         cycle = not pixel_distribution or engine.state.iteration % self.without_partner.cycle_interval == 0
         batch |= {"pixel_distribution": pixel_distribution, "cycle": cycle}
         with self.autocast(), frozen(self.discriminator):
-            fake_target, forth = self.translated("source", "target", batch)
-            fake_source, back = self.translated("target", "source", batch)
-        terms = {name: (forth[name] + back[name]) / 2 for name in forth}
+            made = {
+                there: self.translated(here, there, batch) for here, there in OTHER.items() if here in self.from_domain
+            }
+        found = [terms for _, terms in made.values()]
+        terms = {name: sum(own[name] for own in found) / len(found) for name in found[0]}
         total = sum(getattr(self.weights, name) * term for name, term in terms.items())
         self.update(self.network_optimizer, total, longest=LONGEST_GRADIENT)
 
         if terms.keys() & {"adversarial", "feature"}:
             with self.autocast():
-                both = [
+                judged = [
                     self.discriminator_loss(
-                        self.scores(name, middle(batch[name])), self.scores(name, self.pools[name].exchange(fake))
+                        self.scores(name, middle(batch[name])),
+                        self.scores(name, self.pools[name].exchange(made[name][0])),
                     )
-                    for name, fake in (("source", fake_source), ("target", fake_target))
+                    for name in PAIR
+                    if name in made
                 ]
-            terms["discriminator"] = sum(both) / 2
+            terms["discriminator"] = sum(judged) / len(judged)
             self.update(self.discriminator_optimizer, terms["discriminator"])
         return losses(total=total, **terms)
 
     def translated(self, here: str, there: str, batch: dict[str, Tensor | bool]) -> tuple[Tensor, dict[str, Tensor]]:
         """One direction: the images of `here` as those of `there`, (N, 1, H, W), and its terms of the loss."""
-        forth, back, weights = self.from_domain[here], self.from_domain[there], self.weights
+        forth, back, weights = self.from_domain[here], self.from_domain.get(there), self.weights
         image, other, position = batch[here], batch[there], batch[f"{here}_position"]
-        real, truth = middle(image), middle(other)
+        real, truth = middle(image, self.contrasts[here]), middle(other, self.contrasts[there])
         mask = inside_patient(self.body(batch, here, there), real, truth)
         fake, mean, log_variance = forth.translate(image, position, sample=True)
         terms = {"kl": kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel()}
@@ -221,18 +234,14 @@ class TranslationTrainer(AdversarialTrainer):
         images = self.augmentation([batch[name] for name in names], calibrated, together=not batch["paired"])
         images = [image.contiguous(memory_format=torch.channels_last) for image in images]
         times = len(images[0]) // len(batch["source"])
+        if self.contrasts["source"] > 1:
+            images[0] = drop_contrasts(images[0], self.contrasts["source"])
         positions = {name: batch[name].repeat(times) for name in ("source_position", "target_position")}
         return batch | dict(zip(names, images, strict=True)) | positions
 
     def stateful(self) -> dict[str, object]:
         """All of `AdversarialTrainer`, and the earlier fakes."""
         return super().stateful() | {f"{name}_pool": pool for name, pool in self.pools.items()}
-
-
-def middle(slices: Tensor) -> Tensor:
-    """(N, 1 + 2 * neighbours, H, W) -> the slice between its neighbours, (N, 1, H, W)."""
-    index = slices.shape[1] // 2
-    return slices[:, index : index + 1]
 
 
 def require_terms(weights: TranslationWeights, all_terms_on_pairs: bool, loader: DomainLoader) -> None:

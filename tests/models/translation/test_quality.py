@@ -64,6 +64,7 @@ def test_slices_of_one_domain_do_not_count_beside_pairs():
 class TwoSlices:
     """Of one pair: the target is -1 times the source inside a square, but for a quarter of it; and one alone."""
 
+    contrasts = ()
     mask = np.array([[True, True], [True, False]])
     preprocessing = {"source": SimpleNamespace(neighbours=0)}
     views = {"source": np.array([[0], [1]]), "target": np.array([[2], [-1]])}
