@@ -20,7 +20,7 @@ class Places:
             "source": np.where(self.mask[:, :1], indices, -1),
             "target": np.where(self.mask[:, 1:], indices + len(mask), -1),
         }
-        self.stored_slices = self
+        self.stored_slices, self.contrasts = self, ()
         spaces = SimpleNamespace(bounds=(0.0, 1.0))
         self.spaces = {"source": spaces, "target": spaces}
         self.preprocessing = dict.fromkeys(self.views, SimpleNamespace(modality="mri"))
