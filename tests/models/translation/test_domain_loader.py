@@ -23,7 +23,7 @@ class Places:
         self.stored_slices, self.contrasts = self, ()
         spaces = SimpleNamespace(bounds=(0.0, 1.0))
         self.spaces = {"source": spaces, "target": spaces}
-        self.preprocessing = dict.fromkeys(self.views, SimpleNamespace(modality="mri"))
+        self.preprocessing = dict.fromkeys(self.views, SimpleNamespace(modality="mri", neighbours=0))
         self.subjects = [f"subject {index % 8}" for index in range(len(mask))]
 
     def __len__(self) -> int:
