@@ -16,7 +16,7 @@ def verdict(measures: Mapping[str, float]) -> str | None:
     Args:
         measures: of a validation. `gain_db` is compared with interpolation, `error` with `error_lookup`,
             `psnr` with `psnr_averages`, `swd_over_floor` with other patients, `validation_loss` with a prior that has
-            learned nothing.
+            learned nothing, whose latents may be easy to learn because `psnr`, of reconstructions, is low.
     """
     if (gain := measures.get("gain_db")) is not None:
         if gain < LEAST_GAIN_DB:
@@ -38,5 +38,6 @@ def verdict(measures: Mapping[str, float]) -> str | None:
     if (loss := measures.get("validation_loss")) is not None:
         if loss > MOST_LOSS:
             return f"its prior is no better than one that has learned nothing (validation_loss {loss:.2f} of 1){LONGER}"
-        return f"its prior has {loss:.2f} of the error of one that has learned nothing"
+        decoded = f", and reconstructions have a PSNR of {measures['psnr']:.1f} dB" if "psnr" in measures else ""
+        return f"its prior has {loss:.2f} of the error of one that has learned nothing{decoded}"
     return None

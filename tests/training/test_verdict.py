@@ -36,6 +36,10 @@ from medsynth.training.verdict import verdict
             "samples are 7.20 times as far from held-out images as other patients' images are: train longer",
         ),
         (
+            {"validation_loss": 0.22, "psnr": 17.96},
+            "its prior has 0.22 of the error of one that has learned nothing, and reconstructions have a PSNR of 18.0 dB",
+        ),
+        (
             {"validation_loss": 0.98},
             "its prior is no better than one that has learned nothing (validation_loss 0.98 of 1): train longer",
         ),
