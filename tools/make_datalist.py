@@ -126,7 +126,8 @@ def find(options: argparse.Namespace, table: dict[str, str | None] | None) -> Su
         folder = registered(options.output) if options.register else None
         if folder is not None and not options.overwrite:
             refuse_existing(folder, REGISTERED_EXISTS)
-        check_alignment(found, folder)
+        if folder is not None or not options.quick:
+            check_alignment(found, folder)
     elif options.register:
         raise MedsynthError("--register aligns pairs: give --source and --target, the patterns of their names")
     if not options.quick:
@@ -222,7 +223,9 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--name", help="of the study; default: the name of the datalist")
-    parser.add_argument("--quick", action="store_true", help="list without a look at the values of each image")
+    parser.add_argument(
+        "--quick", action="store_true", help="list without a look at values and at the alignment of pairs"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a datalist that is there already")
     return parser.parse_args()
 
@@ -294,10 +297,10 @@ def next_command(found: Survey, output: Path) -> str:
     words = ["--modality", "image"] if all(map(is_picture, files)) else words
     words += ["--use_segmentation", "true"] if "--segmentation" in sys.argv else []
     bundle = "translation" if is_paired else "vaegan"
-    return shlex.join(
-        ["python", "-m", "monai.bundle", "run", "training", "--config_file", f"bundles/{bundle}/train.json"]
-        + ["--datalist", str(output), *words, "--output_dir", f"runs/{output.stem}"]
-    )
+    command = ["python", "-m", "monai.bundle", "run", "training", "--config_file", f"bundles/{bundle}/train.json"]
+    names = [] if is_paired else datalist.covariates_of(found.entries)
+    known = f' --covariates "{names}"' if names else ""
+    return shlex.join([*command, "--datalist", str(output), *words, "--output_dir", f"runs/{output.stem}"]) + known
 
 
 def beside(entries: list[dict], key: str) -> tuple[str, str] | None:

@@ -154,7 +154,7 @@ def _of_files(
     files = sources.find_images(path) if Path(path).is_dir() else [Path(path)]
     if not files:
         raise MedsynthError(f"segmentations {path} holds no label map: {sources.FORMATS} files are needed")
-    _check_names(files, classes)
+    check_names(files, classes)
     found, unknown = [], torch.full((len(covariates),), math.nan)
     for file in tqdm(files, "reading label maps", unit="map"):
         try:
@@ -191,12 +191,18 @@ def _of_dataset(
     ]
 
 
-def _check_names(files: Sequence[Path], classes: dict[int, str]) -> None:
+def check_names(files: Sequence[Path], classes: dict[int, str]) -> None:
+    """Refuse label maps whose codes have other names than in the model; `class_2` is no name.
+
+    Raises:
+        MedsynthError: which code, and both names.
+    """
     names, file = names_beside(files)
     for code, name in names.items():
-        if code and code in classes and name != classes[code]:
+        known = classes.get(code, name)
+        if code and known not in (name, f"class_{code}"):
             raise MedsynthError(
-                f"code {code} is {name} in {file} and {classes[code]} in the model: change the codes to the model's"
+                f"code {code} is {name} in {file}, and {known} in the model: change the codes to the model's"
             )
 
 
@@ -234,7 +240,9 @@ def write_images_of(
         settings, dicom: as `write_images` takes them.
     """
     classes, count = segmentation_classes(model), request.num_images
-    log.info("%d label maps for %d images", len(given), count)
+    log.info(
+        "%d %s for %d images", len(given), "label maps" if given[0].number is None else "slices of label maps", count
+    )
     few = np.arange(count) * len(given) // count if len(given) > count else np.arange(len(given))
     chosen = [given[few[index % len(few)]] for index in range(count)]
     if deformed is not None:

@@ -114,6 +114,7 @@ def test_covariates_of_the_table_are_in_the_datalist_and_described(make, scans, 
     found = {entry["subject"]: entry.get("covariates") for entry in datalist.read(tmp_path / "out.json").entries}
     assert (found["P00-X"], found["P01-X"], found["P05-X"]) == ({"sex": 0.0}, None, {"age": 25.0, "sex": 1.0})
     lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("--output_dir runs/out --covariates \"['age', 'sex']\"")
     assert "covariate age   mean 30.5, range 22 to 39, unknown for 2 of 20 subjects" in lines
     assert "covariate sex   F is 0, M is 1, mean 0.4737, range 0 to 1, unknown for 1 of 20 subjects" in lines
 

@@ -40,6 +40,11 @@ def test_a_pair_that_is_off_is_registered_beside_the_datalist(make, scans, tmp_p
     assert np.corrcoef(target.get_fdata()[inside].ravel(), truth[inside].ravel())[0, 1] > 0.95
 
 
+def test_a_quick_list_leaves_the_alignment_unseen(make, scans, tmp_path, capsys):
+    make(scans, tmp_path / "pairs.json", *PAIRS, "--quick", "--split", 1, 0, 0)
+    assert "mm off" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -37,7 +37,8 @@ from medsynth.training.verdict import verdict
         ),
         (
             {"validation_loss": 0.22, "psnr": 17.96},
-            "its prior has 0.22 of the error of one that has learned nothing, and reconstructions have a PSNR of 18.0 dB",
+            "its prior has 0.22 of the error of one that has learned nothing, "
+            "and reconstructions have a PSNR of 18.0 dB",
         ),
         (
             {"validation_loss": 0.98},

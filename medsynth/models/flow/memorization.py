@@ -61,6 +61,8 @@ class MemorizationWatch:
         if held_out < self._best:
             self._best, self._best_iteration, self._mean_at_best, self._validations = held_out, iteration, mean, 0
             return
+        if not self._best_iteration:  # it has learned nothing yet
+            return
         self._validations += 1
         if not self._said and held_out > PARTED * self._best and mean < self._mean_at_best:
             self._said = True

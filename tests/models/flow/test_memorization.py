@@ -94,6 +94,12 @@ def test_nothing_is_judged_before_the_flow_begins(caplog):
     assert not warnings(caplog)
 
 
+def test_a_flow_that_has_learned_nothing_yet_has_not_memorized(caplog):
+    epochs, _ = watched([1.19] * 30, [0.9 - 0.01 * step for step in range(30)])
+    assert epochs == 30
+    assert not warnings(caplog)
+
+
 @pytest.mark.parametrize("stopped", [2, 4, 7])
 def test_a_resumed_run_says_and_ends_as_one_in_a_piece(stopped, caplog):
     held_out, training = [0.9, 0.8, 0.7] + [0.75] * 20, [0.9 - 0.01 * step for step in range(23)]

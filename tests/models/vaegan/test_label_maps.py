@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from medsynth.data.datalist import datalist
-from medsynth.errors import as_line
+from medsynth.errors import MedsynthError, as_line
 from medsynth.inference.image_folder import read_sidecar
+from medsynth.inference.label_maps import check_names
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "vaegan"
 CLASSES = {"0": "background", "2": "left lobe", "5": "right lobe"}
@@ -125,6 +126,14 @@ def test_a_model_of_pictures_draws_label_maps_as_png(infer, model_pt, tmp_path):
     Image.fromarray(labels).save(tmp_path / "maps" / "a.png")
     (row,) = infer(checkpoint, tmp_path / "maps", num_images=1, format="png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["segmentation"])), labels)
+
+
+def test_classes_that_had_no_names_when_the_model_learned_may_have_some_now(tmp_path):
+    (tmp_path / "dseg.tsv").write_text("index\tname\n2\tliver\n")
+    files = [tmp_path / "a_dseg.nii.gz"]
+    check_names(files, {0: "background", 2: "class_2"})
+    with pytest.raises(MedsynthError, match="code 2 is liver in .*, and class_3 in the model"):
+        check_names(files, {0: "background", 2: "class_3"})
 
 
 def test_what_cannot_be_drawn_is_refused_in_a_line(infer, checkpoint, model_pt, maps, save, tmp_path):
