@@ -75,10 +75,10 @@ def suitable(
         raise MedsynthError(f"force is {force!r}: give true, to go on with inputs of another modality, or false")
     if learned.modality == "image" or not inputs:
         return list(inputs)
-    found, refused = [], []
+    found, refused, notes = [], [], {}
     for entry in tqdm(inputs, desc="checking inputs", unit="input"):
-        every = Source.of(entry).parts.values()
-        reasons = ((one.path, unsuitable(one, learned, pixels_mm, others or {})) for one in every)
+        every = list(Source.of(entry).parts.values())
+        reasons = ((one.path, unsuitable(one, learned, others or {})) for one in every)
         path, wrong = next((found for found in reasons if found[1]), ("", None))
         if wrong and force:
             log.warning("%s %s; --force true goes on", path, wrong)
@@ -87,6 +87,11 @@ def suitable(
             refused.append(f"{sources.shown(path)} {wrong}")
             continue
         found.append(entry)
+        for one in every:
+            if pixels_mm is not None and (note := _other_pixels(one, learned, pixels_mm)):
+                notes.setdefault(note, []).append(one.path)
+    for note, paths in notes.items():
+        log.warning("%s%s %s", paths[0], f" (and {len(paths) - 1} more)" if len(paths) > 1 else "", note)
     if not found:
         more = f" (as are {len(refused) - 1} others)" if len(refused) > 1 else ""
         raise MedsynthError(f"{refused[0]}{more}, or go on with --force true")
@@ -95,12 +100,7 @@ def suitable(
     return found
 
 
-def unsuitable(
-    source: Source,
-    learned: Preprocessing,
-    pixels_mm: tuple[Sequence[float], Sequence[float]] | None,
-    others: Mapping[str, Preprocessing],
-) -> str | None:
+def unsuitable(source: Source, learned: Preprocessing, others: Mapping[str, Preprocessing]) -> str | None:
     """Why an input is of another modality than a model learned, in words that follow the file's name; warns of more."""
     try:
         volume = sources.read_volume(source)
@@ -117,8 +117,6 @@ def unsuitable(
         return f"{why}, and this model's input is {NAMES[learned.modality]}: {cure}"
     if tag and tag not in TAGS:
         log.warning("%s is %s by its DICOM tag, and this model learned %s", source.path, tag, NAMES[learned.modality])
-    if pixels_mm is not None:
-        _warn_of_pixels(source, learned, pixels_mm)
     try:
         body = Preprocessing(learned.modality, learned.window, None, 1, region="body")
         data = Compose([*find(body), volume_bounds(body)])({Keys.IMAGE: volume, "source": source})
@@ -152,17 +150,20 @@ def modality_by_values(values: np.ndarray) -> tuple[str, str]:
     return "mri", f"has values from {low:g} to {high:g}, as MRI and unlike Hounsfield units"
 
 
-def _warn_of_pixels(source: Source, learned: Preprocessing, pixels_mm: tuple[Sequence[float], Sequence[float]]) -> None:
-    mm = in_plane(sources.read_header(source).spacing_mm, learned.plane)
+def _other_pixels(
+    source: Source, learned: Preprocessing, pixels_mm: tuple[Sequence[float], Sequence[float]]
+) -> str | None:
+    try:
+        mm = in_plane(sources.read_header(source).spacing_mm, learned.plane)
+    except MedsynthError:
+        return None
     fine, coarse = map(np.array, pixels_mm)
-    if (mm * MOST_FINER < fine).any() or (mm > coarse * MOST_FINER).any():
-        size, own = (f"{pair[0]:.3g} x {pair[1]:.3g} mm" for pair in (mm, fine))
-        log.warning(
-            "%s has pixels of %s, and this model learned from %s: expect no finer detail than the coarser of the two",
-            source.path,
-            size,
-            own,
-        )
+    if not ((mm * MOST_FINER < fine).any() or (mm > coarse * MOST_FINER).any()):
+        return None
+    size, own = (f"{pair[0]:.3g} x {pair[1]:.3g} mm" for pair in (mm, fine))
+    return (
+        f"has pixels of {size}, and this model learned from {own}: expect the detail of the coarser of the two"
+    )
 
 
 def _warn_of_region(source: Source, learned: Preprocessing, patient: Patient) -> None:
