@@ -208,7 +208,7 @@ def reconstruct(
         for index, entry, source, stack in batch:
             fake = _through(model, inferer, stack, entry, batch_size)
             facts = {"Label": entry["label"], "Split": entry.get("split"), "Index": index, "Slices": len(fake)}
-            facts |= _closeness(fake, stack.slices) | (changed or {})
+            facts |= closeness(fake, stack.slices) | (changed or {})
             sidecar = {"Units": stack.space.units, "InputDigest": sources.digest(source), **(settings or {})}
             some = some_slices(len(fake), len(inputs))
             shown = list(zip(stack.slices[some], fake[some], strict=True))
@@ -220,6 +220,12 @@ def reconstruct(
         rows = [row for row in output.rows if row["split"] == split]
         means = (np.mean([row[name] for row in rows]) for name in ("psnr", "ssim"))
         log.info("mean PSNR %.2f dB, SSIM %.3f of the %d of %s", *means, len(rows), split or "this input")
+
+
+def tell_of_unknown(inputs: Sequence[Mapping[str, Any]]) -> None:
+    """Log that an edit knows neither class nor covariates of its inputs."""
+    if not any(entry.get("label") or entry.get("covariates") for entry in inputs):
+        log.info("class and covariates of the inputs are not known: a datalist as input gives them")
 
 
 def label_index(entry: Mapping[str, Any], model: LoadedModel) -> int:
@@ -250,8 +256,8 @@ def _through(model: LoadedModel, inferer: Inferer, stack: Stack, entry: Mapping[
     return torch.cat(parts)
 
 
-def _closeness(fake: Tensor, real: Tensor) -> dict[str, float]:
-    """Mean over the slices of PSNR in dB and SSIM, within the intensity bounds."""
+def closeness(fake: Tensor, real: Tensor) -> dict[str, float]:
+    """Mean over the slices, or the volumes, of PSNR in dB and SSIM, within the intensity bounds."""
     pair = (fake + 1, real + 1)  # from 0: SSIM is for intensities that are not negative
     measures = {"PSNR": psnr(*pair, data_range=2.0), "SSIM": ssim(*pair, data_range=2.0)}
     return {name: round(values.mean().item(), 4) for name, values in measures.items()}

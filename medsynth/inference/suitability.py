@@ -161,9 +161,7 @@ def _other_pixels(
     if not ((mm * MOST_FINER < fine).any() or (mm > coarse * MOST_FINER).any()):
         return None
     size, own = (f"{pair[0]:.3g} x {pair[1]:.3g} mm" for pair in (mm, fine))
-    return (
-        f"has pixels of {size}, and this model learned from {own}: expect the detail of the coarser of the two"
-    )
+    return f"has pixels of {size}, and this model learned from {own}: expect the detail of the coarser of the two"
 
 
 def _warn_of_region(source: Source, learned: Preprocessing, patient: Patient) -> None:

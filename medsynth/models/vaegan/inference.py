@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,15 +32,13 @@ from medsynth.inference.label_maps import (
     write_images_of,
 )
 from medsynth.inference.paths import STEPS, great_circle, strip_facts
-from medsynth.inference.reconstruct import covariates_of, label_index, read_stacks, reconstruct
+from medsynth.inference.reconstruct import covariates_of, label_index, read_stacks, reconstruct, tell_of_unknown
 from medsynth.inference.route import forced
 from medsynth.models.flow.deformation import deformed
 from medsynth.models.flow.solver import solver_settings
 from medsynth.models.vaegan.edit import Edit, LabelMapEdit
 from medsynth.models.vaegan.network import VaeGan
 from medsynth.run.recipe import LoadedModel
-
-log = logging.getLogger(__name__)
 
 MODES = {"generate": False, "reconstruct": True, "interpolate": None, "edit": True}  # and whether they need an input
 UNREAD = {"reconstruct": ("label", "position", "covariates"), "edit": ("position",)}  # of a request, by mode
@@ -119,8 +116,7 @@ class VaeGanInference:
         if self.mode == "reconstruct":
             reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
         elif self.mode == "edit":
-            if not any(entry.get("label") or entry.get("covariates") for entry in self.inputs):
-                log.info("class and covariates of the inputs are not known: a datalist as input gives them")
+            tell_of_unknown(self.inputs)
             edit = Edit(model, request, self.condition["label"], self.solver)
             if self.segmentations is not None:
                 of_maps = LabelMapEdit(model, edit, self.output, self.batch_size, settings, self.dicom)

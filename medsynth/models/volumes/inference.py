@@ -35,7 +35,7 @@ from medsynth.inference.label_maps import (
     read_label_volumes,
     write_images_of,
 )
-from medsynth.inference.reconstruct import covariates_of, label_index
+from medsynth.inference.reconstruct import closeness, covariates_of, label_index, tell_of_unknown
 from medsynth.inference.route import Input, Made, Route, origin
 from medsynth.models.flow.solver import solver_settings
 from medsynth.models.volumes.augmentation import deformed
@@ -114,6 +114,8 @@ class VolumeInference:
                 drawn, count, self.request, self.model, self.output, columns, settings=settings, dicom=self.dicom
             )
             return
+        if self.mode == "edit":
+            tell_of_unknown(self.inputs)
         make = {"edit": self.edited, "inpaint": self.inpainted}[self.mode]
         Route(self.mode, self.read, lambda batch: (make(one, settings) for one in batch)).run(self.inputs, self.output)
 
@@ -176,6 +178,7 @@ class VolumeInference:
         made = network.draw(noise, (label, position, covariates), **self.solver).cpu()
         changed = {"Label": self.request.label or one.entry.get("label")}
         changed |= {"Covariates": dict(self.request.covariates)} if self.request.covariates else {}
+        changed |= closeness(made, one.ready.image)
         values = one.ready.space.to_units(made[0, 0].numpy())
         return self.made(one, values, one.ready.affine, changed, settings, made)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import nibabel as nib
 import numpy as np
 import pytest
@@ -74,6 +75,9 @@ def test_an_edited_scan_lies_over_the_scan(infer, study, model):
     scan = nib.load(entry["image"])
     there = resampled(scan.get_fdata(), scan.affine, made.affine, SIZE, 0.0)
     assert np.corrcoef(there.ravel(), made.get_fdata().ravel())[0, 1] > 0.7
+    (row,) = csv.DictReader((folder / "images.csv").open())
+    assert float(row["psnr"]) > 10
+    assert 0 < float(row["ssim"]) <= 1
 
 
 def test_inpainting_changes_the_masked_voxels_alone(infer, study, tmp_path, save):
