@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+
 import nibabel as nib
 import numpy as np
 import pytest
