@@ -1,4 +1,4 @@
-"""Label maps that a user gives, as the slices or volumes that a model draws images of, and these images' folder."""
+"""Label maps, given or drawn, as the slices or volumes that a model draws images of, and these images' folder."""
 
 from __future__ import annotations
 
@@ -38,26 +38,30 @@ class LabelSlice:
 
     Args:
         indices: (1, H, W) or (1, X, Y, Z) of the model's classes, uint8.
-        digest: SHA-256 of its file.
-        number: of the slice, among those that were taken of the file; None: it is a volume.
+        digest: SHA-256 of its file; None: a model has drawn it.
+        number: of the slice, among those that were taken of the file; None: it is a volume, or drawn.
         label: index of the image's class, -1 if unknown.
         position: NaN if unknown.
         covariates: (K,), NaN where unknown.
     """
 
     indices: Tensor
-    digest: str
+    digest: str | None
     number: int | None
     label: int
     position: float
     covariates: Tensor
 
 
-def check_deform(deform: float, layout: str, segmentations: str | None) -> None:
-    """Refuse what is no strength of a deformation, and what is of no use without label maps."""
+def check_deform(deform: float, layout: str, segmentations: str | None, draws: bool = False) -> None:
+    """Refuse what is no strength of a deformation, and what is of no use without label maps.
+
+    Args:
+        draws: whether the model draws label maps where none are given.
+    """
     if not is_number(deform) or not 0 <= deform <= MOST_DEFORMED:
         raise MedsynthError(f"deform is {deform!r}: give a number from 0 to {MOST_DEFORMED:g}, such as 1")
-    if segmentations is None and (deform or layout == "nnunet"):
+    if segmentations is None and (deform or (layout == "nnunet" and not draws)):
         key = "deform is given" if deform else "layout is nnunet"
         raise MedsynthError(f"{key} and there are no label maps: give a folder of them with --segmentations")
 
@@ -235,14 +239,15 @@ def write_images_of(
     """Write an image of each label map, and the maps; where there are more than images, of some, evenly spread.
 
     Args:
+        given: all from files, or all drawn.
         draw: yields an image of each map.
         deformed: indices of the classes, their names and a seed -> other indices; None: maps stay as they are.
         settings, dicom: as `write_images` takes them.
     """
     classes, count = segmentation_classes(model), request.num_images
-    log.info(
-        "%d %s for %d images", len(given), "label maps" if given[0].number is None else "slices of label maps", count
-    )
+    origin = "drawn" if given[0].digest is None else "given" if deformed is None else "deformed"
+    kind = "label maps" if given[0].number is None else "slices of label maps"
+    log.info("%d %s (%s) for %d images", len(given), kind, origin, count)
     few = np.arange(count) * len(given) // count if len(given) > count else np.arange(len(given))
     chosen = [given[few[index % len(few)]] for index in range(count)]
     if deformed is not None:
@@ -251,11 +256,8 @@ def write_images_of(
             replace(one, indices=deformed(one.indices, names, request.random_seed(index, 1)))
             for index, one in enumerate(chosen)
         ]
-    origin = {"SegmentationOrigin": "given" if deformed is None else "deformed"}
-    facts = [
-        origin | {"SegmentationDigest": one.digest} | ({} if one.number is None else {"SegmentationSlice": one.number})
-        for one in chosen
-    ]
+    known = [{"SegmentationDigest": one.digest, "SegmentationSlice": one.number} for one in chosen]
+    facts = [{"SegmentationOrigin": origin} | {key: one[key] for key in one if one[key] is not None} for one in known]
     classes, codes = written_codes(classes, output.layout)
     maps = (codes[one.indices[0].numpy()] for one in chosen)
     columns = square(count)

@@ -183,7 +183,7 @@ def _with_weights(
     except RuntimeError as error:
         raise MedsynthError(
             f"{where}: its weights are of another network than its definition ({definition['_target_']}): "
-            "export the model again"
+            "export the model again, or train it again"
         ) from error
     try:
         return network.to(device).eval()

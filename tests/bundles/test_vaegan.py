@@ -13,6 +13,7 @@ from tables import losses, rows
 
 from medsynth.errors import as_line
 from medsynth.evaluation.metrics import segmentation_utility
+from medsynth.inference.image_folder import read_sidecar
 from medsynth.run.recipe import load_model
 from medsynth.tuning.search_space import read_search_space
 
@@ -227,6 +228,20 @@ def test_label_maps_of_the_datalist_become_a_condition(labelled, trained):
     assert model.network.segmentation_classes == 3
     assert model.network.sample(2, 0)[0].shape == (2, 1, 32, 32)
     assert load_model(trained / "model.pt").extra["segmentation"] is None
+
+
+def test_a_model_that_learned_label_maps_draws_pairs_of_map_and_image(run_bundle, labelled, tmp_path):
+    assert [row["map_flow"] > 0 for row in rows(labelled / "losses.csv")][-1]
+    out, source = tmp_path / "out", f"{labelled}/model.pt"
+    run_bundle("inference", "vaegan/inference.json", checkpoint=source, output_dir=str(out), num_images=3, device="cpu")
+    images, labels = (sorted((out / kind).glob("*.nii.gz")) for kind in ("images", "segmentations"))
+    assert len(images) == len(labels) == 3
+    for pair in zip(images, labels, strict=True):
+        image, label = map(nib.load, pair)
+        assert image.shape == label.shape == (32, 32, 1)
+        np.testing.assert_array_equal(image.affine, label.affine)
+        assert set(np.unique(label.get_fdata())) <= {0, 1, 4}
+        assert read_sidecar(pair[0])["SegmentationOrigin"] == "drawn"
 
 
 def test_use_segmentation_without_label_maps_is_refused(train, tmp_path):

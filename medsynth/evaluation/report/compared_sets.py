@@ -176,10 +176,11 @@ def labelled_classes(
 def maps_in_words(
     files: Sequence[SyntheticFile], training: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
 ) -> str | None:
-    """Which label maps the synthetic images were drawn of, and whose these are; None: of none."""
+    """Which label maps the synthetic images were drawn of, and whose these are, unless drawn too; None: of none."""
     sidecars = [file.sidecar for file in files if file.sidecar.get("SegmentationDigest")]
     if not sidecars:
-        return None
+        count = sum(file.sidecar.get("SegmentationOrigin") == "drawn" for file in files)
+        return f"drawn by the model ({count:,})" if count else None
     groups = {"training patients": training, "held-out patients": others}
     whose = {sources.digest(entry["segmentation"]): name for name, group in groups.items() for entry in group}
     counts = Counter(whose.get(sidecar["SegmentationDigest"], "others") for sidecar in sidecars)

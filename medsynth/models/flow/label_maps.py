@@ -44,3 +44,9 @@ def moved_shares(shares: Tensor, grid: Tensor) -> Tensor:
     """Sample shares (N, classes, H, W) at the points of a grid (N, H, W, 2); what comes in from outside is class 0."""
     others = F.grid_sample(shares[:, 1:], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return torch.cat([1 - others.sum(dim=1, keepdim=True), others], dim=1)
+
+
+def told(indices: Tensor, classes: int, factor: int, grid: Tensor | None = None) -> Tensor:
+    """What `at_latents` makes of label maps (N, 1, H, W), sampled at the points of a grid if there is one."""
+    shares = one_hot(indices, classes)
+    return at_latents(shares if grid is None else moved_shares(shares, grid), factor)

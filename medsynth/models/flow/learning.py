@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medsynth.data.datasets.slices import SliceDataset
-from medsynth.models.flow.label_maps import moved_shares
 from medsynth.models.flow.network import AUGMENTATION_NUMBERS, LatentFlow, unknown
 
 FACTS = ("label", "position", "covariates")  # of a batch, that a flow is told
@@ -92,20 +91,19 @@ def augmented_loss(
     encode: Callable[[Tensor], Tensor],
     images: Tensor,
     facts: dict[str, Tensor],
-    shares: Tensor | None = None,
-    at_latents: Callable[[Tensor], Tensor] | None = None,
+    given: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """`training_loss` of images (N, 1, H, W) in [-1, 1], after `random_grids`; the encoder learns nothing.
 
     Args:
-        shares: of each class in each pixel, (N, classes, H, W), augmented with the images; None: no label maps.
-        at_latents: turns them into maps for the flow.
+        given: the label maps `segmentation` of `facts`, and a grid that they are sampled at as the images are -> what
+            the flow is told; used where there are such.
     """
     with torch.no_grad():
         grid, numbers = random_grids(len(images), images.shape[-2:], images.device)
         latents = encode(moved(images, grid, numbers))
-        given = None if shares is None else at_latents(moved_shares(shares, grid))
-    return training_loss(flow, latents, numbers, facts, given)
+        maps = given(facts["segmentation"], grid) if "segmentation" in facts else None
+    return training_loss(flow, latents, numbers, facts, maps)
 
 
 @torch.no_grad()

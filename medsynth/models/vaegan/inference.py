@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
+from tqdm import tqdm
 
 from medsynth.errors import MedsynthError
 from medsynth.inference.generate import (
@@ -61,8 +63,8 @@ class VaeGanInference:
         batch_size: slices reconstructed or edited at a time.
         steps: of the prior's solver; None: `SOLVER_STEPS`.
         guidance: how strictly the prior follows conditions; 1 as learned, more exaggerates them.
-        segmentations: label maps to generate images of, as `read_label_slices` takes them; to edit images, changed
-            ones, as `changed_maps` takes them; None: none.
+        segmentations: label maps to generate images of, as `read_label_slices` takes them; None: those that the model
+            draws, if it knows label maps. To edit images, changed ones, as `changed_maps` takes them; None: none.
         deform: how much these are moved, bent and mirrored first; 0: not at all, 1: as images in training.
         dicom: of scans that are edited by label maps, write DICOM series and DICOM SEG besides.
     """
@@ -89,7 +91,8 @@ class VaeGanInference:
                 raise MedsynthError(f"mode is {mode}, where {name} changes nothing: leave {name} null")
         check_batch_size(batch_size)
         self.solver = solver_settings(steps, guidance)
-        check_deform(deform, output.layout, segmentations)
+        self.draws_maps = mode == "generate" and model.network.map_prior is not None
+        check_deform(deform, output.layout, segmentations, self.draws_maps)
         if segmentations is not None and mode not in WITH_LABEL_MAPS:
             raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
         if deform and mode == "edit":
@@ -123,7 +126,7 @@ class VaeGanInference:
                 of_maps.run(self.inputs, self.segmentations)
                 return
             reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts, settings)
-        elif self.segmentations is not None:
+        elif self.draws_maps or self.segmentations is not None:
             self.draw_label_maps(settings)
         elif self.mode == "generate":
             drawn = sampled(model.network.sample, request, self.condition | self.solver)
@@ -142,16 +145,26 @@ class VaeGanInference:
             write_images(drawn, strips * STEPS, request, model, self.output, STEPS, facts, settings)
 
     def draw_label_maps(self, settings: dict[str, Any]) -> None:
-        """Generate images of label maps, see `write_images_of`."""
+        """Generate images of label maps, given or drawn, see `write_images_of`."""
         model, may_mirror = self.model, self.model.preprocessing["plane"] != "sagittal"
-        given = read_label_slices(self.segmentations, model, model.network.conditions.covariates)
-        settings |= {"Deform": self.deform}
+        if self.segmentations is None:
+            given = list(self.new_maps())
+        else:
+            given = read_label_slices(self.segmentations, model, model.network.conditions.covariates)
+            settings |= {"Deform": self.deform}
 
         def change(indices: Tensor, names: Sequence[str], seed: int) -> Tensor:
             return deformed(indices, names, self.deform, seed, may_mirror)
 
         how = change if self.deform else None
         write_images_of(given, self.images_of, how, self.request, model, self.output, settings)
+
+    def new_maps(self) -> Iterator[LabelSlice]:
+        """As many as images are requested, under what is requested."""
+        request = replace(self.request, seed=self.request.random_seed(0, 2))  # the images have noise of their own
+        drawn = sampled(self.model.network.map_prior.sample, request, self.condition | self.solver)
+        for indices, label, position, covariates in tqdm(drawn, "drawing label maps", self.request.num_images):
+            yield LabelSlice(indices, None, None, label, position, torch.tensor(covariates))
 
     @torch.inference_mode()
     def images_of(self, maps: Sequence[LabelSlice]) -> Iterator[Drawn]:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError, check_whole, is_whole
-from medsynth.models.flow import label_maps
+from medsynth.models.flow.label_map_prior import LabelMapPrior
+from medsynth.models.flow.label_maps import channels_of, told
 from medsynth.models.flow.network import LatentFlow
 from medsynth.models.vaegan.attention import ChannelSpatialAttention
 from medsynth.nn.blocks import ChannelNorm, SelfAttention
@@ -126,7 +127,7 @@ class VaeGan(nn.Module):
         use_position: whether the slice position is a condition of the prior.
         covariates: names of its continuous conditions.
         segmentation_classes: classes of the label maps that are a condition of the prior, the background among them;
-            0: none are. It draws without them too.
+            0: none are. It draws such maps itself, and images without them too.
     """
 
     def __init__(
@@ -147,17 +148,12 @@ class VaeGan(nn.Module):
         self.factor, self.segmentation_classes = factor, segmentation_classes
         self.encoder = Encoder(channels, latent_channels, factor)
         self.decoder = Decoder(channels * 3 // 2, latent_channels, factor)
-        self.prior = LatentFlow(
-            latent_channels,
-            image_size // factor,
-            prior_channels,
-            dropout,
-            num_classes,
-            use_position,
-            covariates,
-            given_channels=label_maps.channels_of(segmentation_classes),
-            map_channels=label_maps.channels_of(segmentation_classes),
-        )
+        conditions = {"num_classes": num_classes, "use_position": use_position, "covariates": covariates}
+        given = dict.fromkeys(("given_channels", "map_channels"), channels_of(segmentation_classes))
+        self.prior = LatentFlow(latent_channels, image_size // factor, prior_channels, dropout, **conditions, **given)
+        self.map_prior = None
+        if segmentation_classes:
+            self.map_prior = LabelMapPrior(segmentation_classes, image_size, factor, dropout, **conditions)
 
     @property
     def conditions(self) -> nn.Module:
@@ -168,6 +164,10 @@ class VaeGan(nn.Module):
         """Those of encoder and decoder."""
         return [*self.encoder.parameters(), *self.decoder.parameters()]
 
+    def prior_parameters(self) -> list[nn.Parameter]:
+        """Those of the prior, and of that of label maps."""
+        return [*self.prior.parameters(), *(self.map_prior.parameters() if self.map_prior else ())]
+
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, H, W) in [-1, 1] -> mean and log-variance of z, (N, latent_channels, H / factor, W / factor) each."""
         mean, log_variance = self.encoder(images).float().chunk(2, dim=1)
@@ -177,17 +177,9 @@ class VaeGan(nn.Module):
         """(N, 1, H, W) in [-1, 1] -> the mean of z, which the prior is over."""
         return self.encode(images)[0]
 
-    def shares(self, segmentation: Tensor) -> Tensor:
-        """Label maps (N, 1, H, W), indices of the classes -> the share of each in each pixel, (N, classes, H, W)."""
-        return label_maps.one_hot(segmentation, self.segmentation_classes)
-
-    def at_latents(self, shares: Tensor) -> Tensor:
-        """Shares (N, classes, H, W) -> what the prior is told, see `label_maps.at_latents`."""
-        return label_maps.at_latents(shares, self.factor)
-
-    def given(self, segmentation: Tensor) -> Tensor:
-        """Label maps (N, 1, H, W) -> what the prior is told of them."""
-        return self.at_latents(self.shares(segmentation))
+    def given(self, segmentation: Tensor, grid: Tensor | None = None) -> Tensor:
+        """Label maps (N, 1, H, W), indices of the classes -> what the prior is told of them, see `told`."""
+        return told(segmentation, self.segmentation_classes, self.factor, grid)
 
     def decode(self, z: Tensor) -> Tensor:
         """z -> images (N, 1, H, W), not clamped."""

@@ -20,6 +20,7 @@ from medsynth.losses.similarity import (
     spectral_distance,
     structural_dissimilarity,
 )
+from medsynth.models.flow.label_map_prior import fit_label_maps
 from medsynth.models.flow.learning import FACTS, augmented_loss, fit, spread_images
 from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen, shifted
@@ -29,6 +30,7 @@ from medsynth.training.schedule import TwoParts
 
 PROJECTIONS = 16  # of the patches of a scale
 PENALTY_IMAGES = 8
+MAP_INTERVAL = 4  # steps of the prior from one step of the prior over label maps to the next
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class VaeGanWeights:
 
 
 class VaeGanTrainer(AdversarialTrainer):
-    """First encoder and decoder against the critic; then, with both at rest, the prior over z.
+    """First encoder and decoder against the critic; then, with both at rest, the priors over z and over label maps.
 
     Per batch of the first part: update encoder and decoder on reconstructions, then the critic, which tells these from
     images. It joins when reconstructions are sharp enough to learn from. What it sees is shifted by a few pixels, real
@@ -72,7 +74,7 @@ class VaeGanTrainer(AdversarialTrainer):
         network: encoder, decoder and prior.
         discriminator: the critic.
         network_optimizer, discriminator_optimizer, prior_optimizer: of encoder and decoder, of the critic, of the
-            prior.
+            priors.
         ema: keeps the moving average of `network`, which validation and users see.
         schedule: of the learning rates; decides when the second part begins.
         weights: of the loss terms.
@@ -120,8 +122,12 @@ class VaeGanTrainer(AdversarialTrainer):
             if not self.has_prior:
                 self.begin_prior()
             names = (*FACTS, "segmentation") if self.network.segmentation_classes else FACTS
-            found = self.prior_step(image=real, facts={name: batch[name] for name in names})
+            facts = {name: batch[name] for name in names}
+            found = self.prior_step(image=real, facts=facts)
             self.descend(self.prior_optimizer, LONGEST_GRADIENT)
+            if self.network.map_prior and self.state.iteration % MAP_INTERVAL == 0:
+                found |= self.map_prior_step(facts=facts)
+                self.descend(self.prior_optimizer, LONGEST_GRADIENT)
             return losses(**found)
 
         has_critic = self.weights.adversarial > 0 and self.schedule.done >= self.critic_from
@@ -183,12 +189,19 @@ class VaeGanTrainer(AdversarialTrainer):
     @replayed("prior_optimizer")
     def prior_step(self, image: Tensor, facts: Named) -> dict[str, Tensor]:
         """The gradients of the prior; its loss."""
-        network, maps = self.network, facts.get("segmentation")
-        shares = None if maps is None else network.shares(maps)
+        network = self.network
         with self.autocast():
-            loss = augmented_loss(network.prior, network.latents, image, facts, shares, network.at_latents)
+            loss = augmented_loss(network.prior, network.latents, image, facts, network.given)
         loss.backward()
         return {"flow": loss.detach()}
+
+    @replayed("prior_optimizer")
+    def map_prior_step(self, facts: Named) -> dict[str, Tensor]:
+        """The gradients of the prior over label maps; its loss."""
+        with self.autocast():
+            loss = self.network.map_prior.loss(facts["segmentation"], facts)
+        loss.backward()
+        return {"map_flow": loss.detach()}
 
     def begin_prior(self) -> None:
         """Put encoder and decoder to rest at their moving average, and tell the prior how z is distributed.
@@ -200,6 +213,8 @@ class VaeGanTrainer(AdversarialTrainer):
             return
         self.network.load_state_dict(self.generator.state_dict())
         fit(self.network.prior, self.network.latents, self.data_loader.dataset)
+        if self.network.map_prior:
+            fit_label_maps(self.network.map_prior, self.data_loader.dataset)
         same_everywhere(self.network)
         self.generator.load_state_dict(self.network.state_dict())
 

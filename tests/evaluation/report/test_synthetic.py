@@ -108,3 +108,5 @@ def test_whose_label_maps_images_are_of_is_said_and_held_out_ones_are_warned_of(
     assert said == "deformed, of training patients (2), held-out patients (1), others (1)"
     assert "1 synthetic images are of label maps of held-out patients" in caplog.text
     assert maps_in_words([SyntheticFile(tmp_path, {}, None)], entries, []) is None
+    drawn = SyntheticFile(tmp_path, {"SegmentationOrigin": "drawn"}, None)
+    assert maps_in_words([drawn, drawn], entries, []) == "drawn by the model (2)"

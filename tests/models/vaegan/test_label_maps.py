@@ -14,8 +14,10 @@ from PIL import Image
 
 from medsynth.data.datalist import datalist
 from medsynth.errors import MedsynthError, as_line
+from medsynth.inference.generate import BLOCK, Request
 from medsynth.inference.image_folder import read_sidecar
 from medsynth.inference.label_maps import check_names
+from medsynth.run.recipe import load_model
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "vaegan"
 CLASSES = {"0": "background", "2": "left lobe", "5": "right lobe"}
@@ -140,7 +142,6 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(infer, checkpoint, model_pt, 
     def refused(segmentations: Path | None = maps, model: Path = checkpoint, **more: object) -> str:
         return refusal(lambda: infer(model, segmentations, num_images=2, **more))
 
-    assert "layout is nnunet and there are no label maps" in refused(None, layout="nnunet")
     assert "deform is 3: give a number from 0 to 2" in refused(deform=3)
     assert "mode is interpolate, where segmentations change nothing" in refused(mode="interpolate")
     assert "position is given, and label maps say themselves where they are" in refused(position=0.5)
@@ -154,11 +155,54 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(infer, checkpoint, model_pt, 
     assert "b_dseg.nii.gz is empty: it holds nothing but 0" in refused()
     assert not (tmp_path / "out").exists()
     assert "the model learned without label maps: train one with --use_segmentation true" in refused(model=model_pt())
+    assert "layout is nnunet and there are no label maps" in refused(None, model_pt(), layout="nnunet")
 
 
-def test_a_model_with_label_maps_draws_and_edits_without_them(infer, checkpoint, tmp_path):
-    (row,) = infer(checkpoint, None, num_images=1)
-    assert "segmentation" not in row
-    image = nib.load(tmp_path / "out" / row["file"]).get_fdata()
-    assert np.isfinite(image).all()
-    assert torch.tensor(image).std() > 0
+def test_without_given_label_maps_a_model_draws_them_and_images_of_them(infer, checkpoint, tmp_path):
+    rows, out = infer(checkpoint, None, num_images=18), tmp_path / "out"
+    images, labels = read(out, rows, "file"), read(out, rows, "segmentation")
+    assert images.shape == labels.shape == (18, 16, 16)
+    assert set(np.unique(labels)) == {0, 2, 5}
+    for row in rows:
+        sidecar = read_sidecar(out / row["file"])
+        assert sidecar["SegmentationOrigin"] == "drawn"
+        assert not {"SegmentationDigest", "SegmentationSlice", "Deform"} & set(sidecar)
+        assert (sidecar["Label"], sidecar["Position"]) == (row["label"], float(row["position"]))
+    assert {row["label"] for row in rows} == {"AD", "NC"}
+    assert len(np.unique(labels, axis=0)) == 18
+    fewer = infer(checkpoint, None, num_images=2)
+    np.testing.assert_array_equal(read(out, fewer, "segmentation"), labels[:2])
+    assert not np.array_equal(read(out, infer(checkpoint, None, num_images=2, seed=1), "segmentation"), labels[:2])
+
+
+def test_drawn_label_maps_are_of_what_is_requested(infer, checkpoint, tmp_path):
+    def drawn(**request: object) -> tuple[list[dict[str, str]], np.ndarray]:
+        rows = infer(checkpoint, None, num_images=3, layout="nnunet", **request)
+        return rows, read(tmp_path / "out", rows, "segmentation")
+
+    (rows, low), (_, high) = drawn(label="NC", position=0.0), drawn(label="NC", position=1.0)
+    assert {(row["label"], float(row["position"])) for row in rows} == {("NC", 0.0)}
+    assert set(np.unique(low)) <= {0, 1, 2}  # nnU-Net's codes
+    assert not np.array_equal(low, high)
+    assert not np.array_equal(high, drawn(label="NC", position=1.0, guidance=3.0)[1])
+
+
+def test_the_image_belongs_to_the_drawn_label_map(infer, checkpoint, tmp_path):
+    out, request = tmp_path / "out", {"num_images": 2, "label": "NC", "position": 0.5}
+    ((row, _), given) = infer(checkpoint, None, **request), load_model(checkpoint).network
+    image, codes = read(out, [row], "file")[0], read(out, [row], "segmentation")[0]
+    assert given.map_prior is not None
+    seed = Request(2, "NC", 0.5, 0).random_seed(0)
+    noise = torch.randn(BLOCK, *given.prior.shape, generator=torch.Generator().manual_seed(seed))[:1]
+    indices = torch.from_numpy(np.searchsorted([0, 2, 5], codes))[None, None]
+    facts = torch.tensor([1]), torch.tensor([0.5]), torch.empty(1, 0)
+    expected = given.decode(given.prior.travel(noise, *facts, steps=1, given=given.given(indices)))
+    np.testing.assert_allclose(image, ((expected.clamp(-1, 1) + 1) / 2)[0, 0].detach().numpy(), atol=2e-3)
+
+
+def test_a_model_whose_label_maps_have_no_prior_is_to_be_trained_again(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    kept = {name: value for name, value in content["weights"].items() if not name.startswith("map_prior")}
+    torch.save(content | {"weights": kept}, checkpoint)
+    with pytest.raises(MedsynthError, match="weights are of another network .* train it again"):
+        load_model(checkpoint)

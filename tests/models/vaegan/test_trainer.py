@@ -30,9 +30,13 @@ ALL = dict.fromkeys(TERMS, 1.0)
 
 
 class Blobs:
-    """Slices of one blob each, wider in class 1 and higher with the position; what a trainer reads of a dataset."""
+    """Slices of one blob each, wider in class 1 and higher with the position; what a trainer reads of a dataset.
 
-    def __init__(self, count: int = 40) -> None:
+    Args:
+        labelled: whether label maps come with them, in which a blob is class 1.
+    """
+
+    def __init__(self, count: int = 40, labelled: bool = False) -> None:
         random = np.random.default_rng(0)
         self.labels = np.arange(count) % 3 - 1  # a third without a label
         self.positions = random.random(count).astype(np.float32)
@@ -42,9 +46,12 @@ class Blobs:
         noise = 0.05 * random.standard_normal(blobs.shape)
         self.images = (2 * np.clip(blobs + noise, 0, 1) - 1).astype(np.float16)
         self.views, self.stored_slices = {"image": np.arange(count)[:, None]}, self
+        if labelled:  # label maps lie behind the slices
+            self.images = np.concatenate([self.images, self.images > 0])
+            self.views["segmentation"] = self.views["image"] + count
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def read(self, indices: np.ndarray) -> Tensor:
         return torch.from_numpy(self.images[indices]).float()
@@ -67,11 +74,13 @@ def build() -> Callable[..., VaeGanTrainer]:
         optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
         learning_rate: float = 1e-3,
         first_share: float = 0.5,
+        segmentation_classes: int = 0,
         **arguments,
     ) -> VaeGanTrainer:
         torch.manual_seed(seed)
-        network, critic = VaeGan(**(VAEGAN | {"num_classes": 2})), VaeGanCritic()
-        parts = network.autoencoder_parameters(), critic.parameters(), network.prior.parameters()
+        more = {"num_classes": 2, "segmentation_classes": segmentation_classes}
+        network, critic = VaeGan(**(VAEGAN | more)), VaeGanCritic()
+        parts = network.autoencoder_parameters(), critic.parameters(), network.prior_parameters()
         optimizers = [optimizer(part, lr=learning_rate) for part in parts]
         run = SimpleNamespace(session_seconds=0.0, start_iteration=0)
         options = {"adversarial_loss": "wasserstein", "critic_from": 0.0, "penalty_interval": 1} | arguments
@@ -84,7 +93,7 @@ def build() -> Callable[..., VaeGanTrainer]:
             weights=VaeGanWeights(**(dict.fromkeys(TERMS, 0.0) | weights)),
             device="cpu",
             max_epochs=epochs,
-            train_data_loader=SliceLoader(Blobs(), 8),
+            train_data_loader=SliceLoader(Blobs(labelled=segmentation_classes > 0), 8),
             epoch_length=length,
             amp=False,
             **options,
@@ -314,6 +323,27 @@ def test_the_second_part_begins_at_the_moving_average_and_leaves_encoder_and_dec
         assert same(network, seen[3][1])
         assert all(torch.allclose(average[name], network[name], atol=1e-6) for name in network)
     assert set(trainer.state.output["losses"]) == {"flow"}
+
+
+def test_the_prior_over_label_maps_learns_alone_after_every_fourth_step_of_the_other(build, monkeypatch):
+    trainer, seen = build(epochs=2, length=8, segmentation_classes=2), []
+
+    def spy(optimizer, *longest):
+        before = weights_of(trainer.network)
+        VaeGanTrainer.descend(trainer, optimizer, *longest)
+        seen.append(moved(before, trainer.network))
+
+    monkeypatch.setattr(trainer, "descend", spy)
+    trainer.run()
+    assert seen[-10:] == ([{"prior"}] * 4 + [{"map_prior"}]) * 2
+    assert set(trainer.state.output["losses"]) == {"flow", "map_flow"}
+    share = (trainer.data_loader.dataset.read(np.arange(40, 80)) == 1).float().mean().item()
+    for network in (trainer.network, trainer.generator):
+        assert network.map_prior.mean.flatten().tolist() == pytest.approx([1 - share] * 4 + [share] * 4)
+
+
+def test_without_label_maps_the_networks_weights_have_the_names_that_they_had(build):
+    assert {name.split(".")[0] for name in build().network.state_dict()} == {"encoder", "decoder", "prior"}
 
 
 def test_the_prior_knows_the_latents_and_conditions_of_the_training_set(build):
