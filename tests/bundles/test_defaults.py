@@ -13,7 +13,7 @@ import pytest
 BUNDLES = Path(__file__).parents[2] / "bundles"
 CONFIGS = sorted(BUNDLES.glob("*/train*.json"))
 SHARED = {"norm"}  # of the patch discriminator, which only the translation states
-LATER = {"fill", "segmentation_classes"}  # which the model.pt of earlier trainings do not state
+LATER = {"contrasts", "fill", "segmentation_classes"}  # which the model.pt of earlier trainings do not state
 
 
 def definitions(config: Path) -> Iterator[dict]:
