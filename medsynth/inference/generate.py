@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from skimage.color import label2rgb
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,6 +26,8 @@ from medsynth.run.recipe import LoadedModel
 
 BLOCK = 16  # images drawn together: a constant, since another number would give other images
 UNLABELLED = "unlabelled"  # in file names
+LABEL_MAPS = "segmentations"  # name of the grid that shows them
+OPACITY = 0.35  # of their colours
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +174,7 @@ def write_images(
     sidecar |= {"Preprocessing": model.preprocessing, **settings}
     names = getattr(getattr(model.network, "conditions", None), "covariates", ())
     shown: list[Tensor] = []
+    maps: list[Tensor] = []
     progress = tqdm(drawn, desc="generating", total=count)
     parts = zip(progress, more_facts, segmentations, strict=False)
     for index, ((image, label, position, *covariates), more, labels) in enumerate(parts):
@@ -192,11 +196,28 @@ def write_images(
         if dicom:
             output.write_dicom(name, values, affine, space.modality)
         if len(shown) < grid_columns * GRID_COLUMNS:
-            shown.append(three_planes(image[None])[0] if is_volume else image)
+            shown.append(_plane(image, is_volume))
+            maps += [] if labels is None else [_plane(torch.from_numpy(labels.squeeze())[None].float(), is_volume)]
     output.finish(torch.stack(shown), grid_columns)
-    log.info("%d images are in %s; look at %s", count, output.folder, output.folder / "grid.png")
+    pictures = str(output.folder / "grid.png")
+    if maps:
+        output.write_grid(overlaid(torch.stack(shown), torch.stack(maps)), grid_columns, LABEL_MAPS)
+        pictures += f" and grid_{LABEL_MAPS}.png"
+    log.info("%d images are in %s; look at %s", count, output.folder, pictures)
     if command := evaluation_command():
         log.info("Next: %s", command)
+
+
+def _plane(image: Tensor, is_volume: bool) -> Tensor:
+    """(1, H, W): a slice, or three planes of a volume."""
+    return three_planes(image[None])[0] if is_volume else image
+
+
+def overlaid(images: Tensor, maps: Tensor) -> Tensor:
+    """Images (N, 1, H, W) in [-1, 1] under their label maps, each class in one colour: (N, 3, H, W) in [-1, 1]."""
+    grey, codes = ((images + 1) / 2).clamp(0, 1).flatten(0, 2), maps.clamp_min(0).flatten(0, 2).long()
+    coloured = label2rgb(codes.numpy(), grey.numpy(), alpha=OPACITY, bg_label=0)
+    return torch.from_numpy(coloured).float().unflatten(0, (len(images), -1)).permute(0, 3, 1, 2) * 2 - 1
 
 
 def image_name(label: str | None, seed: int, index: int, count: int) -> str:
