@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medsynth.errors import MedsynthError
-from medsynth.inference.generate import Request, sampled, slice_space, write_images
+from medsynth.inference.generate import Request, overlaid, sampled, slice_space, write_images
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.nn.conditioning import TrainingConditions
 from medsynth.run.recipe import load_model
@@ -156,3 +156,15 @@ def test_covariates_that_the_model_cannot_know_are_refused(aged, model_pt):
         Request(1, None, None, 0, {"age": 90}).condition(aged)
     with pytest.raises(MedsynthError, match="it was trained without covariates, or leave covariates null"):
         Request(1, None, None, 0, {"age": 70}).condition(load_model(model_pt()))
+
+
+def test_a_class_has_one_colour_in_all_images_and_the_background_none():
+    images = torch.zeros(2, 1, 4, 4)
+    maps = torch.zeros(2, 1, 4, 4)
+    maps[0, 0, 0], maps[1, 0, 3] = 5, 5
+    maps[0, 0, 1] = 2
+    shown = overlaid(images, maps)
+    assert shown.shape == (2, 3, 4, 4)
+    assert shown[:, :, 2].unique().tolist() == pytest.approx([0], abs=1e-6)
+    assert torch.equal(shown[0, :, 0], shown[1, :, 3])
+    assert not torch.equal(shown[0, :, 0], shown[0, :, 1])

@@ -77,6 +77,7 @@ def test_each_image_comes_with_its_label_map_on_the_same_grid(infer, checkpoint,
     expected[4:12, 4:7], expected[4:12, 7:12] = 5, 2
     np.testing.assert_array_equal(labels, np.broadcast_to(expected, labels.shape))
     assert (out / "segmentations" / "dseg.tsv").read_text().splitlines()[2] == "2\tleft lobe"
+    assert (out / "grid_segmentations.png").is_file()
     assert not np.allclose(images[0], images[1])
     other = infer(checkpoint, maps, num_images=2, guidance=0.0)
     assert not np.allclose(read(out, other, "file"), images[:2])
