@@ -216,7 +216,7 @@ def _plane(image: Tensor, is_volume: bool) -> Tensor:
 def overlaid(images: Tensor, maps: Tensor) -> Tensor:
     """Images (N, 1, H, W) in [-1, 1] under their label maps, each class in one colour: (N, 3, H, W) in [-1, 1]."""
     grey, codes = ((images + 1) / 2).clamp(0, 1).flatten(0, 2), maps.clamp_min(0).flatten(0, 2).long()
-    coloured = label2rgb(codes.numpy(), grey.numpy(), alpha=OPACITY, bg_label=0)
+    coloured = label2rgb(codes.numpy(), grey.numpy(), alpha=OPACITY, bg_label=0, bg_color=None)
     return torch.from_numpy(coloured).float().unflatten(0, (len(images), -1)).permute(0, 3, 1, 2) * 2 - 1
 
 
