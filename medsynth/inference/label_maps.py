@@ -25,6 +25,7 @@ from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, plain_s
 from medsynth.errors import MedsynthError, is_number
 from medsynth.inference.generate import Drawn, Request, slice_space, square, write_images
 from medsynth.inference.image_folder import ImageFolder
+from medsynth.nn.conditioning import TrainingConditions
 from medsynth.run.recipe import LoadedModel
 
 MOST_DEFORMED = 2.0  # times as much as in training
@@ -211,18 +212,16 @@ def check_names(files: Sequence[Path], classes: dict[int, str]) -> None:
 
 
 def conditions_of(
-    maps: Sequence[LabelSlice], request: Request, label: int | None, names: Sequence[str]
+    maps: Sequence[LabelSlice], request: Request, label: int | None, conditions: TrainingConditions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Class indices (N,), positions (N,) and covariates (N, K): what is requested, else what is known of label maps.
 
     Args:
         label: index of the requested class; None: none is.
-        names: of the model's covariates.
+        conditions: those of the model.
     """
     labels = torch.tensor([one.label if label is None else label for one in maps])
-    covariates = torch.stack([one.covariates for one in maps])
-    for name, value in (request.covariates or {}).items():
-        covariates[:, list(names).index(name)] = value
+    covariates = conditions.requested(torch.stack([one.covariates for one in maps]), request.covariates)
     return labels, torch.tensor([one.position for one in maps]), covariates
 
 

@@ -200,10 +200,15 @@ class TrainingConditions(nn.Module):
         spread = torch.where(low >= 0, low.lerp(high, ranks - below), torch.nan)
         positions = spread if position is None else torch.full((count,), float(position))
         labels = torch.where(rows == len(self.class_shares) - 1, UNKNOWN_CLASS, rows)
-        drawn = self._sample_covariates(rows, generator)
-        for name, value in (covariates or {}).items():
-            drawn[:, self.covariates.index(name)] = float(value)
+        drawn = self.requested(self._sample_covariates(rows, generator), covariates)
         return labels.to(device), positions.to(device), drawn.to(device)
+
+    def requested(self, covariates: Tensor, values: Mapping[str, float] | None) -> Tensor:
+        """Covariates (N, K) with the requested values, by name, in the place of their own."""
+        result = covariates.clone()
+        for name, value in (values or {}).items():
+            result[:, self.covariates.index(name)] = float(value)
+        return result
 
     def _sample_covariates(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
         """(N, K) for classes, the last row for the unknown one; on the CPU."""

@@ -50,9 +50,8 @@ class Edit:
         facts: what is changed, for sidecars and tables.
     """
 
-    def __init__(self, model: LoadedModel, request: Request, label: int | None, solver: dict[str, Any]) -> None:
+    def __init__(self, request: Request, label: int | None, solver: dict[str, Any]) -> None:
         self.label, self.covariates, self.solver = label, request.covariates or {}, solver
-        self.names = model.network.conditions.covariates
         self.facts = ({} if label is None else {"Label": request.label}) | (
             {"Covariates": dict(self.covariates)} if self.covariates else {}
         )
@@ -69,9 +68,7 @@ class Edit:
     ) -> Tensor:
         """(N, 1, H, W) with their own conditions -> the edited slices; label maps (N, 1, H, W) are indices."""
         own = covariates if covariates is not None else slices.new_zeros(len(slices), 0)
-        other = own.clone()
-        for name, value in self.covariates.items():
-            other[:, self.names.index(name)] = value
+        other = network.conditions.requested(own, self.covariates)
         new_label = label if self.label is None else torch.full_like(label, self.label)
         before, after = (None if one is None else network.given(one) for one in (own_map, new_map))
         latents, steps, prior = network.latents(slices), self.solver["steps"], network.prior

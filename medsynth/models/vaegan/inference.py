@@ -120,7 +120,7 @@ class VaeGanInference:
             reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
         elif self.mode == "edit":
             tell_of_unknown(self.inputs)
-            edit = Edit(model, request, self.condition["label"], self.solver)
+            edit = Edit(request, self.condition["label"], self.solver)
             if self.segmentations is not None:
                 of_maps = LabelMapEdit(model, edit, self.output, self.batch_size, settings, self.dicom)
                 of_maps.run(self.inputs, self.segmentations)
@@ -169,13 +169,13 @@ class VaeGanInference:
     @torch.inference_mode()
     def images_of(self, maps: Sequence[LabelSlice]) -> Iterator[Drawn]:
         """An image of each label map, under what is requested, else under what is known of it."""
-        network, names = self.model.network, self.model.network.conditions.covariates
-        prior, start = network.prior, 0
+        network, start = self.model.network, 0
+        prior = network.prior
         for count, seed in blocks(self.request):
             own, start = maps[start : start + count], start + count
             random = torch.Generator().manual_seed(seed)
             noise = torch.randn(BLOCK, *prior.shape, generator=random)[:count]
-            facts = conditions_of(own, self.request, self.condition["label"], names)
+            facts = conditions_of(own, self.request, self.condition["label"], network.conditions)
             device = prior.mean.device
             given = network.given(torch.stack([one.indices for one in own]).to(device))
             z = prior.travel(noise.to(device), *(fact.to(device) for fact in facts), **self.solver, given=given)

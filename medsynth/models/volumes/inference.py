@@ -145,7 +145,7 @@ class VolumeInference:
         network, label = self.model.network, self.condition["label"]
         for index, one in enumerate(maps):
             noise = network.noise(1, torch.Generator().manual_seed(self.request.random_seed(index)))
-            facts = conditions_of([one], self.request, label, network.conditions.covariates)
+            facts = conditions_of([one], self.request, label, network.conditions)
             here = [part.to(noise[0].device) for part in (one.indices[None], *facts)]
             volume = network.draw(noise, here[1:], **self.solver, segmentation=here[0])
             yield volume[0].cpu(), *(fact[0].tolist() for fact in facts)
@@ -167,13 +167,11 @@ class VolumeInference:
     def edited(self, one: Input, settings: dict[str, Any]) -> Made:
         """An input under other conditions: to its noise under its own, and back."""
         own = self.own_conditions(one)
-        label, position, covariates = (fact.clone() for fact in own)
-        names = self.model.network.conditions.covariates
-        for name, value in (self.request.covariates or {}).items():
-            covariates[:, names.index(name)] = float(value)
-        if self.condition["label"] is not None:
-            label.fill_(self.condition["label"])
+        label, position, covariates = own
         network, image = self.model.network, one.ready.image.to(label.device)
+        covariates = network.conditions.requested(covariates, self.request.covariates)
+        if self.condition["label"] is not None:
+            label = torch.full_like(label, self.condition["label"])
         noise = network.invert(image, own, self.solver["steps"])
         made = network.draw(noise, (label, position, covariates), **self.solver).cpu()
         changed = {"Label": self.request.label or one.entry.get("label")}

@@ -161,7 +161,7 @@ def test_an_edit_to_an_images_own_label_map_is_its_reconstruction_and_to_another
     torch.manual_seed(0)
     slices, own, other = torch.rand(2, 1, 16, 16), *torch.randint(0, 3, (2, 2, 1, 16, 16))
     facts = torch.tensor([0, 1]), torch.tensor([0.2, 0.7]), torch.zeros(2, 0)
-    edit = Edit(model, Request(1, None, None, 0), None, {"steps": 40, "guidance": 1.0})
+    edit = Edit(Request(1, None, None, 0), None, {"steps": 40, "guidance": 1.0})
     with torch.inference_mode():
         reconstructed = model.network(slices)
         away = [(edit(slices, model.network, *facts, own, new) - reconstructed).abs().max() for new in (own, other)]
