@@ -191,13 +191,13 @@ def write_images(
             facts["Covariates"] = dict(zip(names, known, strict=True))
         values = space.to_units(image[0].numpy())
         is_volume, affine = values.ndim == 3, space.affine(values.shape)
+        if len(shown) < grid_columns * GRID_COLUMNS:
+            shown.append(_plane(image, is_volume))
+            maps += [] if labels is None else [_plane(torch.from_numpy(labels)[None].float(), is_volume)]
         values, labels = (part if is_volume or part is None else part[..., None] for part in (values, labels))
         output.write(name, values, affine, facts, sidecar, segmentation=labels)
         if dicom:
             output.write_dicom(name, values, affine, space.modality)
-        if len(shown) < grid_columns * GRID_COLUMNS:
-            shown.append(_plane(image, is_volume))
-            maps += [] if labels is None else [_plane(torch.from_numpy(labels.squeeze())[None].float(), is_volume)]
     output.finish(torch.stack(shown), grid_columns)
     pictures = str(output.folder / "grid.png")
     if maps:

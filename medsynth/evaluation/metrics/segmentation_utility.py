@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
+from medsynth.evaluation.metrics.catalog import entry
 from medsynth.evaluation.metrics.intervals import bootstrap_interval
-from medsynth.evaluation.metrics.result import Direction, Measure
+from medsynth.evaluation.metrics.result import Measure
 from medsynth.evaluation.metrics.segmentation_scores import areas, dice, hausdorff
 
 CHANNELS, STRIDES, UNITS = (16, 32, 64, 128), (2, 2, 2), 1
@@ -89,21 +90,20 @@ def segmentation_measures(
         "painted_shown": (segmented(of_real, baseline.images), baseline),
     }
     how = {
-        "dice": (partial(dice, classes=len(names)), {"unit": "", "direction": "higher", "limits": (0.0, 1.0)}),
-        "hd95": (
-            partial(hausdorff, classes=len(names), pixel_mm=pixel_mm or (1.0, 1.0)),
-            {"unit": "mm" if pixel_mm else "pixels", "direction": "lower", "limits": (0.0, np.inf)},
-        ),
+        "dice": partial(dice, classes=len(names)),
+        "hd95": partial(hausdorff, classes=len(names), pixel_mm=pixel_mm or (1.0, 1.0)),
     }
     measures = []
-    for kind, (score, about) in how.items():
+    for kind, score in how.items():
         scores = {name: score(maps, tested.maps, tested.rows) for name, (maps, tested) in found.items()}
         for name in ("tstr", "augmented", "shown"):
             three = scores[name], scores["floor"], scores.get(f"painted_{name}")
             parts = {"": slice(None)} | {f"/{names[k]}": slice(k - 1, k) for k in range(1, len(names))}
             for end, part in parts.items():
                 values = (None if one is None else one[:, part] for one in three)
-                measures.append(_measure(f"{kind}_{name}{end}", *values, len(synthetic.images), seed, **about))
+                measures.append(_measure(f"{kind}_{name}{end}", *values, len(synthetic.images), seed))
+    if pixel_mm is None:
+        measures = [replace(one, unit="pixels") if one.name.startswith("hd95") else one for one in measures]
     found["train"] = (segmented(of_real, train.images), train.as_one())
     sizes = [areas(maps, one.maps, one.rows, len(names)) for maps, one in map(found.get, ("shown", "floor", "train"))]
     for column, name in enumerate(names[1:]):
@@ -178,17 +178,15 @@ def _measure(
     simple: NDArray[np.float64] | None,
     count: int,
     seed: int,
-    unit: str,
-    direction: Direction,
-    limits: tuple[float, float],
 ) -> Measure:
     """Of scores (subjects, classes), with those of real images and of painted ones."""
+    kind = entry(name)
     value, *others = (None if one is None else _mean(one, np.ones(len(one))) for one in (scores, real, simple))
-    measure = partial(Measure, name, unit=unit, direction=direction, n=count)
+    measure = partial(Measure, name, unit=kind.unit, direction=kind.direction, n=count)
     if not np.isfinite(value):
         return measure(value=None, note="no image that is tested has this class, or it is not found in any")
     replicates = lambda draws: np.array([_mean(scores, draw) for draw in draws])  # noqa: E731
-    interval = bootstrap_interval(value, replicates, len(scores), seed, limits) if len(scores) > 1 else None
+    interval = bootstrap_interval(value, replicates, len(scores), seed, kind.limits) if len(scores) > 1 else None
     floor, baseline = (None if one is None or not np.isfinite(one) else one for one in others)
     return measure(value=value, interval=interval, floor=floor, baseline=baseline)
 
