@@ -175,6 +175,16 @@ def files_of(entry: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def domain_of_file(key: str) -> str:
+    """What a key of `files_of` belongs to: `source` of "source T1w"."""
+    return key.partition(" ")[0]
+
+
+def contrast_of_file(key: str) -> str:
+    """The contrast of a key of `files_of`: `T1w` of "source T1w"; of one without, the key itself."""
+    return key.partition(" ")[2] or key
+
+
 def covariates_of(entries: Sequence[dict[str, Any]]) -> list[str]:
     """Names of the covariates that some entries have, sorted."""
     return sorted({name for entry in entries for name in entry.get("covariates") or ()})

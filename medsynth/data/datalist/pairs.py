@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from skimage.metrics import normalized_mutual_information
 from tqdm import tqdm
 
-from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS, files_of
+from medsynth.data.datalist.datalist import IMAGE, PAIR, SPLITS, contrast_of_file, domain_of_file, files_of
 from medsynth.data.datalist.layout import survey
 from medsynth.data.datalist.multicontrast import contrast_name, grouped, grouped_contrasts
 from medsynth.data.datalist.names import match_domains
@@ -79,7 +79,7 @@ def find_pairs(
     patterns, found = dict(zip(keys, wanted, strict=True)), dict(zip(keys, looked, strict=True))
     for one, other in itertools.combinations(keys, 2):
         if twice := {entry["image"] for entry in found[one].entries} & {e["image"] for e in found[other].entries}:
-            options = [f"--{key.split(' ')[0]} {patterns[key]}" for key in (one, other)]
+            options = [f"--{domain_of_file(key)} {patterns[key]}" for key in (one, other)]
             raise MedsynthError(f"{min(twice)} matches {' and '.join(options)}: give patterns that differ")
     subjects: dict[str, dict[str, list]] = defaultdict(lambda: {key: [] for key in keys})
     for key, images in found.items():
@@ -107,7 +107,7 @@ def find_pairs(
             lack = (
                 f"images have no {key} and are listed alone"
                 if key in PAIR
-                else f"subjects have no {key.removeprefix('source ')}"
+                else f"subjects have no {contrast_of_file(key)}"
             )
             result.notes.append(f"{len(alone)} {lack}, the first is of {alone[0]}")
     return result
@@ -150,13 +150,13 @@ def check_alignment(found: Survey, registered: Path | None = None) -> None:
         verdicts = list(zip(pairs, bar, paths, strict=True))
     for (entry, key), (_, verdict, path) in zip(moving, verdicts, strict=True):
         if isinstance(verdict, str):
-            found.left_out[Path(entry["source"])] = f"and its {key.removeprefix('source ')}: {verdict}"
+            found.left_out[Path(entry["source"])] = f"and its {contrast_of_file(key)}: {verdict}"
             found.entries = [other for other in found.entries if other is not entry]
         elif path is not None and verdict is not None:
-            moved = {key.removeprefix("source "): str(path.absolute())}
+            moved = {contrast_of_file(key): str(path.absolute())}
             entry.update(moved if key == "target" else {"sources": entry["sources"] | moved})
     judged = [
-        (f"{entry['subject']}, {key.removeprefix('source ')}" if "sources" in entry else entry["subject"], verdict)
+        (f"{entry['subject']}, {contrast_of_file(key)}" if "sources" in entry else entry["subject"], verdict)
         for (entry, key), (_, verdict, _) in zip(moving, verdicts, strict=True)
         if isinstance(verdict, Verdict)
     ]
@@ -188,12 +188,12 @@ def read_entry(entry: Mapping[str, Any]) -> dict[str, MetaTensor]:
     """
     keys = list(files_of(entry))
     if len(keys) == 1:
-        return {keys[0]: read_volume(Source.of(entry, keys[0].split(" ")[0]))}
+        return {keys[0]: read_volume(Source.of(entry, domain_of_file(keys[0])))}
     pair = dict(zip(PAIR, read_pair(entry), strict=True)) if "target" in entry else {}
     if "sources" not in entry:
         return pair
-    contrasts = {f"source {name}": one for name, one in read_contrasts(Source.of(entry, "source")).items()}
-    return contrasts | {key: volume for key, volume in pair.items() if key == "target"}
+    contrasts = read_contrasts(Source.of(entry, "source"), pair.pop("source", None))
+    return {f"source {name}": one for name, one in contrasts.items()} | pair
 
 
 def _keys(patterns: Sequence[str], looked: Sequence[Survey]) -> list[str]:
@@ -213,7 +213,7 @@ def _keys(patterns: Sequence[str], looked: Sequence[Survey]) -> list[str]:
 
 def _leave_out_targets_alone(found: Survey, keys: Sequence[str]) -> None:
     """Move what has none of several sources out of the entries."""
-    names = ", ".join(key.removeprefix("source ") for key in keys if key != "target")
+    names = ", ".join(contrast_of_file(key) for key in keys if key != "target")
     for entry in found.entries:
         if "source" not in entry:
             found.left_out[Path(entry["target"])] = f"is of {entry['subject']}, who has none of the sources {names}"
@@ -245,9 +245,7 @@ def _matched(
             text = f"/{path.relative_to(folder.absolute()).as_posix()}" if "/" in pattern else path.name
             named[key].append((stars.match(text).groups(), entry))
     if len(patterns) > len(PAIR):
-        paths = {
-            key.removeprefix("source "): [(name, entry["image"]) for name, entry in some] for key, some in named.items()
-        }
+        paths = {contrast_of_file(key): [(name, entry["image"]) for name, entry in some] for key, some in named.items()}
         grouped_contrasts(next(entry["subject"] for some in subject.values() for entry in some), paths)
     return [_merged(group) for group in grouped(named)]
 
@@ -255,7 +253,7 @@ def _matched(
 def _merged(group: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """One entry of sources and a target, or of what is there; what they have beside them is that of the first."""
     images = {key: entry["image"] for key, entry in group.items()}
-    if sources := {key.removeprefix("source "): file for key, file in images.items() if key not in PAIR}:
+    if sources := {contrast_of_file(key): file for key, file in images.items() if key not in PAIR}:
         alone = {"source": next(iter(sources.values())), "sources": sources}
         images = alone | {key: file for key, file in images.items() if key in PAIR}
     beside = list(group.values())[::-1]

@@ -195,8 +195,11 @@ def read_volume(source: Source | str | os.PathLike) -> MetaTensor:
         return MetaTensor(np.asarray(voxels, np.float32)[None], affine=affine, meta=meta)
 
 
-def read_contrasts(source: Source) -> dict[str, MetaTensor]:
+def read_contrasts(source: Source, first: MetaTensor | None = None) -> dict[str, MetaTensor]:
     """The volume of each contrast by name, all on one grid.
+
+    Args:
+        first: that of the first contrast, if it is read already.
 
     Raises:
         MedsynthError: one cannot be read, in words that follow the first's name; `OtherGrid`: one is on another grid.
@@ -204,10 +207,10 @@ def read_contrasts(source: Source) -> dict[str, MetaTensor]:
     volumes: dict[str, MetaTensor] = {}
     for name, one in source.parts.items():
         try:
-            volumes[name] = read_volume(one)
+            volumes[name] = read_volume(one) if volumes or first is None else first
         except MedsynthError as error:
             raise MedsynthError(str(error) if not volumes else f"and {one.path}: it {error}") from error
-        first = next(iter(volumes.values()))
+        first = volumes[name] if first is None else first
         if not same_grid(first, volumes[name]):
             sizes = (" x ".join(map(str, volume.shape[1:])) for volume in (first, volumes[name]))
             raise OtherGrid(

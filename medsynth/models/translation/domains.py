@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medsynth.data.datalist.datalist import PAIR, files_of
+from medsynth.data.datalist.datalist import PAIR, domain_of_file, files_of
 from medsynth.data.datalist.words import stem
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.picture_range import choose_range
@@ -59,7 +59,7 @@ def prepare_domains(
             modality = "image"
         elif modality is None:
             _require_one_modality(entries if key == "source" else ())
-            files = [file for e in entries for name, file in files_of(e).items() if name.split(" ")[0] == key]
+            files = [file for e in entries for name, file in files_of(e).items() if domain_of_file(name) == key]
             modality = _named_modality(files) or preprocessing.modality
             log.info("The %s images are taken to be %s: give %s_modality if they are not", key, modality, key)
         window = WINDOW_HU if modality == "ct" and window is None else window

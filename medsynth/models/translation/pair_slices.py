@@ -16,7 +16,7 @@ from monai.transforms import Compose
 from monai.utils.enums import CommonKeys as Keys
 
 from medsynth.data.datalist import pairs
-from medsynth.data.datalist.datalist import PAIR, files_of
+from medsynth.data.datalist.datalist import PAIR, domain_of_file, files_of
 from medsynth.data.datasets.slices import PreparedSlices
 from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.cache import Cache
@@ -153,7 +153,7 @@ def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preproces
             return _prepared_pictures(entry, present, preprocessing)
         located = {}
         for key, volume in pairs.read_entry(entry).items():
-            own = key.split(" ")[0]
+            own = domain_of_file(key)
             steps = Compose([*find(preprocessing[own]), volume_bounds(preprocessing[own])])
             located[key] = steps({Keys.IMAGE: volume, "source": Source.of(entry, own)})
         first = next(iter(located.values()))
@@ -162,7 +162,7 @@ def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preproces
             located[BODY] = {Keys.IMAGE: inside, "bounds": (0.0, 1.0), "air": 0.0}
         cut = {}
         for key, data in located.items():
-            take = Compose(take_slices(domain if key == BODY else preprocessing[key.split(" ")[0]]))
+            take = Compose(take_slices(domain if key == BODY else preprocessing[domain_of_file(key)]))
             cut[key] = take(data | {"patient": first["patient"]})
     except Exception as error:
         return None, {"error": reason(error)}
@@ -170,7 +170,7 @@ def prepare_pair(entry: Mapping[str, Any], preprocessing: Mapping[str, Preproces
     bounds: dict[str, list[float]] = {}
     for key, one in cut.items():
         if key != BODY:
-            bounds.setdefault(key.split(" ")[0], list(one["bounds"]))
+            bounds.setdefault(domain_of_file(key), list(one["bounds"]))
     notes = [note for one in cut.values() for note in one.get("notes", [])]
     facts = facts_of(next(iter(cut.values())) | {"notes": list(dict.fromkeys(notes))})
     return planes.numpy(), facts | {"bounds": bounds, "present": list(cut)}
