@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_datalist.py"
+TOOLS = Path(__file__).parents[2] / "tools"
+TOOL = TOOLS / "make_datalist.py"
 
 
 @pytest.fixture
@@ -18,3 +20,10 @@ def make(monkeypatch):
         runpy.run_path(str(TOOL), run_name="__main__")
 
     return run
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Import one of the benchmarks by its name."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return lambda name: importlib.import_module(f"benchmarks.{name}")

@@ -14,11 +14,8 @@ from medsynth.data.preprocessing.pipelines import Preprocessing
 
 
 @pytest.fixture
-def data(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    from benchmarks import data
-
-    return data
+def data(benchmark):
+    return benchmark("data")
 
 
 def test_the_rate_counts_slices_and_not_batches(data, monkeypatch):

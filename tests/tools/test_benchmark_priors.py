@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 
 @pytest.fixture
-def priors(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    from benchmarks import priors
-
-    return priors
+def priors(benchmark):
+    return benchmark("priors")
 
 
 def test_the_peer_draws_images_of_the_same_size_from_a_transformer_of_the_same_sizes(priors):

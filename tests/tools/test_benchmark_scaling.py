@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from medsynth.errors import MedsynthError
 
 
 @pytest.fixture
-def scaling(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    from benchmarks import scaling
-
-    return scaling
+def scaling(benchmark):
+    return benchmark("scaling")
 
 
 def test_the_rate_leaves_the_first_rows_out(scaling):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +8,8 @@ from torch import nn
 
 
 @pytest.fixture
-def train(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    from benchmarks import train
-
-    return train
+def train(benchmark):
+    return benchmark("train")
 
 
 def test_flops_are_counted_forwards_backwards_and_in_gradients_of_gradients(train):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,10 +7,8 @@ from medsynth.data.preprocessing.pipelines import Preprocessing
 
 
 @pytest.fixture
-def translation(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    from benchmarks import translation
-
+def translation(benchmark, monkeypatch):
+    translation = benchmark("translation")
     monkeypatch.setattr(translation, "SLICES", 8)
     return translation
 

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 
 @pytest.fixture
-def volumes(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    from benchmarks import volumes
-
-    return volumes
+def volumes(benchmark):
+    return benchmark("volumes")
 
 
 def test_both_networks_map_bands_to_bands_and_a_step_teaches_them(volumes):

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 
 @pytest.fixture
-def vqvae(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    from benchmarks import vqvae
-
-    return vqvae
+def vqvae(benchmark):
+    return benchmark("vqvae")
 
 
 def test_both_steps_train_as_many_parameters(vqvae):

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -21,32 +19,15 @@ from medsynth.inference.image_folder import read_sidecar
 from medsynth.models.vaegan.edit import MARGIN_MM, MARGIN_PIXELS, Edit
 from medsynth.run.recipe import load_model
 
-BUNDLE = Path(__file__).parents[3] / "bundles" / "vaegan"
-CLASSES = {"0": "background", "2": "left lobe", "5": "right lobe"}
-
 
 @pytest.fixture
-def edit(tmp_path):
+def edit(infer):
     """Run the bundle in mode edit; returns the rows of images.csv."""
 
     def run(checkpoint: Path, scan: Path, segmentations: Path | None, **overrides: object) -> list[dict[str, str]]:
-        arguments = {"checkpoint": str(checkpoint), "output_dir": str(tmp_path / "out"), "device": "cpu", "steps": 1}
-        arguments |= {
-            "mode": "edit",
-            "input": str(scan),
-            "segmentations": segmentations and str(segmentations),
-            "overwrite": True,
-        }
-        monai.bundle.run("inference", config_file=str(BUNDLE / "inference.json"), **arguments | overrides)
-        return list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
+        return infer(checkpoint, segmentations, **{"mode": "edit", "input": str(scan)} | overrides)
 
     return run
-
-
-@pytest.fixture
-def checkpoint(model_pt) -> Path:
-    """A model of 16 pixels of 4 mm, to which label maps matter."""
-    return model_pt(segmentation=CLASSES, spread=0.15)
 
 
 @pytest.fixture
@@ -137,8 +118,7 @@ def test_dicom_seg_without_highdicom_is_refused_in_a_line(edit, checkpoint, scan
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_changes_near_its_change_alone(edit, model_pt, tmp_path):
-    checkpoint = model_pt("image", (0.0, 255.0), segmentation=CLASSES, spread=0.15)
+def test_a_picture_changes_near_its_change_alone(edit, checkpoint_of_pictures, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
     labels = np.zeros((16, 16), np.uint8)
     labels[3:6, 3:6] = 5
@@ -148,7 +128,7 @@ def test_a_picture_changes_near_its_change_alone(edit, model_pt, tmp_path):
     changed = labels.copy()
     changed[6:8, 3:6] = 5
     Image.fromarray(changed).save(tmp_path / "changed" / "a.png")
-    (row,) = edit(checkpoint, tmp_path / "a.png", tmp_path / "changed", format="png")
+    (row,) = edit(checkpoint_of_pictures, tmp_path / "a.png", tmp_path / "changed", format="png")
     found = np.asarray(Image.open(tmp_path / "out" / row["file"]))
     far = ndimage.distance_transform_edt(labels == changed) >= MARGIN_PIXELS
     np.testing.assert_array_equal(found[far], pixels[far])
@@ -156,8 +136,8 @@ def test_a_picture_changes_near_its_change_alone(edit, model_pt, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["segmentation"])), changed)
 
 
-def test_an_edit_to_an_images_own_label_map_is_its_reconstruction_and_to_another_is_not(model_pt):
-    model = load_model(model_pt(segmentation=CLASSES, spread=0.15))
+def test_an_edit_to_an_images_own_label_map_is_its_reconstruction_and_to_another_is_not(checkpoint):
+    model = load_model(checkpoint)
     torch.manual_seed(0)
     slices, own, other = torch.rand(2, 1, 16, 16), *torch.randint(0, 3, (2, 2, 1, 16, 16))
     facts = torch.tensor([0, 1]), torch.tensor([0.2, 0.7]), torch.zeros(2, 0)

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
@@ -18,28 +16,6 @@ from medsynth.inference.generate import BLOCK, Request
 from medsynth.inference.image_folder import read_sidecar
 from medsynth.inference.label_maps import check_names
 from medsynth.run.recipe import load_model
-
-BUNDLE = Path(__file__).parents[3] / "bundles" / "vaegan"
-CLASSES = {"0": "background", "2": "left lobe", "5": "right lobe"}
-
-
-@pytest.fixture
-def infer(tmp_path):
-    """Run the bundle; returns the rows of images.csv."""
-
-    def run(checkpoint: Path, segmentations: Path | None, **overrides: object) -> list[dict[str, str]]:
-        arguments = {"checkpoint": str(checkpoint), "output_dir": str(tmp_path / "out"), "device": "cpu", "steps": 1}
-        arguments |= {"segmentations": segmentations and str(segmentations), "overwrite": True} | overrides
-        monai.bundle.run("inference", config_file=str(BUNDLE / "inference.json"), **arguments)
-        return list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
-
-    return run
-
-
-@pytest.fixture
-def checkpoint(model_pt) -> Path:
-    """A model of 16 pixels of 4 mm, to which label maps matter."""
-    return model_pt(segmentation=CLASSES, spread=0.15)
 
 
 @pytest.fixture
@@ -121,13 +97,12 @@ def test_label_maps_of_the_training_images_of_a_datalist_are_cut_as_these_are(
     assert set(np.unique(read(tmp_path / "out", rows, "segmentation"))) == {0, 2}
 
 
-def test_a_model_of_pictures_draws_label_maps_as_png(infer, model_pt, tmp_path):
-    checkpoint = model_pt("image", (0.0, 255.0), segmentation=CLASSES, spread=0.15)
+def test_a_model_of_pictures_draws_label_maps_as_png(infer, checkpoint_of_pictures, tmp_path):
     labels = np.zeros((16, 16), np.uint8)
     labels[3:9, 5:12] = 5
     (tmp_path / "maps").mkdir()
     Image.fromarray(labels).save(tmp_path / "maps" / "a.png")
-    (row,) = infer(checkpoint, tmp_path / "maps", num_images=1, format="png")
+    (row,) = infer(checkpoint_of_pictures, tmp_path / "maps", num_images=1, format="png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["segmentation"])), labels)
 
 
