@@ -1,4 +1,4 @@
-"""The attention VAE-GAN: an encoder to a map of latents, a decoder that is the GAN's generator, and a critic.
+"""The attention VAE-GAN: an encoder to a map of latents, and a decoder that is the GAN's generator.
 
 All of it is fully convolutional: trained at one size, the autoencoder takes any multiple of its factor.
 
@@ -21,7 +21,6 @@ from medsynth.models.vaegan.attention import ChannelSpatialAttention
 from medsynth.nn.blocks import ChannelNorm, SelfAttention
 
 FACTORS = (2, 4, 8)
-CRITIC_WIDTHS = (32, 64, 128)
 FIRST_LOG_VARIANCE = -6.0
 DECODED_AT_ONCE = 64  # images
 
@@ -194,38 +193,6 @@ class VaeGan(nn.Module):
         """Draw new images (count, 1, size, size) in [-1, 1], with the conditions that `LatentFlow.sample` returns."""
         z, *conditions = self.prior.sample(count, seed, **request)
         return torch.cat([self.decode(part) for part in z.split(DECODED_AT_ONCE)]).clamp(-1, 1), *conditions
-
-
-class VaeGanCritic(nn.Module):
-    """(N, 1, H, W) -> scores (N,), the mean over patches; higher looks more real.
-
-    It has no normalization: the gradient penalty constrains each image's slope on its own.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = CRITIC_WIDTHS
-        self.layers = nn.ModuleList([nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4, widths[0], 3, padding=1))])
-        for a, b in zip(widths, widths[1:], strict=False):
-            self.layers.append(nn.Conv2d(a, b, 4, stride=2, padding=1))
-        self.layers.append(nn.Conv2d(widths[-1], widths[-1], 3, padding=1))
-        self.score = nn.Conv2d(widths[-1], 1, 1)
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """The activations of each layer, finest first."""
-        found = []
-        for layer in self.layers:
-            images = F.leaky_relu(layer(images), 0.2)
-            found.append(images)
-        return found
-
-    def scores(self, features: list[Tensor]) -> Tensor:
-        """Scores (N,), float32, of images whose `features` are given."""
-        return self.score(features[-1]).float().mean(dim=(1, 2, 3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Scores (N,), float32."""
-        return self.scores(self.features(images))
 
 
 def _check_sizes(image_size: int, factor: int, latent_channels: int, channels: int) -> None:

@@ -22,7 +22,8 @@ from medsynth.losses.similarity import (
 )
 from medsynth.models.flow.label_map_prior import fit_label_maps
 from medsynth.models.flow.learning import FACTS, augmented_loss, fit, spread_images
-from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
+from medsynth.models.vaegan.critic import VaeGanCritic
+from medsynth.models.vaegan.network import VaeGan
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen, shifted
 from medsynth.training.base_trainer import LONGEST_GRADIENT, check_weights, losses, replayed
 from medsynth.training.replay import Named

@@ -8,7 +8,8 @@ from torch import nn
 
 from medsynth.errors import MedsynthError
 from medsynth.models.vaegan import network as vaegan_network
-from medsynth.models.vaegan.network import Decoder, Encoder, ResidualBlock, VaeGan, VaeGanCritic, linear_layer
+from medsynth.models.vaegan.critic import VaeGanCritic
+from medsynth.models.vaegan.network import Decoder, Encoder, ResidualBlock, VaeGan, linear_layer
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from medsynth.data.datasets.loader import SliceLoader
 from medsynth.errors import MedsynthError
 from medsynth.models.flow import learning
 from medsynth.models.vaegan import trainer as vaegan_trainer
-from medsynth.models.vaegan.network import VaeGan, VaeGanCritic
+from medsynth.models.vaegan.critic import VaeGanCritic
+from medsynth.models.vaegan.network import VaeGan
 from medsynth.models.vaegan.trainer import VaeGanTrainer, VaeGanWeights
 from medsynth.training import random_state, replay
 from medsynth.training.adversarial_trainer import SHIFT, shifted
