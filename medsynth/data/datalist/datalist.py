@@ -19,6 +19,7 @@ from medsynth.storage import write_text
 
 SPLITS = ("training", "validation", "test")
 IMAGE, PAIR = ("image",), ("source", "target")  # keys of the images of an entry
+PAIRS = "pairs.json"  # lists a phantom's pairs, beside its datalist of single images
 BESIDE = ("segmentation", "mask")  # keys of what may lie beside them
 HELD_OUT = 0.1  # part of the training patients that validate where no others are given
 UNKNOWN_LABELS = ("", "n/a", "N/A", "nan")
@@ -254,9 +255,11 @@ def _read_split(path: Path, keys: Sequence[str], split: str, values: Any) -> lis
 def _read_entry(path: Path, keys: Sequence[str], where: str, value: Any) -> dict[str, Any]:
     for some in (keys, ("subject",)):
         if not isinstance(value, dict) or all(value.get(key) in (None, "") for key in some):
-            raise MedsynthError(
-                f'datalist {path}: {where} has no "{" or ".join(some)}": each needs "{" or ".join(keys)}" and "subject"'
-            )
+            missing, needed = ('" or "'.join(names) for names in (some, keys))
+            advice = f'each needs "{needed}" and "subject"'
+            if "source" in some and path.with_name(PAIRS).is_file():
+                advice = f"the pairs are in {path.with_name(PAIRS)}"
+            raise MedsynthError(f'datalist {path}: {where} has no "{missing}": {advice}')
     value = _with_sources(path, where, value)
     label = value.get("label")
     named = (*keys, *BESIDE)

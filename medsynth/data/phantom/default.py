@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsynth.data.datalist.datalist import IMAGE, Datalist, read
+from medsynth.data.datalist.datalist import IMAGE, PAIRS, Datalist, read
 from medsynth.data.phantom import phantom
 
 PHANTOM_FOLDER = "data/phantom"
@@ -33,4 +33,4 @@ def load(
     log.warning("NO DATALIST GIVEN: using the built-in phantom in %s. THESE HEADS ARE MADE UP.", folder)
     if tuple(keys) == IMAGE:
         return read(phantom.write_dataset(folder)).only(labels)
-    return read(phantom.write_dataset(folder, modalities=PHANTOM_PAIRS).with_name("pairs.json"), keys).only(labels)
+    return read(phantom.write_dataset(folder, modalities=PHANTOM_PAIRS).with_name(PAIRS), keys).only(labels)

@@ -18,6 +18,7 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from medsynth.data.datalist.datalist import PAIRS
 from medsynth.data.phantom import anatomy, trunk
 from medsynth.data.phantom.anatomy import Figure, build_head, smooth_field
 from medsynth.data.phantom.trunk import build_body
@@ -237,7 +238,7 @@ def write_tree(tree: Path, recipe: dict) -> None:
     write_json(tree / "dataset_description.json", description(recipe))
     write_json(tree / "datalist.json", datalist(people, recipe["modalities"][:1], region.groups))
     if len(recipe["modalities"]) > 1:
-        write_json(tree / "pairs.json", datalist(people, recipe["modalities"][:2], region.groups))
+        write_json(tree / PAIRS, datalist(people, recipe["modalities"][:2], region.groups))
 
 
 def image_path(subject: str, modality: str) -> str:

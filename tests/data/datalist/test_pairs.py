@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -136,6 +138,10 @@ def test_pairs_survive_writing_and_are_checked_like_images(empty, tmp_path):
     assert datalist.read(tmp_path / "pairs.json", datalist.PAIR).splits == splits
     with pytest.raises(MedsynthError, match='has no "image": each needs "image" and "subject"'):
         datalist.read(tmp_path / "pairs.json")
+    singles = {"training": [{"image": "p1_T1w.nii.gz", "subject": "p1"}]}
+    (tmp_path / "single.json").write_text(json.dumps(singles))
+    with pytest.raises(MedsynthError, match='entry 1 has no "source" or "target": the pairs are in .*pairs.json'):
+        datalist.read(tmp_path / "single.json", datalist.PAIR)
     (tmp_path / "p1_FLAIR.nii.gz").unlink()
     with pytest.raises(MedsynthError, match=r"1 of 3 images do not exist, the first is .*p1_FLAIR"):
         datalist.read(tmp_path / "pairs.json", datalist.PAIR)
