@@ -35,6 +35,16 @@ def check_whole(name: str, value: object, least: int, give: str = "") -> None:
         raise MedsynthError(f"{name} is {value!r}: give {give or f'a whole number, {least} or more'}")
 
 
+def check_bool(name: str, value: object, give: str = "true or false") -> None:
+    """Refuse a setting that is neither true nor false; `give` says what each of them means.
+
+    Raises:
+        MedsynthError: with the name of the setting.
+    """
+    if not isinstance(value, bool):
+        raise MedsynthError(f"{name} is {value!r}: give {give}")
+
+
 def refuse_existing(path: Path, advice: str) -> None:
     """Refuse to write over an existing file or folder.
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from medsynth.errors import MedsynthError, as_line, check_whole, is_number, run_tool
+from medsynth.errors import MedsynthError, as_line, check_bool, check_whole, is_number, run_tool
 
 
 def raise_behind(kind: type[Exception]) -> None:
@@ -60,6 +60,14 @@ def test_what_is_not_a_whole_number_from_the_least_on_is_refused(value):
 def test_what_to_give_instead_can_be_said():
     with pytest.raises(MedsynthError, match="^overlap is -1: give null, or 0 or more$"):
         check_whole("overlap", -1, 0, "null, or 0 or more")
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_what_is_neither_true_nor_false_is_refused(value):
+    check_bool("dicom", True)
+    check_bool("dicom", False)
+    with pytest.raises(MedsynthError, match=f"^dicom is {value!r}: give true or false$"):
+        check_bool("dicom", value)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from medsynth.data.preprocessing.hounsfield import NO_AIR_HU, mended
 from medsynth.data.preprocessing.pipelines import Preprocessing, find, volume_bounds
 from medsynth.data.preprocessing.spacing import in_plane
 from medsynth.data.preprocessing.volume_grid import VolumePreprocessing
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_bool
 from medsynth.inference.generate import slice_space
 from medsynth.run.recipe import LoadedModel
 
@@ -71,8 +71,7 @@ def suitable(
     Raises:
         MedsynthError: none of the inputs is of that modality.
     """
-    if not isinstance(force, bool):
-        raise MedsynthError(f"force is {force!r}: give true, to go on with inputs of another modality, or false")
+    check_bool("force", force, "true, to go on with inputs of another modality, or false")
     if learned.modality == "image" or not inputs:
         return list(inputs)
     found, refused, notes = [], [], {}

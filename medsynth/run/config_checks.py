@@ -17,7 +17,7 @@ import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
 from tqdm import tqdm
 
-from medsynth.errors import MedsynthError, as_line, is_number
+from medsynth.errors import MedsynthError, as_line, check_bool, is_number
 from medsynth.run.log import keep_traceback, write_above_bars
 from medsynth.run.origin import Origin, config_origin
 
@@ -117,8 +117,8 @@ def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
             refuse_other_kinds(old[key], new[key], f"{above}#{key}" if above else str(key))
     elif merged is None or _is_expression(merged):
         return
-    elif isinstance(given, bool) and not isinstance(merged, bool):
-        raise MedsynthError(f"{above} is {merged!r}: give true or false")
+    elif isinstance(given, bool):
+        check_bool(above, merged)
     elif is_number(given) and not is_number(merged):
         raise MedsynthError(f"{above} is {merged!r}: give a number, such as {given}")
     elif is_number(given) and merged < 0 <= given:

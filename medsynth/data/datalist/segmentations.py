@@ -23,7 +23,7 @@ from medsynth.data.io.segmentations import (
     read_segmentation,
 )
 from medsynth.data.io.sources import Source, find_images, is_picture, read_header, read_volume
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_bool
 
 KEY = "segmentation"
 
@@ -158,8 +158,7 @@ def segmentation_classes(data: Datalist, use_segmentation: bool) -> dict[int, st
     Raises:
         MedsynthError: it has none, and some are to be used.
     """
-    if not isinstance(use_segmentation, bool):
-        raise MedsynthError(f"use_segmentation is {use_segmentation!r}: give true, or false")
+    check_bool("use_segmentation", use_segmentation)
     if use_segmentation and not data.segmentation_classes:
         raise MedsynthError(
             f"use_segmentation is true, and the datalist {data.name} has no label maps with classes: make it with "

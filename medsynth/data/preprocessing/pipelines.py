@@ -32,7 +32,7 @@ from medsynth.data.preprocessing.transforms import (
     ScaleToUnit,
     SetAir,
 )
-from medsynth.errors import MedsynthError, check_whole, is_number
+from medsynth.errors import MedsynthError, check_bool, check_whole, is_number
 
 KEYS = (Keys.IMAGE, SEGMENTATION)
 MODALITIES = ("mri", "ct", "image")
@@ -103,8 +103,7 @@ class Preprocessing:
             raise MedsynthError(f"neighbours is {self.neighbours!r}: give 0, 1 or 2 slices on each side")
         if self.bias_correction and self.modality != "mri":
             raise MedsynthError(f"bias_correction is for modality mri, and this is {self.modality}: set it to false")
-        if not isinstance(self.grey, bool):
-            raise MedsynthError(f"grey is {self.grey!r}: give true, to turn coloured pictures to grey, or false")
+        check_bool("grey", self.grey, "true, to turn coloured pictures to grey, or false")
 
     @property
     def channels(self) -> int:

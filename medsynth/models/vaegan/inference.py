@@ -11,7 +11,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 from tqdm import tqdm
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_bool
 from medsynth.inference.generate import (
     BLOCK,
     Drawn,
@@ -99,8 +99,7 @@ class VaeGanInference:
             raise MedsynthError("mode is edit, where deform changes nothing: leave deform 0")
         if segmentations is not None and request.position is not None:
             raise MedsynthError("position is given, and label maps say themselves where they are: leave position null")
-        if not isinstance(dicom, bool):
-            raise MedsynthError(f"dicom is {dicom!r}: give true or false")
+        check_bool("dicom", dicom)
         if dicom and (mode != "edit" or segmentations is None or model.preprocessing["modality"] == "image"):
             raise MedsynthError(
                 "dicom is for volumes that label maps change: add --mode edit and --segmentations, or leave dicom false"

@@ -24,7 +24,7 @@ from medsynth.data.preprocessing.volume_grid import (
     prepare_volume,
     three_planes,
 )
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, check_bool
 from medsynth.inference.blending import blended, resampled
 from medsynth.inference.generate import Drawn, Request, check_request, slice_space, square, write_images
 from medsynth.inference.image_folder import ImageFolder
@@ -93,8 +93,7 @@ class VolumeInference:
         if segmentations is not None and mode != "generate":
             raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
         self.segmentations, self.deform, self.solver = segmentations, deform, solver_settings(steps, guidance)
-        if not isinstance(dicom, bool):
-            raise MedsynthError(f"dicom is {dicom!r}: give true or false")
+        check_bool("dicom", dicom)
         self.model, self.output, self.mode, self.request, self.inputs = model, output, mode, request, inputs
         self.mask, self.dicom = mask, dicom
         self.condition = request.condition(model)
