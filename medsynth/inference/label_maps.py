@@ -54,8 +54,11 @@ class LabelSlice:
     covariates: Tensor
 
 
-def check_deform(deform: float, layout: str, segmentations: str | None, draws: bool = False) -> None:
-    """Refuse what is no strength of a deformation, and what is of no use without label maps.
+def check_label_maps(
+    model: LoadedModel, segmentations: str | None, deform: float, layout: str, draws: bool = False
+) -> None:
+    """Refuse label maps that are not there or of no use to a model, what is no strength of a deformation, and what is
+    of no use without label maps.
 
     Args:
         draws: whether the model draws label maps where none are given.
@@ -65,6 +68,10 @@ def check_deform(deform: float, layout: str, segmentations: str | None, draws: b
     if segmentations is None and (deform or (layout == "nnunet" and not draws)):
         key = "deform is given" if deform else "layout is nnunet"
         raise MedsynthError(f"{key} and there are no label maps: give a folder of them with --segmentations")
+    if segmentations is not None and known_classes(model) and not Path(segmentations).exists():
+        raise MedsynthError(
+            f"segmentations {segmentations} does not exist: give a label map, a folder of them or a datalist"
+        )
 
 
 def segmentation_classes(model: LoadedModel) -> dict[int, str]:
@@ -108,7 +115,7 @@ def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence
     """
     classes, space = known_classes(model), slice_space(model)
     preprocessing = Preprocessing.from_dict(model.preprocessing)
-    if _is_datalist(path):
+    if is_datalist(path):
         spacing = None if preprocessing.modality == "image" else space.spacing_mm
         entries, known = _listed(path, covariates)
         how = {"covariates": known, "segmentation_classes": classes}
@@ -126,7 +133,7 @@ def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence
 def read_label_volumes(path: str | Path, model: LoadedModel, covariates: Sequence[str]) -> list[LabelSlice]:
     """The same of a model of volumes: whole label maps, on its grid."""
     classes, preprocessing = known_classes(model), VolumePreprocessing.from_dict(model.preprocessing)
-    if _is_datalist(path):
+    if is_datalist(path):
         entries, known = _listed(path, covariates)
         how = {"covariates": known, "segmentation_classes": classes}
         dataset = VolumeDataset(entries, preprocessing, model.classes, **how)
@@ -139,7 +146,8 @@ def read_label_volumes(path: str | Path, model: LoadedModel, covariates: Sequenc
     return [replace(one, number=None) for one in found]
 
 
-def _is_datalist(path: str | Path) -> bool:
+def is_datalist(path: str | Path) -> bool:
+    """Whether label maps are those of a datalist."""
     return Path(path).suffix.lower() == ".json"
 
 
@@ -154,8 +162,6 @@ def _of_files(
     path: str | Path, classes: dict[int, str], covariates: Sequence[str], cut: Callable[[Path], np.ndarray]
 ) -> list[LabelSlice]:
     """What is cut of a label map, or of all in a folder."""
-    if not Path(path).exists():
-        raise MedsynthError(f"segmentations {path} does not exist: give a label map, a folder of them or a datalist")
     files = sources.find_images(path) if Path(path).is_dir() else [Path(path)]
     if not files:
         raise MedsynthError(f"segmentations {path} holds no label map: {sources.FORMATS} files are needed")

@@ -15,7 +15,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from medsynth.data.io import sources
-from medsynth.data.io.dicom_segmentation import check_highdicom
 from medsynth.data.io.segmentations import read_segmentation
 from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import form_code
@@ -130,8 +129,6 @@ class LabelMapEdit:
         self.model, self.edit, self.output, self.batch_size = model, edit, output, batch_size
         self.settings, self.classes = settings, known_classes(model)
         self.is_of_pictures = model.preprocessing["modality"] == "image"
-        if dicom:
-            check_highdicom()
         self.dicom = model.preprocessing["modality"] if dicom else None
 
     def run(self, inputs: Sequence[dict[str, Any]], segmentations: str) -> None:
@@ -239,8 +236,6 @@ def changed_maps(inputs: Sequence[dict[str, Any]], segmentations: str) -> dict[t
         MedsynthError: there is none.
     """
     path = Path(segmentations)
-    if not path.exists() or path.suffix.lower() == ".json":
-        raise MedsynthError(f"segmentations is {path}: give a changed label map, or a folder of them")
     files = {file.name: file for file in (sources.find_images(path) if path.is_dir() else [path])}
     with_maps = [entry for entry in inputs if entry.get("segmentation")]
     if not with_maps:

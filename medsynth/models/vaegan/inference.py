@@ -11,6 +11,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 from tqdm import tqdm
 
+from medsynth.data.io.dicom_segmentation import check_highdicom
 from medsynth.errors import MedsynthError, check_bool
 from medsynth.inference.generate import (
     BLOCK,
@@ -26,9 +27,10 @@ from medsynth.inference.generate import (
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.label_maps import (
     LabelSlice,
-    check_deform,
+    check_label_maps,
     conditions_of,
     has_segmentations,
+    is_datalist,
     read_label_slices,
     segmentation_classes,
     write_images_of,
@@ -59,7 +61,7 @@ class VaeGanInference:
             another class, with other covariates or of another label map; `interpolate`: strips of `STEPS` images, from
             each input to the next, or from one new image to another, as many as hold `num_images`.
         request: what to generate, interpolate or change.
-        inputs: from `find_inputs`.
+        input: where the inputs of `run` are; None: there are none.
         batch_size: slices reconstructed or edited at a time.
         steps: of the prior's solver; None: `SOLVER_STEPS`.
         guidance: how strictly the prior follows conditions; 1 as learned, more exaggerates them.
@@ -76,7 +78,7 @@ class VaeGanInference:
         inferer: Inferer,
         mode: str,
         request: Request,
-        inputs: Sequence[dict[str, Any]],
+        input: str | None,
         batch_size: int,
         steps: int | None = None,
         guidance: float = 1.0,
@@ -84,47 +86,56 @@ class VaeGanInference:
         deform: float = 0.0,
         dicom: bool = False,
     ) -> None:
-        check_request(model, VaeGan, "VAE-GAN", mode, MODES, bool(inputs))
-        unread = UNREAD.get(mode, ("label", "covariates") if inputs else ())
-        for name in unread:
+        check_request(model, VaeGan, "VAE-GAN", mode, MODES, input is not None)
+        check_batch_size(batch_size)
+        check_bool("dicom", dicom)
+        self.draws_maps = mode == "generate" and model.network.map_prior is not None
+        check_label_maps(model, segmentations, deform, output.layout, self.draws_maps)
+        self.solver, self.condition = solver_settings(steps, guidance), request.condition(model)
+        self.segmentations, self.deform, self.dicom = segmentations, deform, dicom
+        self.model, self.output, self.inferer = model, output, inferer
+        self.mode, self.request, self.batch_size = mode, request, batch_size
+        self._check_use(input is not None)
+
+    def _check_use(self, has_input: bool) -> None:
+        """Refuse what changes nothing in this mode, an edit that is to change nothing, and what is not installed."""
+        mode, request, segmentations = self.mode, self.request, self.segmentations
+        for name in UNREAD.get(mode, ("label", "covariates") if has_input else ()):
             if getattr(request, name) is not None:
                 raise MedsynthError(f"mode is {mode}, where {name} changes nothing: leave {name} null")
-        check_batch_size(batch_size)
-        self.solver = solver_settings(steps, guidance)
-        self.draws_maps = mode == "generate" and model.network.map_prior is not None
-        check_deform(deform, output.layout, segmentations, self.draws_maps)
         if segmentations is not None and mode not in WITH_LABEL_MAPS:
             raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
-        if deform and mode == "edit":
-            raise MedsynthError("mode is edit, where deform changes nothing: leave deform 0")
         if segmentations is not None and request.position is not None:
             raise MedsynthError("position is given, and label maps say themselves where they are: leave position null")
-        check_bool("dicom", dicom)
-        if dicom and (mode != "edit" or segmentations is None or model.preprocessing["modality"] == "image"):
+        if self.dicom and (mode != "edit" or segmentations is None or self.model.preprocessing["modality"] == "image"):
             raise MedsynthError(
                 "dicom is for volumes that label maps change: add --mode edit and --segmentations, or leave dicom false"
             )
-        self.segmentations, self.deform, self.dicom = segmentations, deform, dicom
-        self.model, self.output, self.inferer = model, output, inferer
-        self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
-        self.condition = request.condition(model)
-        if mode == "edit" and segmentations is None and self.condition["label"] is None and not request.covariates:
+        if self.dicom:
+            check_highdicom()
+        if mode != "edit":
+            return
+        if self.deform:
+            raise MedsynthError("mode is edit, where deform changes nothing: leave deform 0")
+        if segmentations is None and self.condition["label"] is None and not request.covariates:
             raise MedsynthError("mode is edit and nothing is to change: give --label, --covariates or --segmentations")
+        if segmentations is not None and is_datalist(segmentations):
+            raise MedsynthError(f"segmentations is {segmentations}: give a changed label map, or a folder of them")
 
-    def run(self) -> None:
-        """Do it."""
+    def run(self, inputs: Sequence[dict[str, Any]] = ()) -> None:
+        """Do it; `find_inputs` looks for the inputs once the constructor has checked the request."""
         request, model = self.request, self.model
         settings = {"Mode": self.mode} | {name.capitalize(): value for name, value in self.solver.items()}
         if self.mode == "reconstruct":
-            reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
+            reconstruct(inputs, model, self.inferer, self.output, self.batch_size)
         elif self.mode == "edit":
-            tell_of_unknown(self.inputs)
+            tell_of_unknown(inputs)
             edit = Edit(request, self.condition["label"], self.solver)
             if self.segmentations is not None:
                 of_maps = LabelMapEdit(model, edit, self.output, self.batch_size, settings, self.dicom)
-                of_maps.run(self.inputs, self.segmentations)
+                of_maps.run(inputs, self.segmentations)
                 return
-            reconstruct(self.inputs, model, edit, self.output, self.batch_size, "edit", edit.facts, settings)
+            reconstruct(inputs, model, edit, self.output, self.batch_size, "edit", edit.facts, settings)
         elif self.draws_maps or self.segmentations is not None:
             self.draw_label_maps(settings)
         elif self.mode == "generate":
@@ -132,14 +143,14 @@ class VaeGanInference:
             columns = square(request.num_images)
             write_images(drawn, request.num_images, request, model, self.output, columns, settings=settings)
         else:
-            strips = -(-request.num_images // STEPS) if not self.inputs else len(self.inputs) - 1
+            strips = -(-request.num_images // STEPS) if not inputs else len(inputs) - 1
             if strips < 1:
                 raise MedsynthError(
                     "mode is interpolate and there is one input: give a folder or a datalist of several"
                 )
-            ends = self.real_ends() if self.inputs else self.new_ends(strips)
+            ends = self.real_ends(inputs) if inputs else self.new_ends(strips)
             drawn = (image for pair in ends for image in strip(model.network, *pair, self.solver))
-            settings |= forced(*self.inputs)
+            settings |= forced(*inputs)
             facts = strip_facts(strips)
             write_images(drawn, strips * STEPS, request, model, self.output, STEPS, facts, settings)
 
@@ -190,11 +201,11 @@ class VaeGanInference:
             noise = torch.randn(2, *prior.shape, generator=random).to(prior.mean.device)
             yield tuple((noise[i : i + 1], *(fact[i : i + 1] for fact in facts)) for i in range(2))
 
-    def real_ends(self) -> Iterator[tuple[Point, Point]]:
+    def real_ends(self, inputs: Sequence[dict[str, Any]]) -> Iterator[tuple[Point, Point]]:
         """Each input's slice at the requested position, and the next one's."""
         before, model, prior, count = None, self.model, self.model.network.prior, 0
         wanted = MIDDLE if self.request.position is None else self.request.position
-        for _, entry, stack in read_stacks(self.inputs, model):
+        for _, entry, stack in read_stacks(inputs, model):
             away = (stack.positions - wanted).abs().nan_to_num(0.0)
             nearest = int(away.argmin()) if away.any() else len(away) // 2
             chosen = slice(nearest, nearest + 1)
@@ -211,7 +222,7 @@ class VaeGanInference:
             before, count = point, count + 1
         if count < 2:
             raise MedsynthError(
-                f"{count} of the {len(self.inputs)} inputs can be used, and a strip goes from one to another: give more"
+                f"{count} of the {len(inputs)} inputs can be used, and a strip goes from one to another: give more"
             )
 
 
@@ -226,7 +237,7 @@ def for_evaluation(
     """
     maps = real if real and segmentation_classes(model) and has_segmentations(real) else None
     how = solver | {"segmentations": maps, "deform": 1.0 if maps else 0.0}
-    return VaeGanInference(model, output, SimpleInferer(), "generate", request, [], BLOCK, **how)
+    return VaeGanInference(model, output, SimpleInferer(), "generate", request, None, BLOCK, **how)
 
 
 Point = tuple[Tensor, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -30,7 +31,7 @@ from medsynth.inference.generate import Drawn, Request, check_request, slice_spa
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.label_maps import (
     LabelSlice,
-    check_deform,
+    check_label_maps,
     conditions_of,
     read_label_volumes,
     write_images_of,
@@ -55,7 +56,7 @@ class VolumeInference:
         mode: `generate`; `edit`: the inputs with another class or other covariates, on the model's grid; `inpaint`:
             the region of `mask` drawn anew, on the input's own grid, what is outside untouched.
         request: what to generate or change.
-        inputs: from `find_inputs`.
+        input: where the inputs of `run` are; None: there are none.
         mask: path of the region to draw anew.
         steps: of the solver; None: `SOLVER_STEPS`.
         guidance: how strictly conditions are followed; 1 as learned, more exaggerates them.
@@ -70,7 +71,7 @@ class VolumeInference:
         output: ImageFolder,
         mode: str,
         request: Request,
-        inputs: Sequence[dict[str, Any]],
+        input: str | None = None,
         mask: str | None = None,
         steps: int | None = None,
         guidance: float = 1.0,
@@ -78,30 +79,32 @@ class VolumeInference:
         segmentations: str | None = None,
         deform: float = 0.0,
     ) -> None:
-        check_request(model, VolumeFlow, "volume generator", mode, MODES, bool(inputs))
-        if request.position is not None:
-            raise MedsynthError("volumes have no position: leave position null")
+        check_request(model, VolumeFlow, "volume generator", mode, MODES, input is not None)
+        check_bool("dicom", dicom)
+        check_label_maps(model, segmentations, deform, output.layout)
+        self.solver, self.condition = solver_settings(steps, guidance), request.condition(model)
+        self.segmentations, self.deform, self.dicom, self.mask = segmentations, deform, dicom, mask
+        self.model, self.output, self.mode, self.request = model, output, mode, request
+        self._check_use()
+
+    def _check_use(self) -> None:
+        """Refuse what changes nothing in this mode, an edit that is to change nothing, and a mask that is not there."""
+        mode, mask = self.mode, self.mask
         if (mask is not None) != (mode == "inpaint"):
             raise MedsynthError(
                 "mode is inpaint and there is no mask: give the region to draw anew with --mask"
                 if mask is None
                 else f"mode is {mode}, where mask changes nothing: add --mode inpaint"
             )
-        if mask is not None and len(inputs) > 1:
-            raise MedsynthError(f"there is one mask and {len(inputs)} inputs: give one input")
-        check_deform(deform, output.layout, segmentations)
-        if segmentations is not None and mode != "generate":
+        if mask is not None and not Path(mask).is_file():
+            raise MedsynthError(f"mask {mask} does not exist: give an image that is above 0 where to draw anew")
+        if self.segmentations is not None and mode != "generate":
             raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
-        self.segmentations, self.deform, self.solver = segmentations, deform, solver_settings(steps, guidance)
-        check_bool("dicom", dicom)
-        self.model, self.output, self.mode, self.request, self.inputs = model, output, mode, request, inputs
-        self.mask, self.dicom = mask, dicom
-        self.condition = request.condition(model)
-        if mode == "edit" and self.condition["label"] is None and not request.covariates:
+        if mode == "edit" and self.condition["label"] is None and not self.request.covariates:
             raise MedsynthError("mode is edit and nothing is to change: give --label or --covariates")
 
-    def run(self) -> None:
-        """Do it."""
+    def run(self, inputs: Sequence[dict[str, Any]] = ()) -> None:
+        """Do it; `find_inputs` looks for the inputs once the constructor has checked the request."""
         settings = {"Mode": self.mode} | {name.capitalize(): value for name, value in self.solver.items()}
         count = self.request.num_images
         if self.segmentations is not None:
@@ -114,9 +117,11 @@ class VolumeInference:
             )
             return
         if self.mode == "edit":
-            tell_of_unknown(self.inputs)
+            tell_of_unknown(inputs)
+        elif len(inputs) > 1:
+            raise MedsynthError(f"there is one mask and {len(inputs)} inputs: give one input")
         make = {"edit": self.edited, "inpaint": self.inpainted}[self.mode]
-        Route(self.mode, self.read, lambda batch: (make(one, settings) for one in batch)).run(self.inputs, self.output)
+        Route(self.mode, self.read, lambda batch: (make(one, settings) for one in batch)).run(inputs, self.output)
 
     @torch.inference_mode()
     def drawn(self) -> Iterator[Drawn]:
@@ -184,12 +189,17 @@ class VolumeInference:
         """An input whose masked region is drawn anew, on its own grid."""
         own, ready, network = self.own_conditions(one), one.ready, self.model.network
         values, affine = sources.read_exact(one.source)
-        where, _ = read_mask(self.mask, values.shape, affine)
+        try:
+            where, _ = read_mask(self.mask, values.shape, affine)
+        except MedsynthError as error:
+            raise MedsynthError(f"mask {self.mask} {error}") from error
         reach = np.ceil(nib.affines.voxel_sizes(ready.affine).max() / nib.affines.voxel_sizes(affine)).astype(int)
         wider = ndimage.maximum_filter(where, size=2 * (reach // 2) + 1).astype(np.float32)  # none falls between voxels
         coarse = resampled(wider, affine, ready.affine, ready.image.shape[2:], 0.0) > 0
         if not coarse.any():
-            raise MedsynthError(f"lies outside of the region of the mask {self.mask}: give a mask of this image")
+            raise MedsynthError(
+                f"{one.source.path} lies outside of the region of the mask {self.mask}: give a mask of this image"
+            )
         image, kept = ready.image.to(own[0].device), torch.from_numpy(~coarse)[None, None].to(own[0].device)
         random = torch.Generator().manual_seed(self.request.random_seed(one.index))
         made = network.draw(network.noise(1, random), own, **self.solver, known=(image, kept)).cpu()

@@ -151,7 +151,8 @@ def test_an_edit_to_an_images_own_label_map_is_its_reconstruction_and_to_another
 def test_mistakes_of_changed_label_maps_are_one_line_and_write_nothing(
     edit, checkpoint, model_pt, scan, save, tmp_path
 ):
-    path, changed = scan(), tmp_path / "changed" / "a_dseg.nii.gz"
+    path, changed, listed = scan(), tmp_path / "changed" / "a_dseg.nii.gz", tmp_path / "list.json"
+    listed.touch()
 
     def refused(segmentations: Path | None = changed, model: Path = checkpoint, **more: object) -> str:
         with pytest.raises(Exception, match=".") as stopped:
@@ -159,7 +160,8 @@ def test_mistakes_of_changed_label_maps_are_one_line_and_write_nothing(
         assert not (tmp_path / "out").exists()
         return as_line(stopped.value)
 
-    assert "segmentations is" in refused(tmp_path / "none")
+    assert "none does not exist: give a label map" in refused(tmp_path / "none")
+    assert "list.json: give a changed label map, or a folder" in refused(listed)
     assert "deform changes nothing" in refused(deform=1.0)
     assert "dicom is 'yes': give true or false" in refused(dicom="yes")
     assert "dicom is for volumes that label maps change" in refused(None, dicom=True, label="AD")

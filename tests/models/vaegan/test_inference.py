@@ -14,6 +14,7 @@ from PIL import Image
 
 from medsynth.data.preprocessing.pipelines import Preprocessing
 from medsynth.errors import as_line
+from medsynth.inference import reconstruct
 from medsynth.inference.image_folder import read_sidecar
 from medsynth.inference.paths import STEPS, great_circle
 from medsynth.models.vaegan.inference import strip
@@ -206,7 +207,7 @@ def test_one_input_that_can_be_used_is_too_few_to_interpolate(infer, of_pictures
         ({"mode": "edit", "input": "{list}", "covariates": {"age": 999}}, "age 999, and the training images have 20"),
         ({"mode": "interpolate", "input": "{one}"}, "there is one input: give a folder or a datalist of several"),
         ({"input": "{list}"}, "there is an input: add --mode reconstruct or --mode interpolate or --mode edit"),
-        ({"input": str(BUNDLE.parent / "none.nii.gz")}, "none.nii.gz does not exist"),
+        ({"mode": "reconstruct", "input": str(BUNDLE.parent / "none.nii.gz")}, "none.nii.gz does not exist"),
         ({"label": "MCI"}, "it has the classes AD, NC"),
         ({"covariates": {"weight": 70}}, "names weight, which the model does not know: it knows age"),
         ({"covariates": {"age": 5}}, "has age 5, and the training images have 20"),
@@ -229,6 +230,23 @@ def test_mistakes_are_one_line_and_write_nothing(infer, of_pictures, pictures, t
         infer(**{"checkpoint": of_pictures} | overrides)
     assert message in as_line(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"label": "MCI"}, "it has the classes AD, NC"),
+        ({"covariates": {"age": 999}}, "age 999, and the training images have 20"),
+        ({"label": "AD", "steps": 2.5}, "steps is 2.5"),
+        ({"segmentations": "none"}, "the model learned without label maps"),
+        ({"label": "AD", "dicom": True}, "dicom is for volumes that label maps change"),
+    ],
+)
+def test_a_request_is_checked_before_inputs_are_looked_for(infer, of_pictures, monkeypatch, overrides, message):
+    monkeypatch.setattr(reconstruct, "find_inputs", lambda path: pytest.fail("inputs were looked for"))
+    with pytest.raises(Exception) as refused:  # noqa: PT011, MONAI wraps it in what it likes
+        infer(of_pictures, mode="edit", input="scans", **overrides)
+    assert message in as_line(refused.value)
 
 
 def test_png_is_for_models_of_pictures(infer, model_pt):

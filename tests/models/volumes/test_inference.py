@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
+import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, as_line
+from medsynth.inference import reconstruct
 from medsynth.inference.generate import Request
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.models.volumes.inference import VolumeInference, resampled
 from medsynth.models.volumes.network import VolumeFlow
+from medsynth.run import recipe
 from medsynth.run.recipe import LoadedModel
 
+BUNDLE = Path(__file__).parents[3] / "bundles" / "volumes"
 SIZE = (16, 16, 24)
 
 
@@ -34,7 +39,8 @@ def infer(model, tmp_path):
     def run(mode="generate", inputs=(), num_images=2, label=None, covariates=None, position=None, **more):
         output = ImageFolder(tmp_path / mode, "volumes", model.digest)
         request = Request(num_images, label, position, 0, covariates)
-        VolumeInference(model, output, mode, request, list(inputs), **more).run()
+        path = inputs[0]["image"] if inputs else None
+        VolumeInference(model, output, mode, request, path, **more).run(inputs)
         return tmp_path / mode
 
     return run
@@ -103,7 +109,9 @@ def test_inpainting_changes_the_masked_voxels_alone(infer, study, tmp_path, save
         ({"mode": "edit"}, "there is no input"),
         ({"mode": "edit", "inputs": [{"image": "a.nii.gz"}]}, "give --label or --covariates"),
         ({"mode": "inpaint", "inputs": [{"image": "a.nii.gz"}]}, "give the region to draw anew with --mask"),
-        ({"mode": "inpaint", "mask": "m", "inputs": [{"image": "a"}, {"image": "b"}]}, "give one input"),
+        ({"mode": "inpaint", "mask": "m", "inputs": [{"image": "a"}]}, "mask m does not exist"),
+        ({"mode": "inpaint", "mask": __file__, "inputs": [{"image": "a"}, {"image": "b"}]}, "give one input"),
+        ({"mode": "inpaint", "mask": __file__, "inputs": [{"image": "a"}], "guidance": -1}, "guidance is -1"),
         ({"guidance": -1}, "guidance is -1"),
         ({"covariates": {"age": 90}}, "the training images have 30 to 35"),
     ],
@@ -113,9 +121,32 @@ def test_what_cannot_be_done_is_refused(infer, settings, words):
         infer(**settings)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"mode": "edit", "label": "MCI"}, "it has the classes AD, NC"),
+        ({"mode": "edit", "covariates": {"age": 90}}, "the training images have 30 to 35"),
+        ({"mode": "inpaint", "mask": "none.nii.gz"}, "mask none.nii.gz does not exist"),
+    ],
+)
+def test_a_request_is_checked_before_inputs_are_looked_for(model, tmp_path, monkeypatch, overrides, message):
+    monkeypatch.setattr(recipe, "load_model", lambda path, device: model)
+    monkeypatch.setattr(reconstruct, "find_inputs", lambda path: pytest.fail("inputs were looked for"))
+    arguments = {"input": "scans", "output_dir": str(tmp_path / "out"), "device": "cpu"} | overrides
+    with pytest.raises(Exception, match=".") as refused:
+        monai.bundle.run("inference", config_file=str(BUNDLE / "inference.json"), **arguments)
+    assert message in as_line(refused.value)
+
+
+def test_a_mask_that_is_none_is_refused_by_its_name(infer, study, tmp_path, save):
+    path = save(tmp_path / "mask.nii.gz", np.arange(8, dtype=np.int16).reshape(2, 2, 2))
+    with pytest.raises(MedsynthError, match=r"mask .*mask.nii.gz is no mask: it holds 8 values"):
+        infer("inpaint", study[:1], mask=str(path), steps=1)
+
+
 def test_a_mask_outside_of_the_grid_is_refused(infer, head, tmp_path, save):
     scan, mask = head((80, 80, 80)), np.zeros((80, 80, 80), np.uint8)
     mask[:3, :3, :3] = 1
     entry = {"image": str(save(tmp_path / "scan.nii.gz", scan)), "label": None}
-    with pytest.raises(MedsynthError, match="lies outside of the region of the mask"):
+    with pytest.raises(MedsynthError, match="scan.nii.gz lies outside of the region of the mask"):
         infer("inpaint", [entry], mask=str(save(tmp_path / "mask.nii.gz", mask)), steps=1)

@@ -59,8 +59,8 @@ def infer(model, tmp_path):
         own = model(classes)
         output = ImageFolder(tmp_path / "out", "volumes", own.digest, overwrite=True, layout=layout, modalities=["mri"])
         request, path = Request(num_images, None, None, 0, covariates), segmentations and str(segmentations)
-        inputs = [{"image": "a.nii.gz"}] if mode != "generate" else []
-        VolumeInference(own, output, mode, request, inputs, steps=1, segmentations=path, **more).run()
+        image = "a.nii.gz" if mode != "generate" else None
+        VolumeInference(own, output, mode, request, image, steps=1, segmentations=path, **more).run()
         return list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
 
     return run
@@ -156,7 +156,7 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(infer, maps, save, tmp_path):
 
     assert "layout is nnunet and there are no label maps" in refused(None, layout="nnunet")
     assert "deform is 3: give a number from 0 to 2" in refused(deform=3)
-    assert "mode is inpaint, where segmentations change nothing" in refused(mode="inpaint", mask="a.nii.gz")
+    assert "mode is edit, where segmentations change nothing" in refused(mode="edit")
     assert "does not exist: give a label map, a folder" in refused(tmp_path / "none")
     assert "the model learned without label maps: train one with --use_segmentation true" in refused(classes={})
     (maps / "dseg.tsv").write_text("index\tname\n2\tliver\n")
