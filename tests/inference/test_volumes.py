@@ -254,6 +254,18 @@ def test_a_ramp_survives_another_spacing_and_the_way_back(spacing_mm):
     torch.testing.assert_close(answer[inner], volume.image.as_tensor()[inner], atol=6e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("rows", "mm", "spacing_mm"), [(50, 1.2000000476837158, 6.0), (48, 1.2499, 5.0), (45, 7.0, 3.5)]
+)
+def test_spacings_that_fit_but_for_rounding_lose_no_row(rows, mm, spacing_mm):
+    values = torch.zeros(rows, 8, 2)
+    values[-8:] = 1
+    preprocessing = Preprocessing("mri", None, (spacing_mm, 2.0), 32, region="head")
+    answer = VolumeInferer(preprocessing)(ready_of(values, (mm, 2.0, 2.0)), identity)
+    assert answer.shape == (1, rows, 8, 2)
+    assert answer[0, [0, -1], 3, 0].tolist() == pytest.approx([0, 1], abs=0.05)
+
+
 @pytest.mark.parametrize("planes", [("oblique",), "axial", []])
 def test_planes_that_do_not_exist_are_refused(planes):
     with pytest.raises(MedsynthError, match="planes are .* give a list with some of axial"):

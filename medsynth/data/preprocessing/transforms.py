@@ -266,14 +266,15 @@ def resampled(slices: torch.Tensor, old: Sequence[float], new: Sequence[float]) 
     """
     if np.allclose(old, new, rtol=SAME_SPACING, atol=0):
         return slices
-    # the output is cut to whole pixels: pad by one, so that the last rows and columns are in it
-    pad = [
-        0 if _whole(size * a / b) else int(np.ceil(b / a))
-        for size, a, b in zip(slices.shape[1:], old, new, strict=True)
-    ]
+    pad, scale = [], []
+    for size, a, b in zip(slices.shape[1:], old, new, strict=True):
+        count = size * a / b
+        whole = abs(count - round(count)) < 1e-3  # but for the rounding of spacings
+        # the output is cut to whole pixels: pad by one, so that the last rows and columns are in it
+        pad.append(0 if whole else int(np.ceil(b / a)))
+        scale.append((round(count) / size if whole else a / b) * (1 + 1e-9))
     padded = F.pad(slices[None], (0, pad[1], 0, pad[0]), mode="replicate")
-    scale = tuple(a / b * (1 + 1e-9) for a, b in zip(old, new, strict=True))
-    return F.interpolate(padded, scale_factor=scale, mode="bilinear", antialias=True)[0]
+    return F.interpolate(padded, scale_factor=tuple(scale), mode="bilinear", antialias=True)[0]
 
 
 class ScaleToUnit(Transform):
@@ -384,10 +385,6 @@ def middle_of(indices: np.ndarray) -> list[float] | None:
     axes = range(indices.ndim)
     ends = [np.flatnonzero(indices.any(axis=tuple(other for other in axes if other != axis))) for axis in axes[1:]]
     return [float(found[0] + found[-1]) / 2 for found in ends] if len(ends[0]) else None
-
-
-def _whole(number: float) -> bool:
-    return abs(number - round(number)) < 1e-3
 
 
 def window(slices: torch.Tensor, starts: Sequence[int], sides: Sequence[int], air: float) -> torch.Tensor:
