@@ -30,6 +30,7 @@ from medsynth.data.datalist.words import CONTRAST, stem
 from medsynth.data.io import itk
 from medsynth.data.io.sources import OtherGrid, Source, is_picture, read_contrasts, read_picture, read_volume, same_grid
 from medsynth.data.io.writing import nifti, safe
+from medsynth.data.preprocessing.spacing import header_or_none
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes
 
@@ -225,8 +226,12 @@ def _leave_out_targets_alone(found: Survey, keys: Sequence[str]) -> None:
 def _require_one_grid(entries: Sequence[Mapping[str, Any]]) -> None:
     """Refuse contrasts of a subject on different grids; those that cannot be read are left to reading."""
     for entry in tqdm(entries, "checking grids", unit="subject", disable=not entries):
+        source = Source.of(entry, "source")
+        headers = [header for one in source.parts.values() if (header := header_or_none(one))]
+        if all(same_grid(headers[0], header) for header in headers[1:]):
+            continue
         try:
-            read_contrasts(Source.of(entry, "source"))
+            read_contrasts(source)  # which says what differs
         except OtherGrid as error:
             raise MedsynthError(f"{entry['subject']}: {entry['source']} {error}") from error
         except MedsynthError:

@@ -220,8 +220,8 @@ def read_contrasts(source: Source, first: MetaTensor | None = None) -> dict[str,
     return volumes
 
 
-def same_grid(one: MetaTensor, other: MetaTensor) -> bool:
-    """Whether the voxels of two volumes have the same places."""
+def same_grid(one: MetaTensor | Header, other: MetaTensor | Header) -> bool:
+    """Whether the voxels of two volumes have the same places; both are volumes, or both headers of volumes."""
     return one.shape == other.shape and np.allclose(one.affine, other.affine, atol=1e-3)
 
 

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsynth.data.datalist import datalist
+from medsynth.data.datalist import datalist, pairs
 from medsynth.data.datalist.datalist import PAIR, files_of
 from medsynth.data.datalist.multicontrast import known_contrast, sources_of_target
 from medsynth.data.datalist.pairs import check_alignment, find_pairs, read_entry
@@ -81,6 +81,13 @@ def test_a_subject_without_any_source_is_left_out_by_name(folder):
     found = find_pairs(scans, ["*_T1w*", "*_T2w*"], "*_FLAIR*")
     assert [subject for subject, _ in named(found)] == ["a1"]
     assert list(found.left_out.values()) == ["is of b2, who has none of the sources T1w, T2w"]
+
+
+def test_headers_tell_that_contrasts_are_on_one_grid(folder, monkeypatch):
+    found = find_pairs(folder("a1_T1w.nii.gz", "a1_T2w.nii.gz", "a1_FLAIR.nii.gz"), ["*_T1w*", "*_T2w*"], "*_FLAIR*")
+    monkeypatch.setattr(pairs, "read_contrasts", lambda source: pytest.fail("voxels were read"))
+    check_alignment(found)
+    assert found.left_out == {}
 
 
 def test_contrasts_on_different_grids_are_refused_by_subject_and_files(folder):
