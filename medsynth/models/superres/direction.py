@@ -85,18 +85,7 @@ def direction_of(
     headers = [header for entry in entries if (header := header_or_none(Source.of(entry)))]
     if not headers:
         raise MedsynthError(f"none of the {len(entries)} scans can be read: check the datalist")
-    planes = Counter(thick_plane(header) for header in headers)
-    if thickness is not None:
-        planes.pop(None, None)
-    if len(planes) > 1:
-        found = ", ".join(f"{count} {name or 'alike on all sides'}" for name, count in planes.most_common())
-        raise MedsynthError(f"the slices of the scans lie in several planes ({found}): list those of one plane")
-    (found,) = planes or (plane,)
-    if found is None:
-        raise MedsynthError(
-            f"{_in_words(headers[0])}, so that there is nothing to gain between slices: list scans with thick slices, "
-            "or give the thickness of those that the model is for, such as --thickness 5"
-        )
+    found = _common_plane(headers, None if thickness is None else plane)
     pixels = [in_plane(header.spacing_mm, found).mean() for header in headers]
     pixel = float(np.median(pixels)) if spacing_mm is None else float(np.mean(spacing_mm))
     between = float(np.median([slice_mm(header, found) for header in headers]))
@@ -118,6 +107,27 @@ def direction_of(
         distance / pixel,
     )
     return Direction(direction, found, distance / pixel, 0, thick / distance)
+
+
+def _common_plane(headers: Sequence[Header], otherwise: str | None = None) -> str:
+    """The plane of the slices of all scans, see `thick_plane`; `otherwise` is that of scans without one.
+
+    Raises:
+        MedsynthError: they lie in several, or none has one.
+    """
+    planes = Counter(thick_plane(header) for header in headers)
+    if otherwise is not None:
+        planes.pop(None, None)
+    if len(planes) > 1:
+        found = ", ".join(f"{count} {name or 'alike on all sides'}" for name, count in planes.most_common())
+        raise MedsynthError(f"the slices of the scans lie in several planes ({found}): list those of one plane")
+    (found,) = planes or (otherwise,)
+    if found is None:
+        raise MedsynthError(
+            f"{_in_words(headers[0])}, so that there is nothing to gain between slices: list scans with thick slices, "
+            "or give the thickness of those that the model is for, such as --thickness 5"
+        )
+    return found
 
 
 def thick_plane(header: Header) -> str | None:
