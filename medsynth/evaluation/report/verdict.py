@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from medsynth.evaluation.metrics.catalog import base_name
+from medsynth.evaluation.metrics.distribution.set_measures import NO_FLOOR
 from medsynth.evaluation.metrics.result import Measure
 
 DISTANCES = ("fd_self", "kid_self", "fd_pca", "fd_radiomics", "fd_inception", "swd", "intensity_w1", "precision")
@@ -131,7 +132,7 @@ def verdicts(measures: Sequence[Measure], copies: Sequence[str] = ()) -> list[Ve
         judged,
         _likeness("Diversity", by_name, DIVERSITY, _variety(by_name)),
         utility(by_name),
-        privacy(by_name, judged.grade in ("good", "mixed"), copies),
+        privacy(by_name, None if judged.grade == "unknown" else judged.grade in ("good", "mixed"), copies),
     ]
 
 
@@ -154,7 +155,7 @@ def _likeness(topic: str, by_name: dict[str, Measure], names: Sequence[str], see
     known = [one for one in standings if one.times is not None]
     missing = [f"{s.measure.name}: {s.measure.note or 'not computed'}" for s in standings if s.times is None]
     if len(known) < 2:
-        return Verdict(topic, "unknown", "Cannot be judged from these images.", missing or ["Nothing was computed."])
+        return _unjudged(topic, [one.measure for one in standings if one.times is None])
     losing = [one for one in known if one.loses]
     compared = [one for one in known if one.baseline_times is not None]
     far = sorted((one for one in known if one.times > NEAR_REAL), key=lambda one: -one.times)
@@ -183,6 +184,16 @@ def _likeness(topic: str, by_name: dict[str, Measure], names: Sequence[str], see
     else:
         grade, headline = "good", _PRAISE[topic]
     return Verdict(topic, grade, headline, reasons)
+
+
+def _unjudged(topic: str, measures: Sequence[Measure]) -> Verdict:
+    """For measures without a value or without a floor: why most of them are, and why each is."""
+    names: dict[str, list[str]] = {}
+    for one in measures:
+        names.setdefault((one.note or "not computed").rpartition(NO_FLOOR)[2], []).append(one.name)
+    most = max(names, key=lambda reason: len(names[reason]), default="too few measures were computed")
+    reasons = [f"{', '.join(some)}: {reason}" for reason, some in names.items()]
+    return Verdict(topic, "unknown", f"Cannot be judged: {most}.", reasons)
 
 
 _PRAISE = {
@@ -292,11 +303,11 @@ def _segmenters(by_name: dict[str, Measure]) -> list[str]:
     ]
 
 
-def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] = ()) -> Verdict:
+def privacy(by_name: dict[str, Measure], readable: bool | None, copies: Sequence[str] = ()) -> Verdict:
     """Whether copies of training images show.
 
     Args:
-        readable: whether the images are real enough for copying to be visible at all.
+        readable: whether the images are real enough for copying to be visible at all; None: this could not be judged.
         copies: synthetic images that are nearly training images, in words.
     """
     if copies:
@@ -338,6 +349,9 @@ def privacy(by_name: dict[str, Measure], readable: bool, copies: Sequence[str] =
         return Verdict("Privacy", "poor" if copied else "mixed", headline, [*reasons, NO_PROOF])
     if control is not None and control.value < LEAST_FOUND:
         headline = f"Not conclusive: of disguised training volumes, only {control.value:.0%} are found."
+        return Verdict("Privacy", "unknown", headline, [*values, NO_PROOF])
+    if readable is None:
+        headline = "Not conclusive: whether these images are real enough to show copies could not be judged."
         return Verdict("Privacy", "unknown", headline, [*values, NO_PROOF])
     if not readable:
         headline = "Not conclusive: copies are hard to find in images so unlike real ones."

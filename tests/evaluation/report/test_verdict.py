@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from medsynth.evaluation.report.verdict import NO_PROOF, privacy, standing, utility, verdicts
@@ -121,6 +123,7 @@ def test_what_could_not_be_computed_is_said_and_not_judged(measure):
     few = [measure("fd_self", None, note="3 synthetic images, needs 50 or more"), measure("swd", None, note="too few")]
     fidelity = verdicts(few)[0]
     assert fidelity.grade == "unknown"
+    assert verdicts([])[0].headline == "Cannot be judged: too few measures were computed."
     assert "fd_self: 3 synthetic images, needs 50 or more" in fidelity.reasons
 
 
@@ -206,6 +209,17 @@ def test_volumes_are_judged_by_their_planes_and_smearing_between_slices_is_named
     assert "soft" in fidelity.headline
     _, diversity, *_ = verdicts(of_volumes(measure, variance_ratio=0.5))
     assert "variance_ratio" in diversity.headline
+
+
+def test_volumes_without_floors_are_not_judged_and_the_headline_says_why(measure):
+    why = "16 training and 2 held-out subjects, needs 4 of each: give more"
+    measures = [replace(one, floor=None, note=f"in 2 components; no floor: {why}") for one in of_volumes(measure)]
+    measures += [measure("closer_to_train", 0.5, 0.5), measure("copies_control", 1.0)]
+    fidelity, diversity, _, found = verdicts(measures)
+    assert fidelity.headline == diversity.headline == f"Cannot be judged: {why}."
+    assert fidelity.reasons[0].startswith("fd_pca/axial, fd_pca/coronal, ")
+    assert found.headline.startswith("Not conclusive: whether these images are real enough")
+    assert {one.grade for one in (fidelity, diversity, found)} == {"unknown"}
 
 
 def test_volumes_that_are_few_must_be_closer_by_more_than_chance_and_the_control_must_be_found(measure):

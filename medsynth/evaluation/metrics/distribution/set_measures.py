@@ -31,6 +31,7 @@ from medsynth.evaluation.metrics.result import Measure
 MOST_IMAGES = 2000  # a side
 LEAST_IMAGES = 50  # of a set whose distribution can be measured
 LEAST_FLOOR_SUBJECTS = 4  # a side
+NO_FLOOR = "no floor: "  # and why, at the end of a note
 
 Function = Callable[[Reference, View], Estimates]
 
@@ -227,7 +228,7 @@ def measured(
         kinds = [(name, entry(name)) for name in group.names]
         return [Measure(name, None, kind.unit, kind.direction, len(fake), note=str(found)) for name, kind in kinds]
     floors = attempt(lambda: _floor(group, reference, others))
-    without = f"no floor: {floors}" if isinstance(floors, CannotMeasure) else None
+    without = f"{NO_FLOOR}{floors}" if isinstance(floors, CannotMeasure) else None
     model = baseline if isinstance(baseline, CannotMeasure) else attempt(lambda: group.of(reference, baseline))
     return [
         Measure(
@@ -269,7 +270,8 @@ def _floor(group: Group, reference: Reference, others: View) -> Estimates:
     subjects = [view.set.subject_count for view in (others, reference.held_out)]
     if min(subjects) < LEAST_FLOOR_SUBJECTS:
         raise CannotMeasure(
-            f"{subjects[0]} training and {subjects[1]} held-out subjects, needs {LEAST_FLOOR_SUBJECTS} of each"
+            f"{subjects[0]} training and {subjects[1]} held-out subjects, needs {LEAST_FLOOR_SUBJECTS} of each: give "
+            "more, or hold out those of validation too (--split both)"
         )
     return group.floor(reference, others)
 
