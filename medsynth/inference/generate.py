@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from medsynth.data.io.writing import safe
 from medsynth.data.preprocessing.slice_space import SliceSpace, VolumeSpace
-from medsynth.data.preprocessing.volume_grid import three_planes
+from medsynth.data.preprocessing.volume_grid import PLANES_SHOWN, three_planes
 from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.inference.image_folder import GRID_COLUMNS, ImageFolder, digits
 from medsynth.run.origin import evaluation_command
@@ -199,10 +199,10 @@ def write_images(
         if dicom:
             output.write_dicom(name, values, affine, space.modality)
     output.finish(torch.stack(shown), grid_columns)
-    pictures = str(output.folder / "grid.png")
+    pictures = str(output.folder / "grid.png") + (f" ({PLANES_SHOWN})" if is_volume else "")
     if maps:
         output.write_grid(overlaid(torch.stack(shown), torch.stack(maps)), grid_columns, LABEL_MAPS)
-        pictures += f" and grid_{LABEL_MAPS}.png"
+        pictures += f" and grid_{LABEL_MAPS}.png (the same, under a colour for each class of their label maps)"
     log.info("%d images are in %s; look at %s", count, output.folder, pictures)
     if command := evaluation_command():
         log.info("Next: %s", command)

@@ -132,7 +132,9 @@ class Route:
                     shown += made.shown
         output.finish(*self.layout(shown))
         grid = output.folder / "grid.png"
-        log.info("%d of %d %s in %s; look at %s", count, len(inputs), self.done, output.folder, grid)
+        way = "above" if self.layout is one_below_the_other else "left of"
+        words = f": each input is {way} what is made of it" if len(shown[0]) > 1 else ""
+        log.info("%d of %d %s in %s; look at %s%s", count, len(inputs), self.done, output.folder, grid, words)
 
 
 def usable(inputs: Inputs, read: Callable[[Source], Any], title: str) -> Iterator[Input]:

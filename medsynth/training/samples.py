@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -16,16 +17,23 @@ from medsynth.training import random_state
 if TYPE_CHECKING:
     from medsynth.run.run import Run
 
+log = logging.getLogger(__name__)
+
 
 class SampleGrid:
     """Draws images of the same latents: `samples/epoch_0000.png` before training, then every few epochs and at the end.
 
-    The first picture is drawn after the engine's `begin`.
+    The first picture is drawn after the engine's `begin`; the log says what the pictures show.
 
     Args:
         interval_epochs: epochs between two pictures.
         count: images per picture; a square number fills it.
+
+    Attributes:
+        shows: what, where it is more than images that the network draws; empty: what the engine's `shows` says.
     """
+
+    shows = ""
 
     def __init__(self, run: Run, interval_epochs: int = 5, count: int = 81) -> None:
         self.run = run
@@ -54,7 +62,9 @@ class SampleGrid:
             self._draw(engine)
 
     def _draw(self, engine: Engine) -> None:
-        iteration = engine.state.iteration
+        iteration, shows = engine.state.iteration, self.shows or getattr(engine, "shows", "")
+        if shows and self._last_drawn is None:
+            log.info("%s shows %s", self.run.folder / "samples", shows)
         self._last_drawn = iteration
         with random_state.untouched():
             images, columns = self.pictures(engine)

@@ -76,7 +76,8 @@ def test_a_bad_input_among_good_ones_is_named_and_left_out(inputs, output, caplo
     folder = output.folder.parent
     assert f"left out: {folder / 'bad'} holds no number" in caplog.messages
     assert f"toy_twice_0002.nii.gz is made from {folder / 'c'}" in caplog.messages
-    assert f"2 of 3 inputs are in {output.folder}; look at {output.folder / 'grid.png'}" in caplog.messages
+    told = f"2 of 3 inputs are in {output.folder}; look at {output.folder / 'grid.png'}"
+    assert f"{told}: each input is left of what is made of it" in caplog.messages
 
 
 def test_inputs_that_are_all_bad_are_one_error_and_nothing_is_written(inputs, output):

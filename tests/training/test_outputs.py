@@ -25,6 +25,12 @@ def test_sample_grids_are_drawn_untrained_every_few_epochs_and_at_the_end(toy_ru
     assert samples(toy_run(max_epochs=3)) == ["epoch_0000.png", "epoch_0002.png", "epoch_0003.png"]
 
 
+def test_the_log_says_once_what_the_grids_show(toy_run, monkeypatch):
+    monkeypatch.setattr(ToyTrainer, "shows", "three planes", raising=False)
+    folder = toy_run(max_epochs=3)
+    assert (folder / "train.log").read_text().count(f"{folder / 'samples'} shows three planes\n") == 1
+
+
 def test_the_untrained_grid_shows_what_the_engine_begins_with(toy_run, monkeypatch):
     begun = []
     build = ToyTrainer.__init__

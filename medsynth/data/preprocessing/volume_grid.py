@@ -221,6 +221,9 @@ def plain_segmentation(stored: torch.Tensor, size: Sequence[int], finer: int) ->
     return of_each_class(stored, lambda share: plain(share, size, finer))
 
 
+PLANES_SHOWN = "of each volume, the middle axial, coronal and sagittal plane, the patient's right on the left"
+
+
 def three_planes(volumes: torch.Tensor, at: Sequence[float] = MIDDLE) -> torch.Tensor:
     """Axial, coronal and sagittal plane of (N, 1, X, Y, Z), side by side, upright: (N, 1, H, W).
 

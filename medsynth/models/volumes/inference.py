@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from medsynth.data.io.sources import Source
 from medsynth.data.preprocessing.preparation import log_notes
 from medsynth.data.preprocessing.slice_space import VolumeSpace
 from medsynth.data.preprocessing.volume_grid import (
+    PLANES_SHOWN,
     VolumePreprocessing,
     grid_transforms,
     plain,
@@ -45,6 +47,8 @@ from medsynth.run.recipe import LoadedModel
 
 MODES = {"generate": False, "edit": True, "inpaint": True}  # and whether they need an input
 BLEND_MM = 6.0  # from the edge of a mask inwards, over which what is drawn takes the place of what was there
+
+log = logging.getLogger(__name__)
 
 
 class VolumeInference:
@@ -122,6 +126,7 @@ class VolumeInference:
             raise MedsynthError(f"there is one mask and {len(inputs)} inputs: give one input")
         make = {"edit": self.edited, "inpaint": self.inpainted}[self.mode]
         Route(self.mode, self.read, lambda batch: (make(one, settings) for one in batch)).run(inputs, self.output)
+        log.info("grid.png shows %s", PLANES_SHOWN)
 
     @torch.inference_mode()
     def drawn(self) -> Iterator[Drawn]:

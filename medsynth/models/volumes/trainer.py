@@ -9,7 +9,7 @@ from ignite.handlers import EMAHandler
 from torch import Tensor
 
 from medsynth.data.datasets.volumes import VolumeDataset
-from medsynth.data.preprocessing.volume_grid import plain, three_planes
+from medsynth.data.preprocessing.volume_grid import PLANES_SHOWN, plain, three_planes
 from medsynth.distributed import same_everywhere
 from medsynth.models.flow.learning import FACTS
 from medsynth.models.volumes.augmentation import moved, moved_segmentation, random_points
@@ -36,6 +36,8 @@ class VolumeFlowTrainer(BaseTrainer):
         ema: keeps the moving average of `network`, which validation and users see.
         schedule: of the learning rate.
     """
+
+    shows = PLANES_SHOWN
 
     def __init__(
         self,

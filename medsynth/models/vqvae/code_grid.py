@@ -31,6 +31,8 @@ class CodeGrid(SampleGrid):
         count: slices per picture.
     """
 
+    shows = "held-out slices, below them their code maps (similar codes in similar colours), then their reconstructions"
+
     def __init__(self, run: Run, dataset: SliceDataset, interval_epochs: int = 5, count: int = 27) -> None:
         super().__init__(run, interval_epochs, count)
         self.dataset = dataset

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 import monai.bundle
@@ -46,7 +47,8 @@ def infer(model, tmp_path):
     return run
 
 
-def test_volumes_are_written_upright_with_their_spacing_their_conditions_and_a_picture(infer):
+def test_volumes_are_written_upright_with_their_spacing_their_conditions_and_a_picture(infer, caplog):
+    caplog.set_level(logging.INFO)
     folder = infer(label="NC", covariates={"age": 33}, steps=1)
     files = sorted((folder / "images").glob("*.nii.gz"))
     assert [file.name for file in files] == ["volumes_NC_0_0000.nii.gz", "volumes_NC_0_0001.nii.gz"]
@@ -57,6 +59,7 @@ def test_volumes_are_written_upright_with_their_spacing_their_conditions_and_a_p
     np.testing.assert_allclose(image.affine[:3, 3], [-30, -30, -46])
     assert not np.array_equal(image.get_fdata(), nib.load(files[1]).get_fdata())
     assert (folder / "grid.png").exists()
+    assert "grid.png (of each volume, the middle axial, coronal and sagittal plane, the patient's" in caplog.text
     assert "age" in (folder / "images.csv").read_text()
 
 

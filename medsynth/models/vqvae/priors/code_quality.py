@@ -117,6 +117,8 @@ class NegativeLogLikelihood(Metric):
 class PriorGrid(SampleGrid):
     """Draws samples as `SampleGrid` does, and next to them the decoded images of the same codes in random order."""
 
+    shows = "samples on the left, and on the right the images of the same codes in random order"
+
     def pictures(self, engine: Engine) -> tuple[Tensor, int]:
         """Two squares of images side by side: samples, and those of their shuffled codes."""
         network, side = engine.generator, round(self.count**0.5)
