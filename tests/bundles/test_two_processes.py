@@ -68,6 +68,7 @@ def test_a_process_that_dies_is_replaced_and_the_run_goes_on_from_its_checkpoint
 
 
 def test_the_others_say_in_one_line_that_a_process_has_died(killed):
-    status, messages = killed(epochs=100_000)
+    slowly = "--monitor-interval=5"  # seconds, in which they find out before torchrun stops them
+    status, messages = killed(slowly, epochs=100_000)
     assert status != 0
     assert "error: another process of this run has ended" in messages
