@@ -256,9 +256,9 @@ def _read_entry(path: Path, keys: Sequence[str], where: str, value: Any) -> dict
     for some in (keys, ("subject",)):
         if not isinstance(value, dict) or all(value.get(key) in (None, "") for key in some):
             missing, needed = ('" or "'.join(names) for names in (some, keys))
-            advice = f'each needs "{needed}" and "subject"'
-            if "source" in some and path.with_name(PAIRS).is_file():
-                advice = f"the pairs are in {path.with_name(PAIRS)}"
+            advice, pairs = f'each needs "{needed}" and "subject"', path.with_name(PAIRS)
+            if "source" in some and path != pairs and pairs.is_file():
+                advice = f"the pairs are in {pairs}"
             raise MedsynthError(f'datalist {path}: {where} has no "{missing}": {advice}')
     value = _with_sources(path, where, value)
     label = value.get("label")

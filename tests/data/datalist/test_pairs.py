@@ -142,6 +142,10 @@ def test_pairs_survive_writing_and_are_checked_like_images(empty, tmp_path):
     (tmp_path / "single.json").write_text(json.dumps(singles))
     with pytest.raises(MedsynthError, match='entry 1 has no "source" or "target": the pairs are in .*pairs.json'):
         datalist.read(tmp_path / "single.json", datalist.PAIR)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "pairs.json").write_text(json.dumps(singles))
+    with pytest.raises(MedsynthError, match='no "source" or "target": each needs "source" or "target" and "subject"'):
+        datalist.read(tmp_path / "one" / "pairs.json", datalist.PAIR)
     (tmp_path / "p1_FLAIR.nii.gz").unlink()
     with pytest.raises(MedsynthError, match=r"1 of 3 images do not exist, the first is .*p1_FLAIR"):
         datalist.read(tmp_path / "pairs.json", datalist.PAIR)
