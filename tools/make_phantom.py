@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from medsynth.data.datalist.datalist import PAIRS
 from medsynth.data.phantom.phantom import MODALITIES, REGIONS, write_dataset
 from medsynth.errors import run_tool
 
@@ -34,7 +35,7 @@ def next_command(folder: Path, modalities: Sequence[str]) -> str:
         patterns = [word for source in sources for word in ("--source", source)]
         command = ["python", "tools/make_datalist.py", str(folder), f"data/{folder.name}.json"]
         return shlex.join([*command, *patterns, "--target", target])
-    bundle, listed = ("vaegan", "datalist.json") if len(modalities) == 1 else ("translation", "pairs.json")
+    bundle, listed = ("vaegan", "datalist.json") if len(modalities) == 1 else ("translation", PAIRS)
     words = ["--modality", "ct"] if modalities == ["CT"] else []
     command = ["python", "-m", "monai.bundle", "run", "training", "--config_file", f"bundles/{bundle}/train.json"]
     return shlex.join([*command, "--datalist", str(folder / listed), *words, "--output_dir", f"runs/{folder.name}"])

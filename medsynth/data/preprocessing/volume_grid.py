@@ -40,6 +40,7 @@ from medsynth.errors import MedsynthError, is_number, is_whole
 
 ABOVE_MM = 8.0  # of air above a head, where the grid is high enough
 MIDDLE = (0.5, 0.5, 0.5)
+PLANES_SHOWN = "of each volume, the middle axial, coronal and sagittal plane, the patient's right on the left"
 MARGIN = 12  # a grid's length over it is stored on each side too: a turned or shifted volume shows what is there
 FINER = 2  # times as fine as the grid is what is stored, of images that have such voxels
 LEAST_SIZE, SIZE_STEP = 16, 8  # voxels along an axis
@@ -219,9 +220,6 @@ def plain(stored: torch.Tensor, size: Sequence[int], finer: int) -> torch.Tensor
 def plain_segmentation(stored: torch.Tensor, size: Sequence[int], finer: int) -> torch.Tensor:
     """Stored label maps (N, 1, ...), indices of the classes -> (N, 1, *size): the class of the largest share."""
     return of_each_class(stored, lambda share: plain(share, size, finer))
-
-
-PLANES_SHOWN = "of each volume, the middle axial, coronal and sagittal plane, the patient's right on the left"
 
 
 def three_planes(volumes: torch.Tensor, at: Sequence[float] = MIDDLE) -> torch.Tensor:
