@@ -259,6 +259,8 @@ def _read_entry(path: Path, keys: Sequence[str], where: str, value: Any) -> dict
             advice, pairs = f'each needs "{needed}" and "subject"', path.with_name(PAIRS)
             if "source" in some and path != pairs and pairs.is_file():
                 advice = f"the pairs are in {pairs}"
+            elif isinstance(value, dict) and value.get("source"):
+                advice = "these are pairs, for bundles/translation; tools/make_datalist.py lists single images"
             raise MedsynthError(f'datalist {path}: {where} has no "{missing}": {advice}')
     value = _with_sources(path, where, value)
     label = value.get("label")

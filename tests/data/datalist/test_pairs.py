@@ -136,7 +136,7 @@ def test_pairs_survive_writing_and_are_checked_like_images(empty, tmp_path):
     splits = datalist.split_by_patient(found.entries, (1, 0, 0))
     datalist.write(tmp_path / "pairs.json", datalist.Datalist("pairs", splits))
     assert datalist.read(tmp_path / "pairs.json", datalist.PAIR).splits == splits
-    with pytest.raises(MedsynthError, match='has no "image": each needs "image" and "subject"'):
+    with pytest.raises(MedsynthError, match='has no "image": these are pairs, for bundles/translation'):
         datalist.read(tmp_path / "pairs.json")
     singles = {"training": [{"image": "p1_T1w.nii.gz", "subject": "p1"}]}
     (tmp_path / "single.json").write_text(json.dumps(singles))
