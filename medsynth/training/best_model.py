@@ -84,8 +84,14 @@ class BestModel:
         metrics = {} if self.validator is None else scalar_metrics(self.validator)
         progress = {"iteration": engine.state.iteration, "epoch": engine.state.epoch, "metrics": metrics}
         self.run.verdict = verdict(metrics)
+        if self.run.verdict and self.validator is not None and _subjects(engine) & _subjects(self.validator):
+            self.run.verdict += ", on slices that it has learned from"
         extra = self.extra | progress | ({"verdict": self.run.verdict} if self.run.verdict else {})
         saved = None if self.discriminator is None else (self.discriminator, engine.discriminator)
         if saved is not None:  # with some weights of the loss it is never updated
             extra["discriminator_learned"] = bool(engine.discriminator_optimizer.state)
         save_model(self.run.model, engine.generator, self.definition, self.preprocessing, self.classes, extra, saved)
+
+
+def _subjects(engine: Engine) -> set[str]:
+    return set(getattr(getattr(engine.data_loader, "dataset", None), "subjects", ()))

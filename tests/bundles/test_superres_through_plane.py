@@ -53,6 +53,7 @@ def test_a_model_learns_from_one_scan_alone_what_its_header_says(trained):
     log = (trained / "train.log").read_text()
     assert "sagittal slices of 18 mm every 18 mm, to 6 mm: 3 times finer" in log
     assert "ONE SCAN ALONE" in log
+    assert "on slices that it has learned from" in log
 
 
 def test_its_scan_gets_as_fine_as_its_pixels_and_means_over_slices_stay(run_bundle, trained, thick, tmp_path):

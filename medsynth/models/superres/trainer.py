@@ -106,7 +106,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
     Reference: Wang et al., ESRGAN, arXiv:1809.00219, sections 3.2 and 3.3.
     """
 
-    shows = "in a row, a coarse held-out slice, interpolated, the network's, the truth, and four times the error"
+    shows = "in a row, a coarse validation slice, interpolated, the network's, the truth, and four times the error"
 
     def __init__(
         self,
