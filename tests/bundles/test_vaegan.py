@@ -63,6 +63,11 @@ def test_reconstructions_do_not_change_while_the_prior_learns(trained):
     assert len({round(row["psnr"], 3) for row in rows(trained / "metrics.csv")[3:]}) == 1
 
 
+def test_the_log_says_what_samples_show_before_and_after_the_prior_learns(trained):
+    said = "samples shows reconstructions of training slices, and new slices once the prior learns"
+    assert (trained / "train.log").read_text().count(said) == 1
+
+
 def test_the_losses_have_their_names_and_the_terms_without_weight_are_not_computed(trained):
     table = rows(trained / "losses.csv")
     known = {part: {name for row in table if (row["epoch"] > 3) == part for name in row if row[name] == row[name]}
