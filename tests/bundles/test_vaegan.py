@@ -150,7 +150,7 @@ def test_a_misspelt_override_is_refused_with_the_nearest_key(refused, tmp_path):
         ({"prior_channels": [32]}, "prior_channels is [32]: give two multiples of 32"),
         ({"prior_from": 1}, "prior_from is 1: give a share between 0 and 1"),
         ({"critic_from": 2}, "critic_from is 2: give a share from 0 to 1"),
-        ({"weights__kl": -1}, "weights#kl is -1: give a number from 0"),
+        ({"weights__kl": -1}, "weights#kl is -1, and negative: give another number"),
         ({"datalist": "nowhere.json"}, "datalist nowhere.json"),
         ({"batch_size": 100000}, "don't fill one batch"),
     ],
