@@ -114,6 +114,13 @@ def check_request(
         )
 
 
+def refuse_unread(request: Request, mode: str, names: Iterable[str]) -> None:
+    """Refuse what is requested and changes nothing in a mode, by its names."""
+    for name in names:
+        if getattr(request, name) is not None:
+            raise MedsynthError(f"mode is {mode}, where {name} changes nothing: leave {name} null")
+
+
 def check_batch_size(batch_size: int) -> None:
     """Refuse what is not a number of images."""
     check_whole("batch_size", batch_size, 1)

@@ -284,6 +284,7 @@ class VolumeRequest:
 
     def __post_init__(self) -> None:
         check_whole("num_samples", self.num_samples, 1)
+        check_whole("seed", self.seed, 0)
 
     def made(self, one: Input, answer: Sequence[np.ndarray], affine: np.ndarray, shown: tuple[Tensor, ...]) -> Made:
         """For the answer on the input's grid, in [-1, 1]: the mean, and the standard deviation if there is one."""

@@ -122,7 +122,7 @@ def refuse_other_kinds(given: Any, merged: Any, above: str = "") -> None:
     elif is_number(given) and not is_number(merged):
         raise MedsynthError(f"{above} is {merged!r}: give a number, such as {given}")
     elif is_number(given) and merged < 0 <= given:
-        raise MedsynthError(f"{above} is {merged!r}: give a number from 0, such as {given}")
+        raise MedsynthError(f"{above} is {merged!r}, and negative: give another number, such as {given}")
 
 
 def refuse_words(config: dict[str, Any], locator: ComponentLocator) -> None:

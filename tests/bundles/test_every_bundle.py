@@ -19,6 +19,9 @@ from tables import losses, texts
 from torch import Tensor
 from two_ranks import run_on_two_ranks
 
+from medsynth.errors import as_line
+from medsynth.inference import reconstruct
+from medsynth.models.translation import inference as translation
 from medsynth.packaging.packing import pack_bundle
 from medsynth.training.guards import TimeLimit
 
@@ -141,6 +144,34 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, Sequence) and not isinstance(one, str):
         return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
     return one == other
+
+
+@pytest.mark.parametrize(
+    ("stem", "asked", "told"),
+    [
+        ("stylegan", {"mode": "project", "truncation": 2}, "truncation is 2"),
+        ("stylegan", {"mode": "project", "label": "AD"}, "mode is project, where label changes nothing"),
+        ("stylegan", {"mode": "interpolate", "label": "MCI"}, "there is an input: add --mode project"),
+        ("vqvae", {"mode": "encode", "batch_size": 0}, "batch_size is 0"),
+        ("vqvae", {"mode": "reconstruct", "position": 0.5}, "mode is reconstruct, where position changes nothing"),
+        ("vqvae", {"mode": "compress"}, "choose one of generate, reconstruct, encode, decode"),
+        ("superres", {"scale": 8}, "scale is 8, and this model makes x2"),
+        ("superres", {"tile_size": 1}, "tile_size is 1"),
+        ("translation", {"direction": "up"}, "direction is 'up'"),
+        ("translation", {"num_samples": 0}, "num_samples is 0"),
+        ("translation", {"seed": 1.5}, "seed is 1.5"),
+    ],
+)
+def test_a_request_is_checked_before_inputs_are_looked_for(
+    stem, asked, told, untrained, run_bundle, monkeypatch, tmp_path
+):
+    for module in (reconstruct, translation):
+        monkeypatch.setattr(module, "find_inputs", lambda *_, **__: pytest.fail("inputs were looked for"))
+    options = {"checkpoint": str(untrained(stem)), "input": "scans", "output_dir": str(tmp_path / "out")}
+    with pytest.raises(Exception, match=".") as refused:
+        run_bundle("inference", f"{stem}/inference.json", device="cpu", **options | asked)
+    assert told in as_line(refused.value)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("run_bundle")

@@ -57,6 +57,7 @@ def test_training_on_pairs_brings_translations_closer_to_the_truth(trained):
     assert last["psnr_target"] > first["psnr_target"]
     start, *_, end = rows(trained / "losses.csv")
     assert end["l1"] < start["l1"]
+    assert "samples shows in a row, a held-out source, its translation, the true" in (trained / "train.log").read_text()
     assert set(start) == {"iteration", "epoch", "seconds", "images", "total", "l1", "ssim", "kl"}
 
 

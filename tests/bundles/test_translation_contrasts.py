@@ -73,6 +73,7 @@ def test_training_learns_one_direction_from_all_contrasts(trained):
     first, *_, last = rows(trained / "metrics.csv")
     assert set(first) == {"iteration", "epoch", "error", "mae_target", "psnr_target", "ssim_target"}
     assert last["error"] < first["error"]
+    assert "samples shows in a row, the contrasts of a held-out slice" in (trained / "train.log").read_text()
 
 
 def test_a_folder_is_translated_from_what_each_subject_has(translate, heads, tmp_path):

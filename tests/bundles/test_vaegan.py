@@ -63,6 +63,11 @@ def test_reconstructions_do_not_change_while_the_prior_learns(trained):
     assert len({round(row["psnr"], 3) for row in rows(trained / "metrics.csv")[3:]}) == 1
 
 
+def test_the_log_says_what_samples_show_before_and_after_the_prior_learns(trained):
+    said = "samples shows reconstructions of training slices, and new slices once the prior learns"
+    assert (trained / "train.log").read_text().count(said) == 1
+
+
 def test_the_losses_have_their_names_and_the_terms_without_weight_are_not_computed(trained):
     table = rows(trained / "losses.csv")
     known = {part: {name for row in table if (row["epoch"] > 3) == part for name in row if row[name] == row[name]}
@@ -145,7 +150,7 @@ def test_a_misspelt_override_is_refused_with_the_nearest_key(refused, tmp_path):
         ({"prior_channels": [32]}, "prior_channels is [32]: give two multiples of 32"),
         ({"prior_from": 1}, "prior_from is 1: give a share between 0 and 1"),
         ({"critic_from": 2}, "critic_from is 2: give a share from 0 to 1"),
-        ({"weights__kl": -1}, "weights#kl is -1: give a number from 0"),
+        ({"weights__kl": -1}, "weights#kl is -1, and negative: give another number"),
         ({"datalist": "nowhere.json"}, "datalist nowhere.json"),
         ({"batch_size": 100000}, "don't fill one batch"),
     ],

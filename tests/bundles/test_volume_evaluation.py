@@ -82,7 +82,7 @@ def test_two_held_out_volumes_give_values_without_floors_and_a_gpu_registers(eva
     ratio = metrics["step_ratio/axial"]
     assert ratio["value"] > 1
     assert ratio["floor"] is None
-    assert "2 held-out subjects, needs 4" in ratio["note"]
+    assert "2 held-out subjects, needs 4" in ratio["no_floor"]
     assert "needs more than there are features" in metrics["fd_pca/volume"]["note"]
     assert metrics["closer_to_train"]["value"] is not None
 

@@ -61,7 +61,7 @@ def test_a_key_unlike_any_other_is_refused_with_the_valid_ones(toy_run):
         ({"rate": True}, "rate is True: give a number, such as 0.5"),
         ({"rate": float("nan")}, "rate is nan: give a number, such as 0.5"),
         ({"rate": float("inf")}, "rate is inf: give a number, such as 0.5"),
-        ({"rate": -1}, "rate is -1: give a number from 0, such as 0.5"),
+        ({"rate": -1}, "rate is -1, and negative: give another number, such as 0.5"),
         ({"inner": {"betas": [0.0, "x"]}}, "inner#betas#1 is 'x': give a number, such as 1"),
         ({"inner": {"on": "maybe"}}, "inner#on is 'maybe': give true or false"),
         ({"inner": {"on": 1}}, "inner#on is 1: give true or false"),

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medsynth.data.datalist.datalist import IMAGE, Datalist
+from medsynth.data.datalist.quick_look import WORKERS
 from medsynth.data.datalist.survey import Survey, some
 from medsynth.data.io.segmentations import (
     BACKGROUND,
@@ -116,7 +118,8 @@ def look_at_segmentations(entries: Sequence[dict[str, Any]]) -> Found:
     listed = [entry for entry in entries if entry.get(KEY) and IMAGE[0] in entry]
     names, file = names_beside([entry[KEY] for entry in listed])
     result, empty = Found(), []
-    for entry in tqdm(listed, "looking at label maps", unit="map", disable=not listed):
+
+    def look(entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         try:
             codes, counts = np.unique(_codes_of(entry), return_counts=True)
         except MedsynthError as error:
@@ -126,9 +129,14 @@ def look_at_segmentations(entries: Sequence[dict[str, Any]]) -> Found:
                 f"label map {entry[KEY]} holds the code {unknown[0]}, and {file} names {', '.join(map(str, names))}: "
                 "add its name there, or change the code"
             )
-        if codes.max() == BACKGROUND:
-            empty.append(Path(entry[KEY]).name)
-        result.voxels.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
+        return codes, counts
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        bar = tqdm(pool.map(look, listed), "looking at label maps", len(listed), unit="map", disable=not listed)
+        for entry, (codes, counts) in zip(listed, bar, strict=True):
+            if codes.max() == BACKGROUND:
+                empty.append(Path(entry[KEY]).name)
+            result.voxels.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
     result.voxels.setdefault(BACKGROUND, 0)
     if len(result.voxels) > MOST_CLASSES:
         raise MedsynthError(

@@ -26,7 +26,8 @@ class Measure:
         spread: standard deviation over subjects.
         baselines: the same measure of what simple methods predict, by their names.
         by_contrasts: the same measure with fewer contrasts as the source, by which.
-        note: what a reader has to know, or why there is no value or floor.
+        note: what a reader has to know, or why there is no value.
+        no_floor: why there is a value and no floor.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Measure:
     spread: float | None = None
     baselines: dict[str, float] | None = None
     by_contrasts: dict[str, float] | None = None
+    no_floor: str | None = None
+
+    @property
+    def remark(self) -> str:
+        """The note, and why there is no floor; empty where there is neither."""
+        return "; ".join(filter(None, (self.note, self.no_floor and f"no floor: {self.no_floor}")))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

@@ -198,9 +198,9 @@ def _mean(found: Sequence[Measure]) -> Measure | None:
 
 
 def _measure(name: str, values: dict[str, Any]) -> Measure:
-    known = {key: values.get(key) for key in ("value", "unit", "direction", "n", "target", "floor", "baseline", "note")}
+    kept = ("value", "unit", "direction", "n", "target", "floor", "baseline", "note", "no_floor")
     interval = values.get("interval")
-    return Measure(name, **known, interval=tuple(interval) if interval else None)
+    return Measure(name, **{key: values.get(key) for key in kept}, interval=tuple(interval) if interval else None)
 
 
 def _cost(run: Path) -> dict[str, float | None]:

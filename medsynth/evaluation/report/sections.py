@@ -71,7 +71,7 @@ def _measure_row(row: Standing) -> list[Cell]:
     measure = row.measure
     best = {"lower": "low", "higher": "high", "near": f"near {number(measure.target)}"}[measure.direction]
     interval = f"{number(measure.interval[0])} to {number(measure.interval[1])}" if measure.interval else DASH
-    note = " ".join(part for part in (_about(measure.name), measure.note) if part)
+    note = " ".join(part for part in (_about(measure.name), measure.remark) if part)
     value = Cell(number(measure.value), measure.value, strong=True)
     name = f"{measure.name} ({measure.unit})" if measure.unit else measure.name
     ratio = row.times

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from medsynth.evaluation.metrics.catalog import base_name
-from medsynth.evaluation.metrics.distribution.set_measures import NO_FLOOR
 from medsynth.evaluation.metrics.result import Measure
 
 DISTANCES = ("fd_self", "kid_self", "fd_pca", "fd_radiomics", "fd_inception", "swd", "intensity_w1", "precision")
@@ -153,7 +152,7 @@ def _likeness(topic: str, by_name: dict[str, Measure], names: Sequence[str], see
     """
     standings = [standing(one) for name in names for one in by_name.values() if base_name(one.name) == name]
     known = [one for one in standings if one.times is not None]
-    missing = [f"{s.measure.name}: {s.measure.note or 'not computed'}" for s in standings if s.times is None]
+    missing = [f"{s.measure.name}: {s.measure.remark or 'not computed'}" for s in standings if s.times is None]
     if len(known) < 2:
         return _unjudged(topic, [one.measure for one in standings if one.times is None])
     losing = [one for one in known if one.loses]
@@ -190,7 +189,7 @@ def _unjudged(topic: str, measures: Sequence[Measure]) -> Verdict:
     """For measures without a value or without a floor: why most of them are, and why each is."""
     names: dict[str, list[str]] = {}
     for one in measures:
-        names.setdefault((one.note or "not computed").rpartition(NO_FLOOR)[2], []).append(one.name)
+        names.setdefault(one.no_floor or one.note or "not computed", []).append(one.name)
     most = max(names, key=lambda reason: len(names[reason]), default="too few measures were computed")
     reasons = [f"{', '.join(some)}: {reason}" for reason, some in names.items()]
     return Verdict(topic, "unknown", f"Cannot be judged: {most}.", reasons)
@@ -267,7 +266,7 @@ def utility(by_name: dict[str, Measure]) -> Verdict:
     measures = [by_name[name] for name in ("utility_tstr", "utility_augmented") if name in by_name]
     known = [measure for measure in measures if measure.value is not None and measure.floor is not None]
     if len(known) < 2:
-        reasons = [f"{measure.name}: {measure.note}" for measure in measures if measure.note]
+        reasons = [f"{measure.name}: {measure.remark}" for measure in measures if measure.remark]
         ask = "It is measured of images alone." if "variance_ratio" in by_name else "Ask for it with --utility true."
         return Verdict("Utility", "unknown", "Not measured.", reasons or [ask])
     alone, added = known

@@ -22,6 +22,7 @@ from medsynth.inference.generate import (
     Request,
     check_batch_size,
     check_request,
+    refuse_unread,
     sampled,
     square,
     write_images,
@@ -57,7 +58,7 @@ class StyleGanInference:
         truncation: 1 for the full variety, towards 0 for images nearer to the mean.
         path: `linear`, or `spherical`: a circle round the mean of W.
         projection: how inputs are sought in W, for `project`.
-        inputs: what to project, from `find_inputs`.
+        input: where the inputs of `run` are; None: there are none.
         batch_size: slices projected at a time.
     """
 
@@ -70,11 +71,12 @@ class StyleGanInference:
         truncation: float,
         path: str,
         projection: Projection | None,
-        inputs: Sequence[dict[str, Any]],
+        input: str | None,
         batch_size: int,
     ) -> None:
-        check_request(model, StyleGan, "StyleGAN", mode, MODES, bool(inputs))
+        check_request(model, StyleGan, "StyleGAN", mode, MODES, input is not None)
         check_batch_size(batch_size)
+        refuse_unread(request, mode, ("label", "position") if mode == "project" else ())
         if not is_number(truncation) or not 0 <= truncation <= 1:
             raise MedsynthError(
                 f"truncation is {truncation!r}: give a number from 0, the mean image, to 1, all variety"
@@ -83,17 +85,21 @@ class StyleGanInference:
             raise MedsynthError(f"path is {path!r}: choose one of {', '.join(PATHS)}")
         self.model, self.network, self.output = model, model.network, output
         self.mode, self.request, self.truncation, self.path = mode, request, truncation, path
+        self.condition = request.condition(model)
         self.settings = {"Mode": mode, "Truncation": truncation}
-        self.projection, self.inputs, self.batch_size = projection, inputs, batch_size
+        self.projection, self.batch_size = projection, batch_size
 
-    def run(self) -> None:
-        """Do it."""
-        getattr(self, self.mode)()
+    def run(self, inputs: Sequence[dict[str, Any]] = ()) -> None:
+        """Do it; `find_inputs` looks for the inputs once the constructor has checked the request."""
+        if self.mode == "project":
+            self.project(inputs)
+        else:
+            getattr(self, self.mode)()
 
     def generate(self) -> None:
         """Images, their latent vectors, and, where all classes are asked for, a grid of each."""
         request, model = self.request, self.model
-        condition = request.condition(model) | {"truncation": self.truncation}
+        condition = self.condition | {"truncation": self.truncation}
         drawn = sampled(self.network.sample, request, condition)
         columns = square(request.num_images)
         write_images(drawn, request.num_images, request, model, self.output, columns, settings=self.settings)
@@ -124,10 +130,10 @@ class StyleGanInference:
         facts = [{"Styles": name} for name in names]
         write_images(drawn, len(images), self.request, self.model, self.output, GRID_COLUMNS, facts, self.settings)
 
-    def project(self) -> None:
+    def project(self, inputs: Sequence[dict[str, Any]]) -> None:
         """The images nearest to the inputs that the network can draw, and their latent vectors."""
         settings = {"Mode": self.mode, "Space": self.projection.space, "Steps": self.projection.steps}
-        reconstruct(self.inputs, self.model, self.projection, self.output, self.batch_size, settings=settings)
+        reconstruct(inputs, self.model, self.projection, self.output, self.batch_size, settings=settings)
         files = np.repeat([row["file"] for row in self.output.rows], [row["slices"] for row in self.output.rows])
         self.output.write_extra("projected.npz", as_npz({"w": self.projection.found.numpy(), "image": files}))
 
@@ -146,7 +152,7 @@ class StyleGanInference:
     @torch.inference_mode()
     def _draw(self, number: int, count: int, one_position: bool = False) -> tuple[Tensor, int, Tensor]:
         """Styles (count, features) of one class, the class, and their positions (count,)."""
-        condition, network = self.request.condition(self.model), self.network
+        condition, network = self.condition, self.network
         random = torch.Generator().manual_seed(self.request.random_seed(number))
         label = condition["label"]
         if label is None:

@@ -201,7 +201,6 @@ class SuperResolution:
     Args:
         model: from `load_model`.
         output: the folder.
-        inputs: from `find_inputs`.
         upscaler: of the model's network.
         scale: None: the model's; any other is refused.
         dicom: write DICOM series besides NIfTI.
@@ -211,20 +210,19 @@ class SuperResolution:
         self,
         model: LoadedModel,
         output: ImageFolder,
-        inputs: Sequence[Mapping[str, Any]],
         upscaler: SliceUpscaler,
         scale: int | None = None,
         dicom: bool = False,
     ) -> None:
         self._check_scale(scale, upscaler.network.scale)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
-        self.output, self.inputs, self.upscaler, self.dicom = output, inputs, upscaler, dicom
+        self.output, self.upscaler, self.dicom = output, upscaler, dicom
 
-    def run(self) -> None:
+    def run(self, inputs: Sequence[Mapping[str, Any]]) -> None:
         """Write the results, numbered in the order of the inputs, or for PNG named as the inputs are; see `Route`."""
-        if not self.inputs:
+        if not inputs:
             raise MedsynthError("there is no input: give a volume, a folder of volumes or a datalist")
-        Route(self._name, self._read, self._make, own_names=True).run(self.inputs, self.output)
+        Route(self._name, self._read, self._make, own_names=True).run(inputs, self.output)
 
     @property
     def _name(self) -> str:

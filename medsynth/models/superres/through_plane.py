@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,14 +35,13 @@ log = logging.getLogger(__name__)
 def super_resolution(
     model: LoadedModel,
     output: ImageFolder,
-    inputs: Sequence[Mapping[str, Any]],
     upscaler: SliceUpscaler,
     scale: int | None = None,
     dicom: bool = False,
 ) -> SuperResolution:
     """In the plane or through it, as the model has learned; see `SuperResolution`."""
     kind = ThroughPlane if upscaler.network.degradation in PROFILES else SuperResolution
-    return kind(model, output, inputs, upscaler, scale, dicom)
+    return kind(model, output, upscaler, scale, dicom)
 
 
 class ThroughPlane(SuperResolution):

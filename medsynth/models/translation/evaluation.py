@@ -100,26 +100,25 @@ class TranslationEvaluation:
                 with_image(others, made, self.data.name)
             inputs = [entry | {"image": entry[given]} for entry in entries]
             images = ImageFolder(folder, "translation", model.digest, overwrite, file_format, model.modalities)
-            self.translators[name] = TranslationInference(
-                model, images, inferers[name], name, inputs, num_samples, seed, dicom=False
-            )
+            translator = TranslationInference(model, images, inferers[name], name, num_samples, seed, dicom=False)
+            self.translators[name] = translator, inputs
         whole = [entry for entry in self.held_out if entry.get("sources", {}).keys() >= set(self.contrasts)]
         for words, kept in fewer_contrasts(self.contrasts).items() if whole else ():
             images = ImageFolder(
                 Path(output_dir) / words.replace(" ", "_"), "translation", model.digest, overwrite, file_format
             )
             inputs = [_with_sources(entry, kept) for entry in whole]
-            self.fewer[words] = TranslationInference(
-                model, images, inferers[direction], direction, inputs, num_samples, seed, dicom=False
-            )
+            inferer = inferers[direction]
+            translator = TranslationInference(model, images, inferer, direction, num_samples, seed, dicom=False)
+            self.fewer[words] = translator, inputs
 
     def run(self) -> None:
         """Translate, compare, write."""
-        for translator in self.fewer.values():
-            translator.run()
-        fewer = {words: str(translator.output.images) for words, translator in self.fewer.items()}
-        for name, translator in self.translators.items():
-            translator.run()
+        for translator, inputs in self.fewer.values():
+            translator.run(inputs)
+        fewer = {words: str(translator.output.images) for words, (translator, _) in self.fewer.items()}
+        for name, (translator, inputs) in self.translators.items():
+            translator.run(inputs)
             images = str(translator.output.images)
             if self.held_out:
                 how = {"split": self.preparation.split, "seed": self.seed, "more": self._opinions(name), "fewer": fewer}

@@ -17,7 +17,11 @@ from medsynth.training.samples import SampleGrid
 if TYPE_CHECKING:
     from medsynth.run.run import Run
 
-AIR = -1.0
+SHOWN = (
+    "in a row, a held-out source, its translation, the true target if there is one, and the translation back; then the "
+    "same from the target"
+)
+SHOWN_OF_CONTRASTS = "in a row, the contrasts of a held-out slice, their translation, and the true target"
 
 
 class TranslationGrid(SampleGrid):
@@ -36,6 +40,7 @@ class TranslationGrid(SampleGrid):
     def __init__(self, run: Run, dataset: PairDataset, interval_epochs: int = 5, rows: int = 6) -> None:
         super().__init__(run, interval_epochs, count=8 * rows)
         self.dataset, self.rows = dataset, rows
+        self.shows = SHOWN_OF_CONTRASTS if dataset.contrasts else SHOWN
 
     @torch.no_grad()
     def pictures(self, engine: Engine) -> tuple[Tensor, int]:

@@ -221,7 +221,6 @@ class TranslationInference:
         output: the folder.
         inferer: from `volume_inferer`.
         direction: of `DIRECTIONS`.
-        inputs: from `find_inputs`.
         num_samples: draws from the latent distribution whose mean and deviation are written; 1: its mean translated.
         seed: of the draws.
         dicom: write DICOM series besides NIfTI.
@@ -233,7 +232,6 @@ class TranslationInference:
         output: ImageFolder,
         inferer: VolumeInferer | PictureInferer,
         direction: str,
-        inputs: Sequence[Mapping[str, Any]],
         num_samples: int,
         seed: int,
         dicom: bool,
@@ -246,11 +244,11 @@ class TranslationInference:
         space = space_of(model, domains(direction)[1])
         self.request = VolumeRequest(direction, space, num_samples, seed, dicom=dicom, sidecar=sidecar)
         self.network = slice_network(model, direction, sample=num_samples > 1)
-        self.inferer, self.inputs, self.output = inferer, inputs, output
+        self.inferer, self.output = inferer, output
 
-    def run(self) -> None:
-        """Translate and write all inputs."""
-        if not self.inputs:
+    def run(self, inputs: Sequence[Mapping[str, Any]]) -> None:
+        """Translate and write all inputs, from `find_inputs`."""
+        if not inputs:
             raise MedsynthError("no input is given: name a volume, a DICOM folder, a folder of either or a datalist")
         write = write_pictures if isinstance(self.inferer, PictureInferer) else write_volumes
-        write(self.inputs, self.network, self.inferer, self.output, self.request)
+        write(inputs, self.network, self.inferer, self.output, self.request)

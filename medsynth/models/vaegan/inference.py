@@ -20,6 +20,7 @@ from medsynth.inference.generate import (
     blocks,
     check_batch_size,
     check_request,
+    refuse_unread,
     sampled,
     square,
     write_images,
@@ -100,9 +101,7 @@ class VaeGanInference:
     def _check_use(self, has_input: bool) -> None:
         """Refuse what changes nothing in this mode, an edit that is to change nothing, and what is not installed."""
         mode, request, segmentations = self.mode, self.request, self.segmentations
-        for name in UNREAD.get(mode, ("label", "covariates") if has_input else ()):
-            if getattr(request, name) is not None:
-                raise MedsynthError(f"mode is {mode}, where {name} changes nothing: leave {name} null")
+        refuse_unread(request, mode, UNREAD.get(mode, ("label", "covariates") if has_input else ()))
         if segmentations is not None and mode not in WITH_LABEL_MAPS:
             raise MedsynthError(f"mode is {mode}, where segmentations change nothing: leave segmentations null")
         if segmentations is not None and request.position is not None:

@@ -89,6 +89,8 @@ class VaeGanTrainer(AdversarialTrainer):
     shifts of both: arXiv:2006.10738.
     """
 
+    shows = "reconstructions of training slices, and new slices once the prior learns (from prior_from of the run on)"
+
     def __init__(
         self,
         network: VaeGan,

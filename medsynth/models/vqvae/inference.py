@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from medsynth.errors import MedsynthError
 from medsynth.inference import suitability
-from medsynth.inference.generate import Request, check_batch_size, check_request, sampled, square, write_images
+from medsynth.inference.generate import (
+    Request,
+    check_batch_size,
+    check_request,
+    refuse_unread,
+    sampled,
+    square,
+    write_images,
+)
 from medsynth.inference.image_folder import ImageFolder
 from medsynth.inference.reconstruct import reconstruct
 from medsynth.models.vqvae.map_inference import bits_per_pixel, decode, encode, entropy_per_pixel
@@ -70,7 +78,7 @@ class VqVaeInference:
         mode: `generate`: images from a prior; `reconstruct`: the inputs as their codes describe them; `encode`: their
             code maps; `decode`: images of code maps.
         request: what to generate.
-        inputs: what to reconstruct, encode or decode, from `find_inputs`.
+        input: where the inputs of `run` are; None: there are none.
         batch_size: slices at a time.
     """
 
@@ -81,18 +89,20 @@ class VqVaeInference:
         inferer: CodeInferer,
         mode: str,
         request: Request,
-        inputs: Sequence[dict[str, Any]],
+        input: str | None,
         batch_size: int,
     ) -> None:
-        check_request(stage_one(model), SliceVqVae, "VQ-VAE or of a prior over its codes", mode, MODES, bool(inputs))
+        of = "VQ-VAE or of a prior over its codes"
+        check_request(stage_one(model), SliceVqVae, of, mode, MODES, input is not None)
         check_batch_size(batch_size)
         if mode == "encode" and output.format == "png":
             raise MedsynthError("mode is encode and format is png, and code maps are NIfTI files: leave format out")
+        refuse_unread(request, mode, () if mode == "generate" else ("label", "position"))
         self.model, self.output, self.inferer = model, output, inferer
-        self.mode, self.request, self.inputs, self.batch_size = mode, request, inputs, batch_size
+        self.mode, self.request, self.batch_size = mode, request, batch_size
 
-    def run(self) -> None:
-        """Run the chosen mode."""
+    def run(self, inputs: Sequence[dict[str, Any]] = ()) -> None:
+        """Do it; `find_inputs` looks for the inputs once the constructor has checked the request."""
         if self.mode == "generate" and not is_prior(self.model):
             raise MedsynthError(
                 "the checkpoint is of stage one, which cannot draw code maps: train a prior "
@@ -105,12 +115,12 @@ class VqVaeInference:
             return
         model = stage_one(self.model)
         if self.mode == "decode":
-            decode(self.inputs, model, self.output, self.batch_size)
+            decode(inputs, model, self.output, self.batch_size)
             return
         if self.mode == "encode":
-            usage = encode(self.inputs, model, self.output, self.batch_size)
+            usage = encode(inputs, model, self.output, self.batch_size)
         else:
-            reconstruct(self.inputs, model, self.inferer, self.output, self.batch_size)
+            reconstruct(inputs, model, self.inferer, self.output, self.batch_size)
             usage = self.inferer.usage
         log.info(
             "%.3f bits a pixel: %d codes, one for %d x %d pixels; %.3f with an entropy code",
@@ -123,4 +133,4 @@ class VqVaeInference:
 
 def generator_of(model: LoadedModel, output: ImageFolder, request: Request) -> VqVaeInference | None:
     """Draws images from a prior; None for a model of stage one."""
-    return VqVaeInference(model, output, CodeInferer(), "generate", request, [], 1) if is_prior(model) else None
+    return VqVaeInference(model, output, CodeInferer(), "generate", request, None, 1) if is_prior(model) else None

@@ -121,6 +121,16 @@ def test_a_run_without_an_evaluation_is_told_what_to_do(run, tmp_path):
         compare([tmp_path / "a"], ReportFolder(tmp_path / "out"))
 
 
+def test_runs_without_floors_are_not_judged_and_the_page_says_why(run, tmp_path):
+    folders = [run(name, {"fd_self": 10.0, "swd": 5.0}) for name in "ab"]
+    for table in (folder / "evaluation/metrics.json" for folder in folders):
+        measures = json.loads(table.read_text())
+        without = {"floor": None, "note": "of slices", "no_floor": "2 held-out subjects, needs 4"}
+        table.write_text(json.dumps({name: values | without for name, values in measures.items()}))
+    compare(folders, ReportFolder(tmp_path / "out"))
+    assert "Cannot be judged: 2 held-out subjects, needs 4." in (tmp_path / "out/report.html").read_text()
+
+
 def test_measures_of_planes_are_compared_under_their_names(run, tmp_path):
     a = run("a", {"fd_pca/axial": 5.0, "fd_pca/coronal": 9.0})
     b = run("b", {"fd_pca/axial": 8.0, "fd_pca/coronal": 7.0})

@@ -213,7 +213,7 @@ def test_volumes_are_judged_by_their_planes_and_smearing_between_slices_is_named
 
 def test_volumes_without_floors_are_not_judged_and_the_headline_says_why(measure):
     why = "16 training and 2 held-out subjects, needs 4 of each: give more"
-    measures = [replace(one, floor=None, note=f"in 2 components; no floor: {why}") for one in of_volumes(measure)]
+    measures = [replace(one, floor=None, note="in 2 components", no_floor=why) for one in of_volumes(measure)]
     measures += [measure("closer_to_train", 0.5, 0.5), measure("copies_control", 1.0)]
     fidelity, diversity, _, found = verdicts(measures)
     assert fidelity.headline == diversity.headline == f"Cannot be judged: {why}."

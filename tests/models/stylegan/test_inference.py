@@ -44,9 +44,14 @@ def inference(model):
 
     def make(**options) -> StyleGanInference:
         usual = {"mode": "generate", "request": Request(9, None, None, 3), "truncation": 1.0, "path": "linear"}
-        return StyleGanInference(model, None, projection=None, inputs=[], batch_size=4, **usual | options)
+        return StyleGanInference(model, None, projection=None, input=None, batch_size=4, **usual | options)
 
     return make
+
+
+def test_a_class_that_the_model_does_not_know_is_refused_before_anything_is_drawn(inference):
+    with pytest.raises(MedsynthError, match="label is 'MCI', which the model does not know"):
+        inference(request=Request(9, "MCI", None, 3))
 
 
 @pytest.mark.parametrize("path", ["linear", "spherical"])

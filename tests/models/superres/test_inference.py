@@ -80,7 +80,7 @@ def finer(tmp_path):
         save_model(tmp_path / "model.pt", untrained(), definition, preprocessing.to_dict())
         model, out = load_model(tmp_path / "model.pt"), tmp_path / "out"
         output = ImageFolder(out, "superres", model.digest, overwrite=True)
-        SuperResolution(model, output, [{"image": str(path)}], SliceUpscaler(network, **how), scale, dicom).run()
+        SuperResolution(model, output, SliceUpscaler(network, **how), scale, dicom).run([{"image": str(path)}])
         (file,) = (out / "images").glob("*.nii.gz")
         return nib.load(file), out
 
@@ -234,7 +234,7 @@ def finer_png(tmp_path):
         preprocessing = Preprocessing("image", None, None, 32).to_dict()
         model = LoadedModel(untrained(degradation="area"), preprocessing, [], {}, "", {})
         output = ImageFolder(tmp_path / "out", "superres", "", overwrite=True, format="png")
-        SuperResolution(model, output, [{"image": str(path)} for path in paths], SliceUpscaler(model.network)).run()
+        SuperResolution(model, output, SliceUpscaler(model.network)).run([{"image": str(path)} for path in paths])
         return output.folder
 
     return run

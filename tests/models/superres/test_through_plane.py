@@ -55,7 +55,7 @@ def finer(tmp_path, head):
         save_model(tmp_path / "model.pt", made, definition, Preprocessing("ct", (-1000.0, 2000.0), None, 32).to_dict())
         model, out = load_model(tmp_path / "model.pt"), tmp_path / "out"
         output = ImageFolder(out, "superres", model.digest, overwrite=True)
-        super_resolution(model, output, [{"image": str(path)}], SliceUpscaler(made)).run()
+        super_resolution(model, output, SliceUpscaler(made)).run([{"image": str(path)}])
         (file,) = (out / "images").glob("*.nii.gz")
         return nib.load(file), nib.load(path)
 
@@ -140,4 +140,4 @@ def test_a_scale_is_refused():
     with pytest.raises(
         MedsynthError, match="scale is 2, and this model goes from slices to the spacing of their pixels"
     ):
-        ThroughPlane(None, None, [], upscaler, 2)
+        ThroughPlane(None, None, upscaler, 2)

@@ -214,7 +214,7 @@ def test_one_input_that_can_be_used_is_too_few_to_interpolate(infer, of_pictures
         ({"position": 0.5}, "the training images of this model had no positions"),
         ({"steps": 0}, "steps is 0: give a whole number, 1 or more"),
         ({"steps": 2.5}, "steps is 2.5: give a whole number"),
-        ({"guidance": -1}, "guidance is -1: give a number from 0"),
+        ({"guidance": -1}, "guidance is -1, and negative: give another number"),
         ({"guidance": "much"}, "guidance is 'much': give a number"),
         ({"batch_size": 0}, "batch_size is 0: give a whole number, 1 or more"),
         ({"device": "nowhere"}, "device nowhere cannot be used"),

@@ -24,7 +24,8 @@ def infer(tmp_path):
 
     def run(mode: str, path, **options):
         output = ImageFolder(tmp_path / mode, "vqvae", "", **options)
-        VqVaeInference(model, output, CodeInferer(), mode, Request(1, None, None, 0), find_inputs(str(path)), 4).run()
+        inference = VqVaeInference(model, output, CodeInferer(), mode, Request(1, None, None, 0), str(path), 4)
+        inference.run(find_inputs(str(path)))
         return output.images
 
     return run

@@ -31,7 +31,6 @@ from medsynth.evaluation.metrics.result import Measure
 MOST_IMAGES = 2000  # a side
 LEAST_IMAGES = 50  # of a set whose distribution can be measured
 LEAST_FLOOR_SUBJECTS = 4  # a side
-NO_FLOOR = "no floor: "  # and why, at the end of a note
 
 Function = Callable[[Reference, View], Estimates]
 
@@ -228,7 +227,6 @@ def measured(
         kinds = [(name, entry(name)) for name in group.names]
         return [Measure(name, None, kind.unit, kind.direction, len(fake), note=str(found)) for name, kind in kinds]
     floors = attempt(lambda: _floor(group, reference, others))
-    without = f"{NO_FLOOR}{floors}" if isinstance(floors, CannotMeasure) else None
     model = baseline if isinstance(baseline, CannotMeasure) else attempt(lambda: group.of(reference, baseline))
     return [
         Measure(
@@ -241,7 +239,8 @@ def measured(
             interval=_interval(name, estimate, reference.seed),
             floor=_value(floors, name),
             baseline=_value(model, name),
-            note="; ".join(filter(None, (estimate.note, without))) or None,
+            note=estimate.note,
+            no_floor=str(floors) if isinstance(floors, CannotMeasure) else None,
         )
         for name, estimate in found.items()
     ]

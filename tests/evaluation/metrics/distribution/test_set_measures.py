@@ -80,7 +80,8 @@ def test_few_subjects_have_no_floor_and_that_is_said(evaluate, make_slices):
     found = evaluate(make_slices(13, seed=3), held_out=make_slices(3, per_subject=50, seed=2), utility=False)
     assert found["fd_pca"].value is not None
     assert found["fd_pca"].floor is None
-    assert found["fd_pca"].note.startswith("no floor: 16 training and 3 held-out subjects, needs 4 of each: give more")
+    assert found["fd_pca"].no_floor.startswith("16 training and 3 held-out subjects, needs 4 of each: give more")
+    assert found["fd_pca"].remark == f"no floor: {found['fd_pca'].no_floor}"
 
 
 def test_images_without_labels_get_no_number_between_classes(evaluate, make_slices):
