@@ -25,7 +25,7 @@ from medsynth.models.superres.inference import (
     refuse_twice,
     space_of,
 )
-from medsynth.nn.slice_profile import PROFILES, put_back_above, repeat_slices
+from medsynth.nn.slice_profile import is_profile, put_back_above, repeat_slices
 from medsynth.run.recipe import LoadedModel
 
 MOST_OTHER = 1.5  # times that a scan's ratio of slice distance to pixels may differ from the model's without a warning
@@ -42,7 +42,7 @@ def super_resolution(
     dicom: bool = False,
 ) -> SuperResolution:
     """In the plane or through it, as the model has learned; see `SuperResolution`."""
-    kind = ThroughPlane if upscaler.network.degradation in PROFILES else SuperResolution
+    kind = ThroughPlane if is_profile(upscaler.network.degradation) else SuperResolution
     return kind(model, output, inputs, upscaler, scale, dicom)
 
 
