@@ -6,9 +6,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from medsynth.data.datalist import datalist
 from medsynth.errors import as_line
+from medsynth.nn.slice_profile import to_slices
 from medsynth.run.recipe import load_model
 
 SMALL = {
@@ -56,6 +58,19 @@ def test_a_model_learns_from_one_scan_alone_what_its_header_says(trained):
     assert "on slices that it has learned from" in log
 
 
+def test_a_given_profile_is_learned_from_kept_and_used(run_bundle, trains, thick, tmp_path):
+    given = [1.0, 3.0, 2.0]
+    folder = trains("superres/train.json", thick, **SMALL)(tmp_path / "run", degradation=given)
+    model = load_model(folder / "model.pt")
+    assert model.definition["degradation"] == model.extra["degradation"] == given
+    run_bundle("inference", "superres/inference.json", checkpoint=str(folder / "model.pt"), input=str(thick),
+               output_dir=str(tmp_path / "out"), device="cpu")  # fmt: skip
+    made, coarse = nib.load(tmp_path / "out/images/superres_through_plane_0000.nii.gz"), nib.load(thick)
+    values, measured = (torch.from_numpy(np.asarray(image.dataobj, np.float32)) for image in (made, coarse))
+    found = to_slices(values.flatten(1), len(measured), given, 1.0).reshape(measured.shape)
+    assert (found - measured).abs().max() < 0.02 * measured.max()  # the scan's own profile is another, a box
+
+
 def test_its_scan_gets_as_fine_as_its_pixels_and_means_over_slices_stay(run_bundle, trained, thick, tmp_path):
     run_bundle("inference", "superres/inference.json", checkpoint=str(trained / "model.pt"), input=str(thick),
                output_dir=str(tmp_path / "out"), device="cpu")  # fmt: skip
@@ -64,6 +79,11 @@ def test_its_scan_gets_as_fine_as_its_pixels_and_means_over_slices_stay(run_bund
     assert made.shape == (3 * coarse.shape[0], *coarse.shape[1:])
     means = values.reshape(-1, 3, *values.shape[1:]).mean(1)
     np.testing.assert_allclose(means, measured, atol=2e-3 * measured.max())
+
+
+def test_weights_that_are_no_profile_are_told_before_training(refusal, trains, thick):
+    told = refusal(trains("superres/train.json", thick, **SMALL), degradation=[1, -1])
+    assert told.startswith("error: degradation is [1, -1]: give weights of equally wide parts across a slice")
 
 
 @pytest.mark.parametrize("of_thick", [False, True])

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medsynth.data.datasets.slices import SliceDataset
@@ -55,3 +56,12 @@ def test_preparation_is_timed_on_the_same_volumes(data, tmp_path, monkeypatch):
     pixels, volumes, ours, theirs, ratio, gain = map(float, row.replace("x", "").split())
     assert (pixels, volumes) == (16, 1)
     assert min(ratio, theirs, gain) > 0 <= ours
+
+
+def test_super_resolution_through_the_plane_is_timed_beside_a_spline_and_its_step_trains(benchmark):
+    superres = benchmark("superres")
+    network = superres.RRDBNet(**superres.THICK | {"channels": 8, "blocks": 1})
+    assert min(superres.volume_seconds(network.eval(), torch.rand(3, 8, 10) * 2 - 1)) > 0
+    before = [p.detach().clone() for p in network.parameters()]
+    superres.training_step(network.train())()
+    assert any(not torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True))

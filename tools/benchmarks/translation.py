@@ -1,10 +1,12 @@
-"""Translation: slices of a volume a CPU-second, and CPU-seconds of a training step."""
+"""Translation from one source and from two: slices of a volume a CPU-second, and CPU-seconds of a training step."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +23,7 @@ from medsynth.models.translation.trainer import TranslationTrainer
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "translation" / "train.json"
 SLICES = 40
+CONTRASTS = ("T1w", "T2w")  # of two sources
 
 
 def add_options(parsers: argparse._SubParsersAction) -> None:
@@ -39,39 +42,54 @@ def run(options: argparse.Namespace) -> None:
     size = options.image_size
     with tempfile.TemporaryDirectory() as folder:
         path = made_up_head(Path(folder), size)
-        trainer = full_trainer(path, size, options.batch_size, folder)
-        network = trainer.network.source_to_target.eval()
-        print(f"{SLICES} slices of {size} x {size}, {options.threads} thread(s)")
-        print(f"{parameters(trainer) / 1e6:.2f} M parameters of all four networks")
-        preprocessing = trainer.data_loader.dataset.preprocessing["source"]
-        print(f"{slices_per_second(network, preprocessing, path):.1f} slices translated a CPU-second, file to file")
-        seconds = cpu_seconds(lambda: step(trainer))
-        print(f"{seconds:.2f} CPU-seconds a training step: both directions, all terms, batch {options.batch_size}")
+        print(f"{SLICES} slices of {size} x {size}, {options.threads} thread(s), batches of {options.batch_size}")
+        print(
+            f"{'sources':>8} {'directions':>11} {'M params':>9} {'slices/CPU-s, file to file':>27} {'CPU-s a step':>13}"
+        )
+        for contrasts in ((), CONTRASTS):
+            trainer = full_trainer(path, size, options.batch_size, folder, contrasts)
+            network = trainer.network.source_to_target.eval()
+            preprocessing = trainer.data_loader.dataset.preprocessing["source"]
+            speed = slices_per_second(network, preprocessing, path, contrasts)
+            seconds, directions = cpu_seconds(lambda: step(trainer)), len(trainer.from_domain)  # noqa: B023
+            millions = parameters(trainer) / 1e6
+            print(f"{len(contrasts) or 1:>8} {directions:>11} {millions:>9.2f} {speed:>27.1f} {seconds:>13.2f}")
 
 
-def slices_per_second(network: UNetVae, preprocessing: Preprocessing, path: Path) -> float:
+def slices_per_second(
+    network: UNetVae, preprocessing: Preprocessing, path: Path, contrasts: Sequence[str] = ()
+) -> float:
     """Through `VolumeInferer`, reading and writing included."""
-    inferer = VolumeInferer(preprocessing)
+    inferer, source = VolumeInferer(preprocessing, contrasts=contrasts), Source.of(entry(path, contrasts), "source")
 
     def translate() -> None:
-        ready = read_ready(Source(str(path)), inferer.preprocessing)
+        ready = read_ready(source, inferer.preprocessing, contrasts)
         values = ready.back(inferer(ready, network))
         nib.save(nib.Nifti1Image(values, ready.affine), path.with_name("out.nii.gz"))
 
     return SLICES / cpu_seconds(translate)
 
 
-def full_trainer(path: Path, size: int, batch_size: int, cache_dir: str) -> TranslationTrainer:
-    """The trainer of the bundle's config with all terms, on slices of one head, without handlers."""
+def full_trainer(
+    path: Path, size: int, batch_size: int, cache_dir: str, contrasts: Sequence[str] = ()
+) -> TranslationTrainer:
+    """The trainer of the bundle's config with all terms that there are, on slices of one head, without handlers."""
     parser = ConfigParser()
     parser.read_config(CONFIG)
-    settings = {"image_size": size, "batch_size": batch_size, "device": "cpu", "all_terms_on_pairs": True}
-    parser.update(settings | {"weights#feature": 1.0})
+    settings = {"image_size": size, "batch_size": batch_size, "device": "cpu", "all_terms_on_pairs": not contrasts}
+    parser.update(settings | {"weights#feature": 1.0, "network_def#contrasts": list(contrasts)})
     preprocessing = Preprocessing("mri", None, None, size, neighbours=parser["neighbours"])
-    entries = [{"source": str(path), "target": str(path.with_name("target.nii.gz")), "subject": "a", "label": None}]
-    parser["train"]["dataset"] = PairDataset(entries, preprocessing, preprocessing, cache_dir=cache_dir)
+    parser["train"]["dataset"] = PairDataset(
+        [entry(path, contrasts)], preprocessing, preprocessing, cache_dir=cache_dir, contrasts=contrasts
+    )
     parser["train"]["handlers"] = []
     return parser.get_parsed_content("train#trainer")
+
+
+def entry(path: Path, contrasts: Sequence[str]) -> dict[str, Any]:
+    """That of a datalist; all contrasts of the source are one file."""
+    pair = {"source": str(path), "target": str(path.with_name("target.nii.gz")), "subject": "a", "label": None}
+    return pair | ({"sources": dict.fromkeys(contrasts, str(path))} if contrasts else {})
 
 
 def step(trainer: TranslationTrainer) -> None:

@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, is_number
 from medsynth.nn.resampling import average, truncate
-from medsynth.nn.slice_profile import PROFILES, to_slices
+from medsynth.nn.slice_profile import PROFILES, Profile, is_profile, to_slices
 
 KINDS = {"kspace": truncate, "area": average}
 OF_MODALITY = {"mri": "kspace", "ct": "area", "image": "area"}
 SCALES = (2, 4)
 LEAST_RATIO = 1.5  # of the distance between slices to the fine spacing: below, there is nothing to gain
 MOST_FILL = 2.0  # of a slice's thickness to the distance between slices: farther slices tell next to nothing new
+EXAMPLE = [0.1, 0.4, 1.0, 0.4, 0.1]  # of a given profile
 
 Range = Sequence[float]
 
@@ -26,20 +27,20 @@ Range = Sequence[float]
 def degrade(
     images: Tensor,
     scale: float,
-    kind: str,
+    kind: Profile,
     noise: Range | None = None,
     blur: Range | None = None,
     fill: float = 1.0,
 ) -> Tensor:
     """The coarse images (..., rows / scale, columns / scale) of fine ones, both of the same field of view.
 
-    With `box` and `gaussian`, the rows are what thick slices consist of: (..., rows / scale rounded, columns).
+    With a profile of slices, the rows are what thick slices consist of: (..., rows / scale rounded, columns).
 
     Args:
         images: (..., rows, columns) in [-1, 1], -1 being no signal.
         scale: 2 or 4; of thick slices, the distance between them in fine rows, at least `LEAST_RATIO`.
         kind: `kspace` (MRI): the outer frequencies are not measured; `area` (CT): the mean over each coarse pixel;
-            `box` or `gaussian`: the profile of thick slices, see `medsynth.nn.slice_profile`.
+            `box`, `gaussian` or weights: the profile of thick slices, see `medsynth.nn.slice_profile`.
         noise: (low, high), range of the standard deviation, as a share of the intensity range; one draw per image. With
             `kspace` it is Rician: in both parts of a complex signal, of which the magnitude is taken.
         blur: (low, high), range of the standard deviation of a Gaussian in fine pixels; one draw per image.
@@ -49,13 +50,13 @@ def degrade(
         MedsynthError: an unknown scale or kind, an invalid range, or sides that are no multiples of the scale.
     """
     check(scale, kind, noise, blur, fill)
-    if kind in KINDS and any(side % scale for side in images.shape[-2:]):
+    through = is_profile(kind)
+    if not through and any(side % scale for side in images.shape[-2:]):
         rows, columns = images.shape[-2:]
         raise MedsynthError(f"{rows} x {columns} pixels are no multiples of scale {scale}: crop or pad them")
     fine = images.float()
     if blur is not None:
         fine = _blurred(fine, _draws(blur, fine))
-    through = kind in PROFILES
     coarse = to_slices(fine, round(fine.shape[-2] / scale), kind, fill) if through else KINDS[kind](fine, scale)
     if noise is None:
         return coarse
@@ -73,7 +74,7 @@ class Degradation:
     """
 
     scale: float
-    kind: str
+    kind: Profile
     noise: Range | None = None
     blur: Range | None = None
     fill: float = 1.0
@@ -88,47 +89,62 @@ class Degradation:
     @property
     def multiple(self) -> int:
         """What sides of fine images must be a multiple of."""
-        return 1 if self.kind in PROFILES else self.scale
+        return 1 if is_profile(self.kind) else self.scale
 
     def fitting(self, images: Tensor) -> Tensor:
         """Fine images without the last rows where these fill no whole thick slice."""
-        if self.kind not in PROFILES:
+        if not is_profile(self.kind):
             return images
         return images[..., : round(int((images.shape[-2] + 0.5) / self.scale) * self.scale), :]
 
 
-def kind_of(degradation: str | None, modality: str, direction: str = "in_plane") -> str:
+def kind_of(degradation: Profile | None, modality: str, direction: str = "in_plane") -> Profile:
     """The kind of degradation: None stands for `kspace` for `mri` and `area` for others, or `box` through the plane.
 
     Raises:
         MedsynthError: a kind that is not one of that direction.
     """
-    usual = OF_MODALITY.get(modality, "area") if direction == "in_plane" else "box"
-    kinds = tuple(KINDS) if direction == "in_plane" else PROFILES
-    if degradation not in (None, *kinds):
-        raise MedsynthError(f"degradation is {degradation!r}: choose one of {', '.join(kinds)} (direction {direction})")
-    return usual if degradation is None else degradation
+    in_plane = direction == "in_plane"
+    if degradation is None:
+        return OF_MODALITY.get(modality, "area") if in_plane else "box"
+    if not (degradation in tuple(KINDS) if in_plane else is_profile(degradation)):
+        kinds = ", ".join(KINDS) if in_plane else f"{', '.join(PROFILES)}, or give weights such as {EXAMPLE}"
+        raise MedsynthError(f"degradation is {degradation!r}: choose one of {kinds} (direction {direction})")
+    return degradation
 
 
-def check(scale: float, kind: str, noise: Range | None = None, blur: Range | None = None, fill: float = 1.0) -> None:
+def check(
+    scale: float, kind: Profile, noise: Range | None = None, blur: Range | None = None, fill: float = 1.0
+) -> None:
     """Refuse arguments that `degrade` does not support."""
-    if kind not in (*KINDS, *PROFILES):
+    if is_profile(kind):
+        _check_slices(scale, kind, fill)
+    elif kind not in tuple(KINDS):
         raise MedsynthError(f"degradation is {kind!r}: choose one of {', '.join((*KINDS, *PROFILES))}")
-    if kind in KINDS and scale not in SCALES:
+    elif scale not in SCALES:
         raise MedsynthError(f"scale is {scale!r}: choose 2 or 4")
-    if kind in PROFILES and not LEAST_RATIO <= scale < math.inf:
-        raise MedsynthError(f"slices lie {scale:.3g} fine pixels apart: {LEAST_RATIO} or more are needed")
-    if kind in PROFILES and not 0 < fill <= MOST_FILL:
-        raise MedsynthError(
-            f"slices are {fill:.3g} times as thick as the distance between them: more than 0, and up to {MOST_FILL:g} "
-            "times, can be used: check thickness and gap"
-        )
     for name, given in (("noise", noise), ("blur", blur)):
         if given is None:
             continue
         numbers = isinstance(given, (list, tuple)) and all(isinstance(value, (int, float)) for value in given)
         if not (numbers and len(given) == 2 and 0 <= given[0] <= given[1] < math.inf):
             raise MedsynthError(f"{name} is {given!r}: give null or [low, high], not below 0, such as [0.0, 0.02]")
+
+
+def _check_slices(scale: float, profile: Profile, fill: float) -> None:
+    weights = [1.0] if isinstance(profile, str) else profile
+    if not (all(is_number(weight) and weight >= 0 for weight in weights) and any(weights)):
+        raise MedsynthError(
+            f"degradation is {profile!r}: give weights of equally wide parts across a slice, finite numbers of 0 or "
+            f"more, not all 0, such as {EXAMPLE}"
+        )
+    if not LEAST_RATIO <= scale < math.inf:
+        raise MedsynthError(f"slices lie {scale:.3g} fine pixels apart: {LEAST_RATIO} or more are needed")
+    if not 0 < fill <= MOST_FILL:
+        raise MedsynthError(
+            f"slices are {fill:.3g} times as thick as the distance between them: more than 0, and up to {MOST_FILL:g} "
+            "times, can be used: check thickness and gap"
+        )
 
 
 def _draws(bounds: Range, images: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from medsynth.models.superres.inference import SliceUpscaler, load_upscaler
 from medsynth.models.superres.network import RRDBNet
 from medsynth.models.superres.upscaling_sections import Case, superres_sections
 from medsynth.models.superres.upscaling_verdict import superres_verdicts
-from medsynth.nn.slice_profile import PROFILES
+from medsynth.nn.slice_profile import is_profile
 from medsynth.run.recipe import LoadedModel, load_model
 
 NETWORK, COMPARED, FIRST_STAGE = "network", "compared network", "first stage"
@@ -195,7 +195,7 @@ class SuperResolutionEvaluation:
         return self._write(rows, cases, data.digest, patients)
 
     def _truth(self, source: Source) -> Truth:
-        if self.degradation.kind in PROFILES:
+        if is_profile(self.degradation.kind):
             return read_cuts(source, self.preprocessing, self.degradation, self.slices_per_subject)
         return read_truth(source, self.preprocessing, self.degradation.scale, self.slices_per_subject)
 
@@ -279,15 +279,17 @@ def _in_words(degradation: Degradation) -> str:
         "box": "thick slices, even profile",
         "gaussian": "thick slices, Gaussian profile",
     }
+    kind = degradation.kind
+    named = kinds[kind] if isinstance(kind, str) else f"thick slices, given profile of {len(kind)} weights"
     extra = [f"{name} {getattr(degradation, name)}" for name in ("noise", "blur") if getattr(degradation, name)]
-    thick = [f"{degradation.fill:.3g} of the distance between them"] if degradation.kind in PROFILES else []
-    return ", ".join([kinds[degradation.kind], *thick, *extra])
+    thick = [f"{degradation.fill:.3g} of the distance between them"] if is_profile(kind) else []
+    return ", ".join([named, *thick, *extra])
 
 
 def _interpolations(network: RRDBNet) -> dict[str, Callable[[Tensor], Tensor]]:
     """By name: coarse (N, rows, columns) -> fine, for the grids of a network."""
     grids, scale = network.grids, network.scale
-    if network.degradation in PROFILES:
+    if is_profile(network.degradation):
         return {"nearest": grids.nearest, "linear": partial(_linear, scale=scale), "spline": grids.interpolation}
     return {name: partial(method, scale=scale) for name, method in INTERPOLATIONS.items()}
 

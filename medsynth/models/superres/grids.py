@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medsynth.nn.resampling import average, repeat, spline, truncate, zero_fill
-from medsynth.nn.slice_profile import from_slices, put_back, repeat_slices
+from medsynth.nn.slice_profile import Profile, from_slices, put_back, repeat_slices
 
 BASES = {"kspace": zero_fill, "area": spline}
 """The interpolation of each kind of coarse image."""
@@ -69,12 +69,12 @@ class SliceGrids:
 
     Args:
         scale: distance between slices over the fine spacing; need not be whole.
-        degradation: profile of the slices, `box` or `gaussian`.
+        degradation: profile of the slices: `box`, `gaussian` or weights.
         fill: thickness over the distance between slices.
     """
 
     scale: float
-    degradation: str
+    degradation: Profile
     fill: float
     channels = 12
     step = 2

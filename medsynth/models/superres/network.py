@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.models.superres.degradation import check
 from medsynth.models.superres.grids import PixelGrids, SliceGrids
-from medsynth.nn.slice_profile import PROFILES
+from medsynth.nn.slice_profile import Profile, is_profile
 
 TRUNKS = ("dense", "residual")
 UPSAMPLINGS = ("subpixel", "nearest")
@@ -121,8 +121,8 @@ class RRDBNet(nn.Module):
     Args:
         scale: 2 or 4; through the plane, the distance between slices over the fine spacing.
         degradation: how the images were made coarse, `kspace` (truncation) or `area` (averaging), see `degradation`.
-            The detail is added to zero filling or to cubic splines accordingly. `box` or `gaussian`: rows are thick
-            slices of that profile, and columns stay as they are, see `SliceGrids`.
+            The detail is added to zero filling or to cubic splines accordingly. `box`, `gaussian` or weights: rows
+            are thick slices of that profile, and columns stay as they are, see `SliceGrids`.
         channels: of the features.
         trunk: `dense`, of residual-in-residual dense blocks as in the original, or `residual`, of plain residual
             blocks, which learn faster.
@@ -133,7 +133,7 @@ class RRDBNet(nn.Module):
         upsampling: `subpixel`, with all layers at the coarse resolution, or `nearest`, as in the original.
         consistent: replace what the fine image implies about the coarse one by what was measured. If the coarse image
             has no noise, this never raises the mean squared error.
-        fill: of `box` and `gaussian`, thickness of the slices over the distance between them.
+        fill: through the plane, thickness of the slices over the distance between them.
 
     Reference: Wang et al., ESRGAN, arXiv:1809.00219.
     """
@@ -141,7 +141,7 @@ class RRDBNet(nn.Module):
     def __init__(
         self,
         scale: float,
-        degradation: str,
+        degradation: Profile,
         channels: int,
         trunk: str,
         blocks: int,
@@ -164,7 +164,7 @@ class RRDBNet(nn.Module):
             check_whole(name, value, 1)
         self.scale, self.degradation, self.neighbours, self.consistent = scale, degradation, neighbours, consistent
         self.fill = fill
-        through = degradation in PROFILES
+        through = is_profile(degradation)
         self.grids = SliceGrids(scale, degradation, fill) if through else PixelGrids(scale, degradation)
         self.step = self.grids.step
         self.first = nn.Conv2d(self.grids.channels * (1 + 2 * neighbours), channels, 3, padding=1)

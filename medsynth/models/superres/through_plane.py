@@ -24,7 +24,7 @@ from medsynth.models.superres.inference import (
     refuse_twice,
     space_of,
 )
-from medsynth.nn.slice_profile import PROFILES, put_back_above, repeat_slices
+from medsynth.nn.slice_profile import is_profile, put_back_above, repeat_slices
 from medsynth.run.recipe import LoadedModel
 
 MOST_OTHER = 1.5  # times that a scan's ratio of slice distance to pixels may differ from the model's without a warning
@@ -40,8 +40,13 @@ def super_resolution(
     dicom: bool = False,
 ) -> SuperResolution:
     """In the plane or through it, as the model has learned; see `SuperResolution`."""
+<<<<<<< HEAD
     kind = ThroughPlane if upscaler.network.degradation in PROFILES else SuperResolution
     return kind(model, output, upscaler, scale, dicom)
+=======
+    kind = ThroughPlane if is_profile(upscaler.network.degradation) else SuperResolution
+    return kind(model, output, inputs, upscaler, scale, dicom)
+>>>>>>> 5abd3195921d80a2e6e51d08833d8f7189ae713a
 
 
 class ThroughPlane(SuperResolution):

@@ -46,6 +46,16 @@ def test_blur_has_the_width_asked_for_and_is_drawn_image_by_image():
     assert abs(variances[0] - variances[1]) > 0.1
 
 
+@pytest.mark.parametrize("weights", [[], [0, 0.0], [1, -0.1, 1], [1, float("nan")], [1, float("inf")], [1, "2"], [[1]]])
+def test_weights_that_are_no_profile_are_told_with_what_is_needed(weights):
+    with pytest.raises(MedsynthError) as raised:
+        degrade(torch.zeros(1, 1, 16, 16), 2, weights)
+    assert str(raised.value) == (
+        f"degradation is {weights!r}: give weights of equally wide parts across a slice, finite numbers of 0 or more, "
+        "not all 0, such as [0.1, 0.4, 1.0, 0.4, 0.1]"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -91,8 +91,13 @@ def test_what_cannot_be_is_told(scan, sizes, options, told):
 def test_each_direction_has_its_kinds_of_degradation():
     assert [kind_of(None, "mri", name) for name in ("in_plane", "through_plane")] == ["kspace", "box"]
     assert kind_of("gaussian", "ct", "through_plane") == "gaussian"
-    with pytest.raises(MedsynthError, match="'area': choose one of box, gaussian .direction through_plane"):
+    assert kind_of([1, 2, 1], "ct", "through_plane") == [1, 2, 1]
+    with pytest.raises(
+        MedsynthError, match="'area': choose one of box, gaussian, or give weights such as .0.1, .*plane"
+    ):
         kind_of("area", "ct", "through_plane")
+    with pytest.raises(MedsynthError, match=r"is \[1, 2, 1\]: choose one of kspace, area .direction in_plane"):
+        kind_of([1, 2, 1], "ct")
 
 
 def test_a_scan_alone_is_trained_and_validated_on(scan):

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from nibabel.orientations import axcodes2ornt
+from nibabel.orientations import axcodes2ornt, io_orientation
 from scipy.spatial.transform import Rotation
 from small_networks import RRDB
 
@@ -47,15 +47,15 @@ def head() -> np.ndarray:
 def finer(tmp_path, head):
     """What a network makes of a volume stored in this order of axes, beside the file."""
 
-    def run(orientation: str = "RAS", made: RRDBNet | None = None, volume: np.ndarray = head, affine=OBLIQUE):
+    def run(orientation: str = "RAS", volume: np.ndarray = head, affine=OBLIQUE, **options):
         path = tmp_path / f"Doe_{orientation}.nii.gz"
         nib.save(nib.Nifti1Image(volume, affine).as_reoriented(axcodes2ornt(orientation)), path)
-        made = made or RRDBNet(**RRDB | BOX).eval()
-        definition = {"_target_": "medsynth.models.superres.network.RRDBNet"} | RRDB | BOX
+        made = RRDBNet(**RRDB | BOX | options)
+        definition = {"_target_": "medsynth.models.superres.network.RRDBNet"} | RRDB | BOX | options
         save_model(tmp_path / "model.pt", made, definition, Preprocessing("ct", (-1000.0, 2000.0), None, 32).to_dict())
         model, out = load_model(tmp_path / "model.pt"), tmp_path / "out"
         output = ImageFolder(out, "superres", model.digest, overwrite=True)
-        super_resolution(model, output, SliceUpscaler(made)).run([{"image": str(path)}])
+        super_resolution(model, output, SliceUpscaler(model.network)).run([{"image": str(path)}])
         (file,) = (out / "images").glob("*.nii.gz")
         return nib.load(file), nib.load(path)
 
@@ -85,6 +85,22 @@ def test_thick_slices_get_as_close_as_pixels_and_a_landmark_stays_at_its_place_i
     np.testing.assert_allclose(brightest(made), brightest(image), atol=0.25)  # a fine voxel is 0.9 mm, a slice 5 mm
 
 
+@pytest.mark.parametrize(
+    ("orientation", "profile"), [("RAS", [0.1, 0.4, 1.0, 0.4, 0.1]), ("LPI", [1.0, 0.6, 0.3]), ("SLA", [0.3, 0.6, 1.0])]
+)
+def test_a_landmark_that_a_given_profile_blurred_gets_back_to_its_place_in_mm(finer, orientation, profile):
+    place = np.array([25.3, 20.6, 18.4])  # of 44 x 50 x 50 voxels
+    distance = sum((axis - at) ** 2 for axis, at in zip(np.indices((44, 50, 50)), place, strict=True))
+    truth = torch.from_numpy(2500 * np.exp(-distance / 18) - 980).permute(2, 0, 1)
+    slices = to_slices(truth.flatten(1), 9, profile, 1.0).reshape(9, 44, 50).permute(1, 2, 0).numpy()
+    made, _ = finer(orientation, slices, degradation=profile)
+    expected = nib.affines.apply_affine(OBLIQUE, [*place[:2], (place[2] + 0.5) * 9 / 50 - 0.5])
+    np.testing.assert_allclose(brightest(made), expected, atol=0.7)  # a fine voxel is 0.9 mm
+    upright = np.array(made.as_reoriented(io_orientation(made.affine)).dataobj)
+    found = to_slices(torch.from_numpy(upright).permute(2, 0, 1).flatten(1), 9, profile, 1.0)
+    np.testing.assert_allclose(found.reshape(9, 44, 50).permute(1, 2, 0), slices, atol=5)
+
+
 @pytest.mark.parametrize(("sizes", "axis"), [((5.0, 0.9, 0.9), 0), ((0.9, 5.0, 0.9), 1)])
 def test_the_slice_axis_is_the_coarsest_whatever_plane_the_model_learned_from(finer, sizes, axis):
     shape = [9 if mm == 5 else 40 for mm in sizes]
@@ -94,7 +110,9 @@ def test_the_slice_axis_is_the_coarsest_whatever_plane_the_model_learned_from(fi
     assert made.shape == tuple(50 if i == axis else 40 for i in range(3))
 
 
-@pytest.mark.parametrize("options", [{}, {"degradation": "gaussian"}, {"fill": 0.6}, {"fill": 1.3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"degradation": "gaussian"}, {"degradation": [1.0, 2.0, 0.5]}, {"fill": 0.6}, {"fill": 1.3}]
+)
 def test_means_over_each_slice_of_what_is_made_are_what_was_measured(options):
     made = network(**options)
     truth = (torch.rand(50, 143, generator=torch.Generator().manual_seed(0)) * 1.5 - 1.2).clamp_min(-1)
