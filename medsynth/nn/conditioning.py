@@ -181,7 +181,8 @@ class TrainingConditions(nn.Module):
         """Draw conditions.
 
         Args:
-            label: class index; None: classes as frequent as in the training set.
+            label: class index; None: classes as frequent as in the training set, of those whose images have, or come
+                nearest to, the requested covariates.
             position: in [0, 1]; None: positions as in the training set's images of the class.
             generator: random state on the CPU.
             covariates: by name, some of them or all; the others as in the training set's images of the class.
@@ -190,7 +191,7 @@ class TrainingConditions(nn.Module):
             their own units, NaN where no training image had them.
         """
         device = self.class_shares.device
-        rows = self.class_shares.cpu().multinomial(count, replacement=True, generator=generator)
+        rows = self._shares_beside(covariates).multinomial(count, replacement=True, generator=generator)
         ranks = torch.rand(count, generator=generator) * (QUANTILES - 1)
         if label is not None:
             rows.fill_(label)
@@ -202,6 +203,17 @@ class TrainingConditions(nn.Module):
         labels = torch.where(rows == len(self.class_shares) - 1, UNKNOWN_CLASS, rows)
         drawn = self.requested(self._sample_covariates(rows, generator), covariates)
         return labels.to(device), positions.to(device), drawn.to(device)
+
+    def _shares_beside(self, covariates: Mapping[str, float] | None) -> Tensor:
+        """(classes + 1,), on the CPU: `class_shares`, 0 of classes whose images are far from such covariates."""
+        shares = self.class_shares.cpu()
+        distances = torch.zeros_like(shares)
+        for name, value in (covariates or {}).items():
+            column = self.covariates.index(name)
+            found = self.covariate_quantiles[:, column].cpu()  # from the least to the greatest
+            beyond = (found[:, 0] - value).clamp_min(0) + (value - found[:, -1]).clamp_min(0)
+            distances += beyond / self.covariate_deviation[column].cpu()
+        return shares * (distances <= distances[shares > 0].min())
 
     def requested(self, covariates: Tensor, values: Mapping[str, float] | None) -> Tensor:
         """Covariates (N, K) with the requested values, by name, in the place of their own."""

@@ -168,12 +168,29 @@ def test_covariates_are_drawn_as_the_training_images_of_their_class_have_them():
 
 def test_covariates_that_are_asked_for_are_kept_and_change_nothing_else():
     plain, asked = (
-        fitted().sample(50, generator=torch.Generator().manual_seed(3), covariates=covariates)
+        fitted().sample(50, label=0, generator=torch.Generator().manual_seed(3), covariates=covariates)
         for covariates in (None, {"age": 35})
     )
     assert asked[2][:, 0].tolist() == [35] * 50
     assert torch.equal(asked[2][:, 1], plain[2][:, 1])
     assert all(torch.equal(one, other) for one, other in zip(plain[:2], asked[:2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("covariates", "classes"),
+    [
+        ({"age": 35}, {0}),
+        ({"age": 60}, {1}),
+        ({"age": 48}, {0}),  # nobody has it; 40 is nearer than 60
+        ({"sex": 0}, {0, 1}),
+        ({"sex": 1}, {1}),
+        ({"age": 35, "sex": 1}, {1}),  # no class has both: a sex is farther from the other than 35 years from 60
+        (None, {0, 1}),
+    ],
+)
+def test_classes_are_drawn_that_have_the_covariates_that_are_asked_for(covariates, classes):
+    labels, _, _ = fitted().sample(50, generator=torch.Generator().manual_seed(3), covariates=covariates)
+    assert set(labels.tolist()) == classes
 
 
 def test_covariates_are_drawn_after_classes_and_positions():
