@@ -40,13 +40,8 @@ def super_resolution(
     dicom: bool = False,
 ) -> SuperResolution:
     """In the plane or through it, as the model has learned; see `SuperResolution`."""
-<<<<<<< HEAD
-    kind = ThroughPlane if upscaler.network.degradation in PROFILES else SuperResolution
-    return kind(model, output, upscaler, scale, dicom)
-=======
     kind = ThroughPlane if is_profile(upscaler.network.degradation) else SuperResolution
-    return kind(model, output, inputs, upscaler, scale, dicom)
->>>>>>> 5abd3195921d80a2e6e51d08833d8f7189ae713a
+    return kind(model, output, upscaler, scale, dicom)
 
 
 class ThroughPlane(SuperResolution):
