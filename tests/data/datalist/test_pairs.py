@@ -138,6 +138,9 @@ def test_pairs_survive_writing_and_are_checked_like_images(empty, tmp_path):
     assert datalist.read(tmp_path / "pairs.json", datalist.PAIR).splits == splits
     with pytest.raises(MedsynthError, match='has no "image": these are pairs, for bundles/translation'):
         datalist.read(tmp_path / "pairs.json")
+    (tmp_path / "none.json").write_text(json.dumps({"training": [{"subject": "p1"}]}))
+    with pytest.raises(MedsynthError, match='has no "image": each needs "image" and "subject"'):
+        datalist.read(tmp_path / "none.json")
     singles = {"training": [{"image": "p1_T1w.nii.gz", "subject": "p1"}]}
     (tmp_path / "single.json").write_text(json.dumps(singles))
     with pytest.raises(MedsynthError, match='entry 1 has no "source" or "target": the pairs are in .*pairs.json'):
