@@ -24,8 +24,9 @@ from medsynth.data.phantom.anatomy import Figure, build_head, smooth_field
 from medsynth.data.phantom.trunk import build_body
 from medsynth.errors import MedsynthError
 
-RECIPE_VERSION = 1  # raise it whenever the same arguments come to give other bytes
+RECIPE_VERSION = 2  # raise it whenever the same arguments come to give other bytes
 MODALITIES = ("T1w", "T2w", "FLAIR", "CT")
+SEGMENTATION = "dseg"  # in names of label maps
 STORAGE_ORIENTATIONS = ("PSR", "LPS", "RAS", "LAS")
 HELD_OUT_SHARE = 0.15  # of each group for validation, and as much for the test
 SPACING_RANGE_MM = (0.5, 8.0)
@@ -77,6 +78,25 @@ BODY_BRIGHTNESS = {  # the same of a trunk; FLAIR is not made of it
     "gas": (0.02, 0.02, 0.02, -980.0),
 }
 
+HEAD_CLASSES = {  # of label maps, and the tissues that they hold
+    "fluid": ("csf",),
+    "ventricles": ("ventricle", "choroid"),
+    "cortex": ("grey",),
+    "white_matter": ("white",),
+    "deep_grey_matter": ("basal", "pallidum", "thalamus"),
+    "cerebellum": ("cerebellum",),
+    "lesions": ("lesion",),
+}
+BODY_CLASSES = {
+    "bone": ("bone", "marrow"),
+    "muscle": ("muscle",),
+    "lungs": ("lung",),
+    "heart": ("heart",),
+    "liver": ("liver",),
+    "spleen": ("spleen",),
+    "kidneys": ("kidney", "medulla"),
+}
+
 
 @dataclass(frozen=True)
 class Region:
@@ -86,6 +106,7 @@ class Region:
         build: seed, group and spacing in mm -> the figure.
         groups: names of the two.
         brightness: of each tissue in each of `MODALITIES`.
+        classes: of the label maps, in the order of their codes from 1 on.
         modalities: that can be made.
         reach_mm: from the middle of the grid to its edges, at most.
         plural: its name.
@@ -94,14 +115,15 @@ class Region:
     build: Callable[[Any, str, float], Figure]
     groups: tuple[str, str]
     brightness: Mapping[str, Sequence[float]]
+    classes: Mapping[str, Sequence[str]]
     modalities: tuple[str, ...]
     reach_mm: float
     plural: str
 
 
 REGIONS = {
-    "head": Region(build_head, anatomy.GROUPS, BRIGHTNESS, MODALITIES, 120, "heads"),
-    "body": Region(build_body, trunk.GROUPS, BODY_BRIGHTNESS, ("T1w", "T2w", "CT"), 210, "bodies"),
+    "head": Region(build_head, anatomy.GROUPS, BRIGHTNESS, HEAD_CLASSES, MODALITIES, 120, "heads"),
+    "body": Region(build_body, trunk.GROUPS, BODY_BRIGHTNESS, BODY_CLASSES, ("T1w", "T2w", "CT"), 210, "bodies"),
 }
 
 
@@ -133,6 +155,14 @@ def draw_modality(figure: Figure, modality: str, seed: int | Sequence[int]) -> N
     return ct(rng, figure) if modality == "CT" else mri(rng, figure, modality)
 
 
+def label_map(figure: Figure) -> NDArray[np.uint8]:
+    """The code of the class of each voxel, on the figure's grid; 0 where no class is."""
+    codes = np.zeros(len(figure.tissues), np.uint8)
+    for code, tissues in enumerate(REGIONS[figure.region].classes.values(), 1):
+        codes[[figure.tissues.index(tissue) for tissue in tissues]] = code
+    return codes[figure.labels()]
+
+
 def write_dataset(
     folder: str | Path,
     subjects: int = 24,
@@ -142,6 +172,8 @@ def write_dataset(
     region: str = "head",
 ) -> Path:
     """Write made-up heads or bodies as a BIDS-like tree, half of them of each group; reuse them if they exist.
+
+    Each has a label map (`REGIONS[region].classes`), on the grid of the images.
 
     The tree appears in one step when it is complete, so a stopped run leaves nothing incomplete, and several
     processes may ask for the same one at once.
@@ -202,9 +234,11 @@ def holds_dataset(folder: Path, recipe: dict) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        found = json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"][0]["Recipe"]
+        found = dict(json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"][0]["Recipe"])
     except (OSError, ValueError, LookupError, TypeError):
         raise MedsynthError(f"{folder} holds something other than a phantom: choose another folder") from None
+    if found.get("version") != RECIPE_VERSION:
+        raise MedsynthError(f"{folder} holds the phantom of another version of medsynth: remove this folder")
     if found != recipe:
         raise MedsynthError(f"{folder} holds another phantom, {found}, not {recipe}: choose another folder")
     return True
@@ -228,31 +262,34 @@ def write_tree(tree: Path, recipe: dict) -> None:
         figure = region.build(seed, region.groups[number % 2], recipe["spacing_mm"])
         orientation = STORAGE_ORIENTATIONS[number // 2 % len(STORAGE_ORIENTATIONS)]
         for modality in recipe["modalities"]:
-            path = tree / image_path(name, modality)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save(path, draw_modality(figure, modality, seed), figure.affine, orientation)
+            save(tree / image_path(name, modality), draw_modality(figure, modality, seed), figure.affine, orientation)
+        save(tree / image_path(name, SEGMENTATION), label_map(figure), figure.affine, orientation)
         people[name] = figure.subject
     rows = ["participant_id\tage\tsex\tgroup"]
     rows += [f"{name}\t{person.age}\t{person.sex}\t{person.group}" for name, person in people.items()]
     (tree / "participants.tsv").write_text("\n".join(rows) + "\n")
+    names = {str(code): name for code, name in enumerate(("background", *region.classes))}
+    lines = ["index\tname", *(f"{code}\t{name}" for code, name in names.items())]
+    (tree / "dseg.tsv").write_text("\n".join(lines) + "\n")
     write_json(tree / "dataset_description.json", description(recipe))
-    write_json(tree / "datalist.json", datalist(people, recipe["modalities"][:1], region.groups))
+    write_json(tree / "datalist.json", datalist(people, recipe["modalities"][:1], region.groups) | {"labels": names})
     if len(recipe["modalities"]) > 1:
         write_json(tree / PAIRS, datalist(people, recipe["modalities"][:2], region.groups))
 
 
 def image_path(subject: str, modality: str) -> str:
-    """Where an image lies in the tree."""
+    """Where an image or the label map lies in the tree."""
     return f"{subject}/{'ct' if modality == 'CT' else 'anat'}/{subject}_{modality}.nii.gz"
 
 
-def save(path: Path, image: NDArray[np.int16], affine: NDArray[np.float64], orientation: str) -> None:
+def save(path: Path, image: NDArray[np.integer], affine: NDArray[np.float64], orientation: str) -> None:
     """Write a nearly-RAS image with its axes stored in another order and direction; the bytes hold no time or name."""
     reorientation = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(orientation))
     nifti = nib.Nifti1Image(image, affine).as_reoriented(reorientation)
     nifti.header.set_xyzt_units("mm")
     nifti.set_qform(nifti.affine, code="scanner")
     nifti.set_sform(nifti.affine, code="scanner")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=1, mtime=0))
 
 
@@ -268,7 +305,7 @@ def description(recipe: dict) -> dict:
 
 
 def datalist(people: dict[str, Any], modalities: Sequence[str], groups: Sequence[str]) -> dict:
-    """The Decathlon-style list of one modality, or of a source and a target, each group split alike."""
+    """The Decathlon-style list of one modality with label maps, or of a source and a target, each group split alike."""
     keys = ("image",) if len(modalities) == 1 else ("source", "target")
     splits: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
     for group in groups:
@@ -283,6 +320,8 @@ def datalist(people: dict[str, Any], modalities: Sequence[str], groups: Sequence
         for split, names in parts.items():
             for name in names:
                 files = {key: image_path(name, modality) for key, modality in zip(keys, modalities, strict=True)}
+                if len(modalities) == 1:
+                    files["segmentation"] = image_path(name, SEGMENTATION)
                 splits[split].append(files | {"subject": name, "label": group})
     return {"name": "phantom", "modalities": {str(i): name for i, name in enumerate(modalities)}, **splits}
 

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medsynth.data.datalist.datalist import read
 from medsynth.data.phantom import trunk
 from medsynth.data.phantom.anatomy import GROUPS, LABELS, build_head
 from medsynth.data.phantom.phantom import MODALITIES, draw_modality, write_dataset
@@ -121,7 +122,7 @@ def test_affines_differ_and_are_not_all_ras_but_the_eyes_are_always_in_front(dat
 def test_the_modalities_of_a_subject_share_their_grid(dataset):
     for subject in sorted(dataset.glob("sub-*")):
         images = [nib.load(path) for path in subject.rglob("*.nii.gz")]
-        assert len(images) == len(MODALITIES)
+        assert len(images) == len(MODALITIES) + 1  # and the label map
         assert len({(image.shape, image.affine.tobytes()) for image in images}) == 1
         assert all(image.header["qform_code"] == image.header["sform_code"] == 1 for image in images)
 
@@ -138,6 +139,24 @@ def test_participants_and_datalist_agree(dataset):
         assert (dataset / entry["image"]).is_file()
         assert 55 <= int(people[entry["subject"]]["age"]) <= 90
         assert people[entry["subject"]]["sex"] in "FM"
+
+
+@pytest.mark.parametrize("region", ["head", "body"])
+def test_each_image_has_the_label_map_of_its_tissues(region, tmp_path):
+    path = write_dataset(tmp_path / region, 2, 8.0, modalities=["CT"], region=region)
+    listed = read(path)
+    names = (path.parent / "dseg.tsv").read_text().splitlines()[1:]
+    assert dict(line.split("\t") for line in names) == {
+        str(code): name for code, name in listed.segmentation_classes.items()
+    }
+    for entry in listed.entries:
+        image, labels = nib.load(entry["image"]), nib.load(entry["segmentation"])
+        np.testing.assert_array_equal(image.affine, labels.affine)
+        values, codes = image.get_fdata(), np.asarray(labels.dataobj)
+        assert set(np.unique(codes)) == set(listed.segmentation_classes)
+        of = {name: np.median(values[codes == code]) for code, name in listed.segmentation_classes.items()}
+        expected = {"head": {"white_matter": 29, "ventricles": 6}, "body": {"lungs": -840, "liver": 60}}[region]
+        assert {name: of[name] for name in expected} == pytest.approx(expected, abs=20)
 
 
 def test_24_subjects_are_split_16_4_4_with_equal_shares_of_both_groups(monkeypatch, tmp_path):
@@ -160,10 +179,15 @@ def test_a_complete_dataset_is_reused(dataset):
 def test_another_recipe_or_other_files_are_refused_and_left_alone(dataset, tmp_path):
     with pytest.raises(MedsynthError, match="another phantom"):
         write_dataset(dataset, 8, 6.0, seed=9, modalities=MODALITIES)
+    older = tmp_path / "older" / "dataset_description.json"
+    older.parent.mkdir()
+    older.write_text((dataset / older.name).read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(MedsynthError, match="older holds the phantom of another version of medsynth: remove"):
+        write_dataset(older.parent, 8, 6.0, modalities=MODALITIES)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MedsynthError, match="something other than a phantom"):
         write_dataset(tmp_path, 2, 6.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "older"}
 
 
 def test_a_stopped_run_leaves_nothing(monkeypatch, tmp_path):
