@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -89,6 +90,10 @@ class ImageFolder:
         parts = [self.images, self.segmentations, *(self.folder / name for name in (*DESCRIPTIONS, *EXTRAS, "dicom"))]
         if not overwrite and (found := [path for path in parts if path.exists()]):
             raise MedsynthError(f"{found[0]} is there already: give another output_dir, or --overwrite true")
+        there = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            why = "no write access is granted" if there.is_dir() else "it is a file"
+            raise MedsynthError(f"cannot write to {there}: {why}: give another output_dir")
 
     def name_after(self, inputs: Mapping[str, str | Path]) -> None:
         """With PNG, give each image the name of the picture that it is made from; with NIfTI, change nothing.

@@ -210,11 +210,13 @@ def test_two_inputs_of_one_name_are_refused_before_anything_is_written(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused_at_the_start(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    folder = ImageFolder(tmp_path / "file" / "out", "toy", "abc")
-    with pytest.raises(MedsynthError, match="cannot write .*: give another output_dir"):
-        folder.write("x", np.zeros((8, 8, 1)), np.eye(4), {}, {})
+    with pytest.raises(MedsynthError, match="cannot write to .*file: it is a file: give another output_dir"):
+        ImageFolder(tmp_path / "file" / "out", "toy", "abc")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(MedsynthError, match="no write access is granted: give another output_dir"):
+        ImageFolder(tmp_path / "new" / "out", "toy", "abc")
 
 
 @pytest.mark.parametrize(
