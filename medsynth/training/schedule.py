@@ -24,7 +24,8 @@ class Schedule:
     """Sets learning rates before each iteration, from the share of the run that is over.
 
     The share follows iterations or the clock, whichever is further; so a run with `max_minutes` ends with the rate that
-    it should end with. After such an end, the same command spreads the rest of the schedule over its own time.
+    it should end with. The clock starts with the first iteration: preparing images takes no part of the schedule. After
+    such an end, the same command spreads the rest of the schedule over its own time.
 
     Subclasses give the share of the full rate in `factor`.
 
@@ -39,10 +40,15 @@ class Schedule:
         self.max_minutes = max_minutes
         self.optimizers = optimizers
         self._full_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        self._prepared = 0.0  # seconds of this process before its first iteration
 
     def attach(self, engine: Engine) -> None:
         """Set the rates of `engine`'s optimizers."""
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_STARTED, self._set)
+
+    def _begin(self) -> None:
+        self._prepared = self.run.session_seconds
 
     def share(self, engine: Engine) -> float:
         """How much of the run is over, from 0 to 1."""
@@ -55,8 +61,13 @@ class Schedule:
         if self.max_minutes is None:
             return 0.0
         before = self.run.start_iteration / (engine.state.max_epochs * engine.state.epoch_length)
-        by_clock = before + (1 - before) * self.run.session_seconds / (60 * self.max_minutes)
+        by_clock = before + (1 - before) * self._spent_since(self._prepared)
         return min(1.0, distributed.all_reduce(by_clock, "MAX"))
+
+    def _spent_since(self, seconds: float) -> float:
+        """Share of the time from then, in seconds of this process, to `max_minutes`."""
+        left = max(1e-9, 60 * self.max_minutes - seconds)
+        return (self.run.session_seconds - seconds) / left
 
     def factor(self, share: float) -> float:
         """Share of the full rate, when `share` of the run is over."""
@@ -179,7 +190,7 @@ class TwoParts(Schedule):
         self.first_share = first_share
         self.done = 0.0
         self.second_from: int | None = None
-        self._seconds_before = 0.0  # of this process, in the first part
+        self._second_began: float | None = None  # seconds of this process; None: in an earlier one
 
     @property
     def in_second(self) -> bool:
@@ -196,7 +207,7 @@ class TwoParts(Schedule):
         if not self.in_second:
             self.done = self.share(engine) / self.first_share
             if self.done >= 1 - ROUNDING:
-                self.second_from, self._seconds_before = engine.state.iteration - 1, self.run.session_seconds
+                self.second_from, self._second_began = engine.state.iteration - 1, self.run.session_seconds
         if self.in_second:
             self.done = self._share_of_second(engine)
         return self.factor(self.done)
@@ -205,9 +216,8 @@ class TwoParts(Schedule):
         before, state = self.second_from, engine.state
         done = (state.iteration - 1 - before) / max(1, state.max_epochs * state.epoch_length - before)
         if self.max_minutes is not None:
-            left = max(1e-9, 60 * self.max_minutes - self._seconds_before)
-            by_clock = (self.run.session_seconds - self._seconds_before) / left
-            done = max(done, distributed.all_reduce(by_clock, "MAX"))
+            began = self._prepared if self._second_began is None else self._second_began
+            done = max(done, distributed.all_reduce(self._spent_since(began), "MAX"))
         return min(1.0, done)
 
     def factor(self, share: float) -> float:

@@ -25,6 +25,7 @@ def rates(
 
     @engine.on(Events.STARTED)
     def go_on() -> None:
+        run.session_seconds = run.at_first_iteration
         engine.state.iteration, engine.state.epoch = start, start // length
         optimizer.load_state_dict(optimizer.state_dict())  # as a checkpoint does
 
@@ -32,8 +33,9 @@ def rates(
     return seen
 
 
-def clock(seconds: float, start_iteration: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(session_seconds=seconds, start_iteration=start_iteration)
+def clock(seconds: float, start_iteration: int = 0, prepared: float = 0) -> SimpleNamespace:
+    """A run whose images are prepared after so many seconds, and in whose iterations it is so late."""
+    return SimpleNamespace(session_seconds=prepared, at_first_iteration=seconds, start_iteration=start_iteration)
 
 
 def test_the_rate_is_full_for_half_of_the_run_and_falls_in_a_straight_line():
@@ -52,6 +54,15 @@ def test_a_run_with_a_time_limit_follows_the_clock_where_it_is_further():
 def test_after_a_time_limit_the_same_command_spreads_the_rest_over_its_time():
     assert rates(clock(0, 6), start=6, max_minutes=10)[0] == pytest.approx(0.25)
     assert rates(clock(60 * 5, 6), start=6, max_minutes=10)[0] == pytest.approx(0.125)
+
+
+def test_the_clock_starts_when_the_images_are_prepared():
+    assert rates(clock(60 * 8, prepared=60 * 8), max_minutes=10) == pytest.approx(rates(clock(0)))
+    assert rates(clock(60 * 9.5, prepared=60 * 8), max_minutes=10)[0] == pytest.approx(0.25)
+    _, _, seen = follow(run=clock(0, prepared=60 * 8), minutes=10)
+    assert seen[0] == (False, 0)
+    _, _, seen = follow(run=clock(0, start_iteration=70, prepared=60 * 8), minutes=10, start=70, second_from=40)
+    assert seen[0] == (True, pytest.approx(0.5))
 
 
 def test_the_rate_never_falls_below_0():
