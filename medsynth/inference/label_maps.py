@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medsynth.data.datalist import datalist
+from medsynth.data.datalist.label_maps import match_label_maps
 from medsynth.data.datasets.slices import SliceDataset
 from medsynth.data.datasets.volumes import VolumeDataset
 from medsynth.data.io import sources
@@ -117,7 +118,7 @@ def read_label_slices(path: str | Path, model: LoadedModel, covariates: Sequence
     preprocessing = Preprocessing.from_dict(model.preprocessing)
     if is_datalist(path):
         spacing = None if preprocessing.modality == "image" else space.spacing_mm
-        entries, known = _listed(path, covariates)
+        entries, known = _listed(path, model, covariates)
         how = {"covariates": known, "segmentation_classes": classes}
         dataset = SliceDataset(entries, replace(preprocessing, spacing_mm=spacing), model.classes, **how)
         maps = dataset.stored_slices.read(dataset.views["segmentation"])
@@ -134,7 +135,7 @@ def read_label_volumes(path: str | Path, model: LoadedModel, covariates: Sequenc
     """The same of a model of volumes: whole label maps, on its grid."""
     classes, preprocessing = known_classes(model), VolumePreprocessing.from_dict(model.preprocessing)
     if is_datalist(path):
-        entries, known = _listed(path, covariates)
+        entries, known = _listed(path, model, covariates)
         how = {"covariates": known, "segmentation_classes": classes}
         dataset = VolumeDataset(entries, preprocessing, model.classes, **how)
         stored = (dataset.stored_slices.read(rows[None]) for rows in dataset.views["segmentation"])
@@ -151,9 +152,15 @@ def is_datalist(path: str | Path) -> bool:
     return Path(path).suffix.lower() == ".json"
 
 
-def _listed(path: str | Path, covariates: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def _listed(path: str | Path, model: LoadedModel, covariates: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """The training entries of a datalist (others are to test what learns from the images), and their covariates."""
-    entries = datalist.read(path).split("training")
+    data = datalist.read(path)
+    check_names(data.segmentation_classes, path, known_classes(model))
+    entries = data.split("training")
+    if strange := {entry["label"] for entry in entries if entry.get("label")} - set(model.classes or ()):
+        log.warning(
+            "the model does not know the class %s of the datalist: it counts as unknown", " or ".join(sorted(strange))
+        )
     known = datalist.covariates_of(entries)
     return entries, [name for name in covariates if name in known]
 
@@ -162,10 +169,10 @@ def _of_files(
     path: str | Path, classes: dict[int, str], covariates: Sequence[str], cut: Callable[[Path], np.ndarray]
 ) -> list[LabelSlice]:
     """What is cut of a label map, or of all in a folder."""
-    files = sources.find_images(path) if Path(path).is_dir() else [Path(path)]
+    files = label_map_files(Path(path)) if Path(path).is_dir() else [Path(path)]
     if not files:
         raise MedsynthError(f"segmentations {path} holds no label map: {sources.FORMATS} files are needed")
-    check_names(files, classes)
+    check_names(*names_beside(files), classes)
     found, unknown = [], torch.full((len(covariates),), math.nan)
     for file in tqdm(files, "reading label maps", unit="map"):
         try:
@@ -178,6 +185,15 @@ def _of_files(
             for number, one in enumerate(parts)
         ]
     return found
+
+
+def label_map_files(folder: Path) -> list[Path]:
+    """The label maps in a folder: all of its images, or those that are label maps of others by their names."""
+    files = sources.find_images(folder)
+    found = match_label_maps([file.relative_to(folder) for file in files if not sources.is_dicom(file)])
+    if maps := {folder / path for path, one in found.items() if one.key == "segmentation"}:
+        log.info("%d label maps; %d other images beside them are left out", len(maps), len(files) - len(maps))
+    return [file for file in files if file in maps] or files
 
 
 def _of_dataset(
@@ -202,13 +218,16 @@ def _of_dataset(
     ]
 
 
-def check_names(files: Sequence[Path], classes: dict[int, str]) -> None:
+def check_names(names: Mapping[int, str], file: str | Path | None, classes: Mapping[int, str]) -> None:
     """Refuse label maps whose codes have other names than in the model; `class_2` is no name.
+
+    Args:
+        names: by code, of a file.
+        classes: of the model, by code.
 
     Raises:
         MedsynthError: which code, and both names.
     """
-    names, file = names_beside(files)
     for code, name in names.items():
         known = classes.get(code, name)
         if code and known not in (name, f"class_{code}"):

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -83,6 +84,11 @@ def test_wrong_label_maps_are_refused_in_a_line(make, labelled, save, capsys):
     (labelled / "maps" / "dseg.tsv").unlink()
     save(labelled / "maps" / "Subj4_dseg.nii.gz", np.ones((24, 30, 25), np.int16))
     assert "Subj4_T1w.nii.gz is on another grid (24 x 30 x 25) than its image (24 x 30 x 26)" in run()
+    affine = nib.load(labelled / "scans" / "Subj4_T1w.nii.gz").affine
+    affine[:3, 3] += (3, 0, 4)
+    nib.save(nib.Nifti1Image(np.ones((24, 30, 26), np.uint8), affine), labelled / "maps" / "Subj4_dseg.nii.gz")
+    assert "Subj4_T1w.nii.gz has the size of its image and lies up to 5.0 mm away from it: if it is this" in run()
+    assert f"--segmentation {labelled / 'maps'} is a folder: name the files in it" in run("")
     (labelled / "maps" / "Subj4_dseg.nii.gz").unlink()
     assert "1 of 6 images have no label map named" in run()
     assert not (labelled / "out.json").exists()

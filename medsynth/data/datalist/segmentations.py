@@ -85,6 +85,8 @@ def list_segmentations(found: Survey, folder: Path, pattern: str) -> None:
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
+    if Path(pattern).is_dir():
+        raise MedsynthError(f"--segmentation {pattern} is a folder: name the files in it, as '{pattern}/*.nii.gz' does")
     elsewhere = Path(pattern).parent
     if elsewhere != Path() and elsewhere.is_dir():
         maps = [path.absolute() for path in sorted(elsewhere.glob(Path(pattern).name))]

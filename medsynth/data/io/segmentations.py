@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,10 +41,17 @@ def read_segmentation(
     axes = "RAS" if affine is None else "".join(nib.aff2axcodes(affine))
     volume = Orientation(axes, labels=None)(read_volume(source))
     own = volume.affine.numpy()
-    if affine is not None and (volume.shape[1:] != tuple(shape) or not np.allclose(own, affine, atol=SAME_MM)):
+    if affine is not None and volume.shape[1:] != tuple(shape):
         raise MedsynthError(
-            f"is on another grid ({_size(volume.shape[1:])}) than its image ({_size(shape)}), or elsewhere: resample "
-            "it to the image (nearest neighbour)"
+            f"is on another grid ({_size(volume.shape[1:])}) than its image ({_size(shape)}): resample it to the image "
+            "(nearest neighbour), if it is this patient's"
+        )
+    if affine is not None and not np.allclose(own, affine, atol=SAME_MM):
+        corners = np.array(list(itertools.product((0, 1), repeat=3))) * (np.array(shape) - 1)
+        away_mm = np.linalg.norm(nib.affines.apply_affine(own - affine, corners), axis=1).max()
+        raise MedsynthError(
+            f"has the size of its image and lies up to {away_mm:.1f} mm away from it: if it is this patient's, "
+            "resample it to the image (nearest neighbour)"
         )
     return as_codes(volume[0].numpy()), own
 

@@ -21,6 +21,7 @@ from medsynth.errors import MedsynthError, check_whole
 
 log = logging.getLogger(__name__)
 
+WRITTEN = ("images", "imagesTr")  # where inference writes images, in either layout
 FULL_SCALE = {8: 255.0, 16: 65535.0}
 Array = np.ndarray
 
@@ -55,7 +56,7 @@ class SyntheticFile:
 
 
 def find(path: str | None) -> list[SyntheticFile]:
-    """The images of a folder, of the `images` in an inference folder, or of a datalist.
+    """The images of a folder, of those in a folder that inference wrote, or of a datalist.
 
     Raises:
         MedsynthError: there are none.
@@ -68,8 +69,9 @@ def find(path: str | None) -> list[SyntheticFile]:
     folder = Path(path)
     if not folder.exists():
         raise MedsynthError(f"synthetic {folder} does not exist: give the folder that inference wrote its images to")
-    if (folder / "images").is_dir() and (folder / "images.csv").is_file():
-        folder = folder / "images"
+    if (folder / "images.csv").is_file():
+        written = [folder / images for images in WRITTEN if (folder / images).is_dir()]
+        folder = written[0] if written else folder
     images = sources.find_images(folder)
     if not images:
         raise MedsynthError(f"synthetic {folder} holds no image: NIfTI, PNG, JPEG or TIFF files are needed")

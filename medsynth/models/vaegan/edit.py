@@ -15,14 +15,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from medsynth.data.io import sources
-from medsynth.data.io.segmentations import read_segmentation
+from medsynth.data.io.segmentations import names_beside, read_segmentation
 from medsynth.data.io.sources import Source
 from medsynth.data.io.writing import form_code
 from medsynth.errors import MedsynthError
 from medsynth.inference.blending import blended, resampled
 from medsynth.inference.generate import Request
 from medsynth.inference.image_folder import ImageFolder, spread
-from medsynth.inference.label_maps import known_classes, written_codes
+from medsynth.inference.label_maps import check_names, known_classes, written_codes
 from medsynth.inference.reconstruct import Stack, covariates_of, label_index, stack_reader
 from medsynth.inference.route import MOST_SHOWN, Input, Made, Route, one_below_the_other, origin
 from medsynth.models.vaegan.network import VaeGan
@@ -136,6 +136,8 @@ class LabelMapEdit:
         changed = changed_maps(inputs, segmentations)
         chosen = [entry for entry in inputs if _key(Source.of(entry)) in changed]
         own = {_key(Source.of(entry)): entry["segmentation"] for entry in chosen}
+        for maps in (own, changed):
+            check_names(*names_beside(maps.values()), self.classes)
 
         def read(source: Source) -> Relabelled:
             return self.read(source, own[_key(source)], changed[_key(source)])

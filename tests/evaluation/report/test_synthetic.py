@@ -66,8 +66,10 @@ def test_a_slice_of_any_orientation_is_read_upright(tmp_path, upright, codes):
     assert images[0] == pytest.approx(upright, abs=1e-6)
 
 
-def test_the_images_of_an_inference_folder_are_found_without_its_grid(tmp_path, upright):
-    save(tmp_path / "images", "a", upright)
+@pytest.mark.parametrize("layout", ["images", "imagesTr"])
+def test_the_images_of_an_inference_folder_are_found_without_its_grid(tmp_path, upright, layout):
+    save(tmp_path / layout, "a", upright)
+    save(tmp_path / "labelsTr", "a", upright)
     (tmp_path / "images.csv").write_text("file\n")
     (tmp_path / "grid.png").write_bytes(b"")
     assert [file.path.name for file in find(str(tmp_path))] == ["a.nii.gz"]

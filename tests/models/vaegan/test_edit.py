@@ -172,6 +172,9 @@ def test_mistakes_of_changed_label_maps_are_one_line_and_write_nothing(
     assert "holds the code 7, and the classes have 0, 2, 5" in refused()
     save(changed, np.zeros((40, 36, 9), np.int16))
     assert "a_dseg.nii.gz is on another grid" in refused()
+    changed.with_name("dseg.tsv").write_text("index\tname\n5\tleft lobe\n")
+    assert "code 5 is left lobe in" in refused()
+    changed.with_name("dseg.tsv").unlink()
     scan("b")
     changed.rename(changed.with_name("other.nii.gz"))
     assert "holds no file of the name of an image's own label map, such as a_dseg.nii.gz" in refused(

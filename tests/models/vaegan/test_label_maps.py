@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +15,7 @@ from medsynth.data.datalist import datalist
 from medsynth.errors import MedsynthError, as_line
 from medsynth.inference.generate import BLOCK, Request
 from medsynth.inference.image_folder import read_sidecar
-from medsynth.inference.label_maps import check_names
+from medsynth.inference.label_maps import check_names, label_map_files
 from medsynth.run.recipe import load_model
 
 
@@ -90,7 +91,11 @@ def test_label_maps_of_the_training_images_of_a_datalist_are_cut_as_these_are(
     entry = {"image": str(image), "segmentation": str(labels), "subject": "a", "label": "NC"}
     tested = entry | {"image": str(save(tmp_path / "b_T1w.nii.gz", volume)), "subject": "b", "label": "AD"}
     listed = datalist.Datalist("a", {"training": [entry], "validation": [], "test": [tested]})
-    datalist.write(tmp_path / "list.json", listed)
+    for names, refused in (({0: "background", 2: "right lobe"}, True), ({0: "background", 2: "left lobe"}, False)):
+        datalist.write(tmp_path / "list.json", replace(listed, segmentation_classes=names))
+        if refused:
+            told = refusal(lambda: infer(checkpoint, tmp_path / "list.json"))
+            assert f"code 2 is right lobe in {tmp_path / 'list.json'}, and left lobe in the model" in told
     rows = infer(checkpoint, tmp_path / "list.json", num_images=3)
     assert {row["label"] for row in rows} == {"NC"}
     assert [float(row["position"]) for row in rows] == sorted({float(row["position"]) for row in rows})
@@ -106,12 +111,20 @@ def test_a_model_of_pictures_draws_label_maps_as_png(infer, checkpoint_of_pictur
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["segmentation"])), labels)
 
 
-def test_classes_that_had_no_names_when_the_model_learned_may_have_some_now(tmp_path):
-    (tmp_path / "dseg.tsv").write_text("index\tname\n2\tliver\n")
-    files = [tmp_path / "a_dseg.nii.gz"]
-    check_names(files, {0: "background", 2: "class_2"})
-    with pytest.raises(MedsynthError, match="code 2 is liver in .*, and class_3 in the model"):
-        check_names(files, {0: "background", 2: "class_3"})
+def test_classes_that_had_no_names_when_the_model_learned_may_have_some_now():
+    check_names({2: "liver"}, "dseg.tsv", {0: "background", 2: "class_2"})
+    with pytest.raises(MedsynthError, match="code 2 is liver in dseg.tsv, and class_3 in the model"):
+        check_names({2: "liver"}, "dseg.tsv", {0: "background", 2: "class_3"})
+
+
+def test_scans_beside_label_maps_are_told_from_them_by_their_names(tmp_path):
+    names = ["a_T1w.nii.gz", "a_dseg.nii.gz", "b_T1w.nii.gz", "b_dseg.nii.gz"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [file.name for file in label_map_files(tmp_path)] == names[1::2]
+    for name in names[::2]:
+        (tmp_path / name).unlink()
+    assert [file.name for file in label_map_files(tmp_path)] == names[1::2]
 
 
 def test_what_cannot_be_drawn_is_refused_in_a_line(infer, checkpoint, model_pt, maps, save, tmp_path):
