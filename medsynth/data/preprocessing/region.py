@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 from monai.transforms import Compose
 
-from medsynth.data.io.sources import Source
+from medsynth.data.io.sources import Source, read_header
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.foreground import region_of
 from medsynth.data.preprocessing.pipelines import REGIONS, Preprocessing, locate
 from medsynth.data.preprocessing.preparation import Preparation, Result, identity, reason, recipe
 from medsynth.data.preprocessing.transforms import FindPatient
+from medsynth.errors import MedsynthError
 
 IMAGE_KEYS = ("image", "source", "target")  # of a datalist's entry
 
@@ -32,7 +34,8 @@ def choose_region(
 ) -> Preprocessing:
     """Tell whether the volumes of a set show heads or another part of the body; the log says which.
 
-    A set of both counts as bodies, of which no slice is dropped, with a warning. Each volume is measured once, and the
+    A set of both counts as bodies, of which no slice is dropped, with a warning. A single slice tells nothing beside
+    volumes. Each volume is measured once, and the
     result is cached; those that cannot be read are skipped, and reported when slices are taken.
 
     Args:
@@ -44,7 +47,8 @@ def choose_region(
     if preprocessing.region is not None or preprocessing.modality == "image":
         return preprocessing
     found: dict[str, list[str]] = {region: [] for region in REGIONS}
-    for image, facts in measure_all(first_images(entries), preprocessing.modality, cache_dir, num_workers).items():
+    images = without_single_slices(first_images(entries))
+    for image, facts in measure_all(images, preprocessing.modality, cache_dir, num_workers).items():
         found[facts["region"]].append(image.path)
     heads, bodies = (found[region] for region in REGIONS)
     region = "body" if bodies else "head"
@@ -65,6 +69,17 @@ def choose_region(
 def first_images(entries: Sequence[dict[str, Any]]) -> list[Source]:
     """Of each entry: its image, its source, or else its target."""
     return [Source.of(entry, next(key for key in IMAGE_KEYS if entry.get(key))) for entry in entries]
+
+
+def without_single_slices(images: Sequence[Source]) -> list[Source]:
+    """The images of several slices; all, where there are none of these. What cannot be read stays."""
+
+    def is_single(image: Source) -> bool:
+        with contextlib.suppress(MedsynthError):
+            return 1 in read_header(image).shape
+        return False
+
+    return [image for image in images if not is_single(image)] or list(images)
 
 
 def measure_all(

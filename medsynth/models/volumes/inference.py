@@ -195,9 +195,11 @@ class VolumeInference:
         own, ready, network = self.own_conditions(one), one.ready, self.model.network
         values, affine = sources.read_exact(one.source)
         try:
-            where, _ = read_mask(self.mask, values.shape, affine)
+            where, note = read_mask(self.mask, values.shape, affine)
         except MedsynthError as error:
             raise MedsynthError(f"mask {self.mask} {error}") from error
+        if note:
+            log.warning("mask %s %s, and covers %d voxels", self.mask, note, where.sum())
         reach = np.ceil(nib.affines.voxel_sizes(ready.affine).max() / nib.affines.voxel_sizes(affine)).astype(int)
         wider = ndimage.maximum_filter(where, size=2 * (reach // 2) + 1).astype(np.float32)  # none falls between voxels
         coarse = resampled(wider, affine, ready.affine, ready.image.shape[2:], 0.0) > 0

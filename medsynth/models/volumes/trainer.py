@@ -13,7 +13,6 @@ from medsynth.data.preprocessing.volume_grid import PLANES_SHOWN, plain, three_p
 from medsynth.distributed import same_everywhere
 from medsynth.models.flow.learning import FACTS
 from medsynth.models.volumes.augmentation import moved, moved_segmentation, random_points
-from medsynth.models.volumes.memory import check_memory
 from medsynth.models.volumes.network import Pyramid, VolumeFlow
 from medsynth.training.base_trainer import LONGEST_GRADIENT, BaseTrainer, losses
 from medsynth.training.schedule import Schedule
@@ -72,8 +71,7 @@ class VolumeFlowTrainer(BaseTrainer):
         return numbers, self.network.cropped(self.network.pyramid(image, segmentation))
 
     def begin(self) -> None:
-        """See whether the memory suffices; tell the flows how bands are distributed, and which conditions there are."""
-        check_memory(self.network, self.dataset.preprocessing, self.data_loader.batch_size, self.state.device)
+        """Tell the flows how bands are distributed, and which conditions there are."""
         preprocessing, count = self.dataset.preprocessing, len(self.dataset)
         few = np.linspace(0, count - 1, min(count, FITTED_TO)).astype(np.int64)
         stored = (self.dataset[int(index)]["image"][None].to(self.state.device) for index in few)

@@ -114,6 +114,9 @@ def test_the_region_is_told_from_the_patients_and_a_mix_is_named(tmp_path, entry
         assert region.choose_region(heads, unknown, tmp_path).region == "head"
         assert region.choose_region(bodies, unknown, tmp_path).region == "body"
         assert region.choose_region(heads + bodies, unknown, tmp_path).region == "body"
+        single = {"image": str(save(tmp_path / "d.nii.gz", np.float32(body[..., :1]), (4, 4, 4))), "subject": "d"}
+        assert region.choose_region([*heads, single], unknown, tmp_path).region == "head"
+        assert region.choose_region([single], unknown, tmp_path).region == "body"
     said = [record.getMessage() for record in caplog.records]
     assert [line[:12] for line in said[:2]] == ["region: head", "region: body"]
     assert re.match("2 volumes show a head, such as .*, and 1 another part of the body, such as .*c.nii.gz", said[2])

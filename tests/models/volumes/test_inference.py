@@ -141,6 +141,13 @@ def test_a_request_is_checked_before_inputs_are_looked_for(model, tmp_path, monk
     assert message in as_line(refused.value)
 
 
+def test_a_mask_on_another_grid_is_resampled_with_a_line_in_the_log(infer, study, tmp_path, save, caplog):
+    scan = nib.load(study[0]["image"])
+    path = save(tmp_path / "mask.nii.gz", np.ones((4, 4, 4), np.uint8), 2 * np.array(scan.header.get_zooms()))
+    infer("inpaint", study[:1], mask=str(path), steps=1)
+    assert "mask.nii.gz has another grid (4 x 4 x 4) than its image" in caplog.text
+
+
 def test_a_mask_that_is_none_is_refused_by_its_name(infer, study, tmp_path, save):
     path = save(tmp_path / "mask.nii.gz", np.arange(8, dtype=np.int16).reshape(2, 2, 2))
     with pytest.raises(MedsynthError, match=r"mask .*mask.nii.gz is no mask: it holds 8 values"):
