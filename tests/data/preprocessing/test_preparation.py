@@ -34,7 +34,7 @@ def files(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("phantom")
     for modality, spacing_mm in (("T1w", 6.0), ("CT", 5.0)):
         write_dataset(folder / modality, 2, spacing_mm, modalities=[modality])
-    found = {modality: str(next((folder / modality).rglob("sub-001_*.nii.gz"))) for modality in ("T1w", "CT")}
+    found = {modality: str(next((folder / modality).rglob(f"sub-001_{modality}.nii.gz"))) for modality in ("T1w", "CT")}
     volume = nib.load(found["T1w"]).get_fdata()
     middle = volume[volume.shape[0] // 2]
     Image.fromarray(np.uint8(middle / middle.max() * 255)).save(folder / "slice.png")
