@@ -249,9 +249,12 @@ def test_a_model_that_learned_label_maps_draws_pairs_of_map_and_image(run_bundle
         assert read_sidecar(pair[0])["SegmentationOrigin"] == "drawn"
 
 
-def test_use_segmentation_without_label_maps_is_refused(train, tmp_path):
+def test_use_segmentation_without_label_maps_is_refused(train, heads, tmp_path):
+    content = {name: value for name, value in json.loads(heads.read_text()).items() if name != "labels"}
+    listed = heads.with_name("unlabelled.json")
+    listed.write_text(json.dumps(content))
     with pytest.raises(Exception, match="use_segmentation") as refused:
-        train(tmp_path / "run", **SHORT, use_segmentation=True)
+        train(tmp_path / "run", **SHORT, datalist=str(listed), use_segmentation=True)
     assert "has no label maps with classes: make it with" in as_line(refused.value)
 
 
