@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medsynth.data.datalist import datalist
-from medsynth.data.datalist.label_maps import match_label_maps
 from medsynth.data.datasets.slices import SliceDataset
 from medsynth.data.datasets.volumes import VolumeDataset
 from medsynth.data.io import sources
@@ -26,6 +25,7 @@ from medsynth.data.preprocessing.volume_grid import VolumePreprocessing, plain_s
 from medsynth.errors import MedsynthError, is_number
 from medsynth.inference.generate import Drawn, Request, slice_space, square, write_images
 from medsynth.inference.image_folder import ImageFolder
+from medsynth.inference.reconstruct import SEGMENTATION, match_in_folder
 from medsynth.nn.conditioning import TrainingConditions
 from medsynth.run.recipe import LoadedModel
 
@@ -190,8 +190,7 @@ def _of_files(
 def label_map_files(folder: Path) -> list[Path]:
     """The label maps in a folder: all of its images, or those that are label maps of others by their names."""
     files = sources.find_images(folder)
-    found = match_label_maps([file.relative_to(folder) for file in files if not sources.is_dicom(file)])
-    if maps := {folder / path for path, one in found.items() if one.key == "segmentation"}:
+    if maps := {path for path, one in match_in_folder(files, folder).items() if one.key == SEGMENTATION}:
         log.info("%d label maps; %d other images beside them are left out", len(maps), len(files) - len(maps))
     return [file for file in files if file in maps] or files
 

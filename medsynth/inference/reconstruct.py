@@ -17,13 +17,13 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medsynth.data.datalist import datalist
-from medsynth.data.datalist.label_maps import match_label_maps
+from medsynth.data.datalist.label_maps import LabelMap, match_label_maps
 from medsynth.data.io import dicom, sources
-from medsynth.data.io.sources import Source
+from medsynth.data.io.sources import Source, header_or_none
 from medsynth.data.preprocessing.pipelines import Preprocessing, volume_transforms
 from medsynth.data.preprocessing.preparation import log_notes, prepare
 from medsynth.data.preprocessing.slice_space import SliceSpace
-from medsynth.data.preprocessing.spacing import SAME_SPACING, header_or_none, in_plane
+from medsynth.data.preprocessing.spacing import SAME_SPACING, in_plane
 from medsynth.errors import MedsynthError
 from medsynth.evaluation.metrics.image import psnr, ssim
 from medsynth.inference.generate import slice_space
@@ -66,11 +66,15 @@ def _entry(image: Path, maps: Mapping[Path, Path]) -> dict[str, Any]:
 
 def label_maps_of(images: Iterable[Path], folder: Path) -> tuple[set[Path], dict[Path, Path]]:
     """The label maps and masks among a folder's images by their names, and the label map of each image that has one."""
+    found = match_in_folder(images, folder)
+    own = {folder / image: path for path, one in found.items() if one.key == SEGMENTATION for image in one.images}
+    return set(found), own
+
+
+def match_in_folder(images: Iterable[Path], folder: Path) -> dict[Path, LabelMap]:
+    """What `match_label_maps` finds among a folder's images, by their paths; DICOM has no such names."""
     found = match_label_maps([path.relative_to(folder) for path in images if not sources.is_dicom(path)])
-    own = {
-        folder / image: folder / path for path, one in found.items() if one.key == SEGMENTATION for image in one.images
-    }
-    return {folder / path for path in found}, own
+    return {folder / path: one for path, one in found.items()}
 
 
 def without_segmentations(images: Sequence[Path], folder: Path) -> tuple[list[Path], dict[Path, Path]]:

@@ -40,7 +40,7 @@ class Schedule:
         self.max_minutes = max_minutes
         self.optimizers = optimizers
         self._full_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        self._prepared = 0.0  # seconds of this process before its first iteration
+        self._began = 0.0  # when the schedule, or its present part, did, in seconds of this process
 
     def attach(self, engine: Engine) -> None:
         """Set the rates of `engine`'s optimizers."""
@@ -48,7 +48,7 @@ class Schedule:
         engine.add_event_handler(Events.ITERATION_STARTED, self._set)
 
     def _begin(self) -> None:
-        self._prepared = self.run.session_seconds
+        self._began = self.run.session_seconds
 
     def share(self, engine: Engine) -> float:
         """How much of the run is over, from 0 to 1."""
@@ -61,13 +61,13 @@ class Schedule:
         if self.max_minutes is None:
             return 0.0
         before = self.run.start_iteration / (engine.state.max_epochs * engine.state.epoch_length)
-        by_clock = before + (1 - before) * self._spent_since(self._prepared)
+        by_clock = before + (1 - before) * self._spent()
         return min(1.0, distributed.all_reduce(by_clock, "MAX"))
 
-    def _spent_since(self, seconds: float) -> float:
-        """Share of the time from then, in seconds of this process, to `max_minutes`."""
-        left = max(1e-9, 60 * self.max_minutes - seconds)
-        return (self.run.session_seconds - seconds) / left
+    def _spent(self) -> float:
+        """Share of the time from `_began` to `max_minutes`."""
+        left = max(1e-9, 60 * self.max_minutes - self._began)
+        return (self.run.session_seconds - self._began) / left
 
     def factor(self, share: float) -> float:
         """Share of the full rate, when `share` of the run is over."""
@@ -190,7 +190,6 @@ class TwoParts(Schedule):
         self.first_share = first_share
         self.done = 0.0
         self.second_from: int | None = None
-        self._second_began: float | None = None  # seconds of this process; None: in an earlier one
 
     @property
     def in_second(self) -> bool:
@@ -207,7 +206,7 @@ class TwoParts(Schedule):
         if not self.in_second:
             self.done = self.share(engine) / self.first_share
             if self.done >= 1 - ROUNDING:
-                self.second_from, self._second_began = engine.state.iteration - 1, self.run.session_seconds
+                self.second_from, self._began = engine.state.iteration - 1, self.run.session_seconds
         if self.in_second:
             self.done = self._share_of_second(engine)
         return self.factor(self.done)
@@ -216,8 +215,7 @@ class TwoParts(Schedule):
         before, state = self.second_from, engine.state
         done = (state.iteration - 1 - before) / max(1, state.max_epochs * state.epoch_length - before)
         if self.max_minutes is not None:
-            began = self._prepared if self._second_began is None else self._second_began
-            done = max(done, distributed.all_reduce(self._spent_since(began), "MAX"))
+            done = max(done, distributed.all_reduce(self._spent(), "MAX"))
         return min(1.0, done)
 
     def factor(self, share: float) -> float:

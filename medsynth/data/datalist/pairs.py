@@ -28,9 +28,17 @@ from medsynth.data.datalist.registration import Alignment, align, better_shift, 
 from medsynth.data.datalist.survey import Survey
 from medsynth.data.datalist.words import CONTRAST, stem
 from medsynth.data.io import itk
-from medsynth.data.io.sources import OtherGrid, Source, is_picture, read_contrasts, read_picture, read_volume, same_grid
+from medsynth.data.io.sources import (
+    OtherGrid,
+    Source,
+    header_or_none,
+    is_picture,
+    read_contrasts,
+    read_picture,
+    read_volume,
+    same_grid,
+)
 from medsynth.data.io.writing import nifti, safe
-from medsynth.data.preprocessing.spacing import header_or_none
 from medsynth.errors import MedsynthError
 from medsynth.storage import disk_errors, write_bytes
 

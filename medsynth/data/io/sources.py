@@ -165,6 +165,14 @@ def read_header(source: Source | str | os.PathLike) -> Header:
         return pictures.read_header(path) if reader is None else reader.read_header(path, source.frame)
 
 
+def header_or_none(source: Source | str) -> Header | None:
+    """Size and spacing, or None if the image cannot be read: its preparation will say why."""
+    try:
+        return read_header(source)
+    except MedsynthError:
+        return None
+
+
 def read_picture(path: str | os.PathLike) -> Image.Image:
     """A picture as a viewer shows it, see `pictures.read`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 from monai.transforms import Compose
 
-from medsynth.data.io.sources import Source, read_header
+from medsynth.data.io.sources import Source, header_or_none
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.foreground import region_of
 from medsynth.data.preprocessing.pipelines import REGIONS, Preprocessing, locate
 from medsynth.data.preprocessing.preparation import Preparation, Result, identity, reason, recipe
 from medsynth.data.preprocessing.transforms import FindPatient
-from medsynth.errors import MedsynthError
 
 IMAGE_KEYS = ("image", "source", "target")  # of a datalist's entry
 
@@ -73,13 +71,9 @@ def first_images(entries: Sequence[dict[str, Any]]) -> list[Source]:
 
 def without_single_slices(images: Sequence[Source]) -> list[Source]:
     """The images of several slices; all, where there are none of these. What cannot be read stays."""
-
-    def is_single(image: Source) -> bool:
-        with contextlib.suppress(MedsynthError):
-            return 1 in read_header(image).shape
-        return False
-
-    return [image for image in images if not is_single(image)] or list(images)
+    headers = [header_or_none(image) for image in images]
+    thick = [image for image, header in zip(images, headers, strict=True) if header is None or 1 not in header.shape]
+    return thick or list(images)
 
 
 def measure_all(

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medsynth.data.io.header import Header
-from medsynth.data.io.sources import Source, read_header
+from medsynth.data.io.sources import Source, header_or_none
 from medsynth.data.preprocessing.foreground import MOST_HEAD_MM, axis_of
 from medsynth.data.preprocessing.picture_range import choose_range
 from medsynth.data.preprocessing.pipelines import PLANES, Preprocessing
@@ -137,14 +136,6 @@ def slice_side(
     sides = [pixels if spacing_mm is None else pixels * mm / spacing_mm for pixels, mm in fields]
     largest = math.ceil(max((side.max() for side in sides), default=scale) - 1e-3)
     return math.ceil(largest / scale) * scale
-
-
-def header_or_none(source: Source | str) -> Header | None:
-    """Size and spacing, or None if the image cannot be read: its preparation will say why."""
-    try:
-        return read_header(source)
-    except MedsynthError:
-        return None
 
 
 def in_plane(values: Sequence[float], plane: str) -> np.ndarray:

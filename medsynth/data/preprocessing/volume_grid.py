@@ -19,14 +19,14 @@ from monai.utils import convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 
 from medsynth.data.io import sources
-from medsynth.data.io.sources import Source
+from medsynth.data.io.sources import Source, header_or_none
 from medsynth.data.preprocessing.cache import Cache
 from medsynth.data.preprocessing.foreground import BRAIN_HEIGHT_MM, Patient
 from medsynth.data.preprocessing.lease import Lease
 from medsynth.data.preprocessing.pipelines import REGIONS, checked_window, find, read_labels, volume_bounds
 from medsynth.data.preprocessing.preparation import DTYPES, Preparation, Result, identity, reason, recipe
 from medsynth.data.preprocessing.region import choose_region, first_images, measure_all
-from medsynth.data.preprocessing.spacing import NAMES, STEP_MM, header_or_none
+from medsynth.data.preprocessing.spacing import NAMES, STEP_MM
 from medsynth.data.preprocessing.transforms import (
     SEGMENTATION,
     ReadVolume,

@@ -14,11 +14,11 @@ import numpy as np
 from medsynth.data.datalist.datalist import Datalist
 from medsynth.data.io import sources
 from medsynth.data.io.header import Header
-from medsynth.data.io.sources import Source
+from medsynth.data.io.sources import Source, header_or_none
 from medsynth.data.phantom import default
 from medsynth.data.preprocessing.foreground import axis_of
 from medsynth.data.preprocessing.pipelines import PLANES
-from medsynth.data.preprocessing.spacing import header_or_none, in_plane
+from medsynth.data.preprocessing.spacing import in_plane
 from medsynth.errors import MedsynthError, is_number
 from medsynth.models.superres.degradation import LEAST_RATIO
 

@@ -91,11 +91,10 @@ def test_label_maps_of_the_training_images_of_a_datalist_are_cut_as_these_are(
     entry = {"image": str(image), "segmentation": str(labels), "subject": "a", "label": "NC"}
     tested = entry | {"image": str(save(tmp_path / "b_T1w.nii.gz", volume)), "subject": "b", "label": "AD"}
     listed = datalist.Datalist("a", {"training": [entry], "validation": [], "test": [tested]})
-    for names, refused in (({0: "background", 2: "right lobe"}, True), ({0: "background", 2: "left lobe"}, False)):
-        datalist.write(tmp_path / "list.json", replace(listed, segmentation_classes=names))
-        if refused:
-            told = refusal(lambda: infer(checkpoint, tmp_path / "list.json"))
-            assert f"code 2 is right lobe in {tmp_path / 'list.json'}, and left lobe in the model" in told
+    datalist.write(tmp_path / "list.json", replace(listed, segmentation_classes={0: "background", 2: "right lobe"}))
+    refused = refusal(lambda: infer(checkpoint, tmp_path / "list.json"))
+    assert f"code 2 is right lobe in {tmp_path / 'list.json'}, and left lobe in the model" in refused
+    datalist.write(tmp_path / "list.json", replace(listed, segmentation_classes={0: "background", 2: "left lobe"}))
     rows = infer(checkpoint, tmp_path / "list.json", num_images=3)
     assert {row["label"] for row in rows} == {"NC"}
     assert [float(row["position"]) for row in rows] == sorted({float(row["position"]) for row in rows})
