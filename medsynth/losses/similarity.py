@@ -17,8 +17,9 @@ LUMINANCE, CONTRAST = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # that keep SSIM's terms
 PATCH = 7
 SMALLEST_SCALE = 16  # pixels; patches of a coarser one would show whole heads
 COARSEST = 8  # pixels, of what the energy score compares
+TILE = 16  # pixels a side, of local spectra; of small images, half a side
+QUIET = 0.1  # share of the mean power below which differences count little: air and its noise
 LEAST_POWER = 1e-8
-TAPER = 8  # one part in so many, at each border, in which images fade to black
 MOST_PATCHES = 16  # per side: more sharpen the estimate less than they cost
 
 
@@ -191,36 +192,36 @@ def _cropped_at_random(fake: Tensor, real: Tensor, patch: int, stride: int) -> l
 
 
 def spectral_distance(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean squared difference of the logarithms of two sets' radial power spectra; 0: equal.
+    """Itakura-Saito divergence of the local power spectra of two images; 0: equal.
 
-    Repeated upsampling leaves too little power at some frequencies and too much (grain, a checkerboard) at others. A
-    discriminator with strided convolutions hardly sees this. Images fade to black at their borders (Tukey window): one
-    bright pixel in a corner, which a network finds by its padding, would have power at all frequencies. A window that
-    fades from the middle on (Hann) hides the skull, which has most of the fine detail.
+    Repeated upsampling leaves too little power at some frequencies and too much (grain, a checkerboard) at others, and
+    a discriminator with strided convolutions hardly sees this. Power is compared in overlapping tiles: that of whole
+    images can be made of single bright or dark pixels, which have power at all frequencies. Of detail that cannot be
+    known the divergence is lowest at the mean power; with differences of logarithms it would be lower, a blur.
 
     Args:
-        fake, real: (N, C, H, H) and (M, C, H, H), in [-1, 1].
+        fake, real: (N, C, H, H), pairs.
 
-    Reference: Durall et al., Watch your up-convolution, arXiv:2003.01826; there of each image, here of the sets' means.
+    Reference: Durall et al., Watch your up-convolution, arXiv:2003.01826, with spectra of whole images; Fevotte et al.,
+    Nonnegative matrix factorization with the Itakura-Saito divergence, Neural Computation 21 (2009), of local spectra
+    of sound.
     """
-    window = tapered(real.shape[-1], real.device)
-    window = torch.outer(window, window)
-    of_fake, of_real = (radial_power((images.float() + 1) * window).log() for images in (fake, real))
-    return (of_fake - of_real).square().mean()
+    side = min(TILE, real.shape[-1] // 4 * 2)
+    crops = _cropped_at_random(fake.float(), real.float(), side, side // 2)
+    of_fake, of_real = (_tile_powers(images, side) for images in crops)
+    quiet = QUIET * of_real.mean(dim=0) + LEAST_POWER
+    ratio = (of_real + quiet) / (of_fake + quiet)
+    return (ratio - ratio.log() - 1).mean()
 
 
-def tapered(size: int, device: torch.device) -> Tensor:
-    """(size,): 1, but for the outer eighths, in which it rises from 0 and falls to 0 again; a Tukey window."""
-    ramp = torch.hann_window(2 * (size // TAPER) + 1, periodic=False, device=device)[: size // TAPER]
-    return torch.cat([ramp, torch.ones(size - 2 * len(ramp), device=device), ramp.flip(0)])
-
-
-def radial_power(images: Tensor) -> Tensor:
-    """(N, C, H, H) -> (H // 2,): mean power on rings from 1 cycle per side to Nyquist, at least `LEAST_POWER`."""
-    size = images.shape[-1]
-    cycles = torch.fft.fftfreq(size, 1 / size, device=images.device)
-    radius = torch.hypot(cycles[:, None], cycles).round().long().flatten()
-    power = torch.fft.fft2(images, norm="ortho").abs().square().flatten(0, 1).mean(dim=0).flatten()
-    both = torch.stack([power, torch.ones_like(power)], dim=1)
-    rings, counts = power.new_zeros(size, 2).index_add(0, radius, both)[1 : size // 2 + 1].unbind(dim=1)
-    return rings / counts + LEAST_POWER
+def _tile_powers(images: Tensor, side: int) -> Tensor:
+    """(N, C, H, H) -> (tiles, side // 2): the mean power on rings from 1 cycle per side to Nyquist; Hann windows."""
+    tiles = images.unfold(2, side, side // 2).unfold(3, side, side // 2).flatten(0, 3)
+    window = torch.hann_window(side, device=images.device)
+    tiles = (tiles - tiles.mean(dim=(1, 2), keepdim=True)) * torch.outer(window, window)
+    power = torch.view_as_real(torch.fft.fft2(tiles, norm="ortho")).square().sum(dim=-1)
+    cycles = torch.fft.fftfreq(side, 1 / side, device=images.device)
+    radius = torch.hypot(cycles[:, None], cycles).round()
+    rings = (radius == torch.arange(1, side // 2 + 1, device=images.device)[:, None, None]).flatten(1).float()
+    with torch.autocast(images.device.type, enabled=False):  # powers span many orders of magnitude
+        return power.flatten(1) @ (rings / rings.sum(dim=1, keepdim=True)).T

@@ -42,7 +42,7 @@ class VaeGanWeights:
         l1: mean absolute difference of image and reconstruction, in [-1, 1].
         ssim: 1 - SSIM of image and reconstruction.
         patch: sliced Wasserstein distance between the patches of reconstructions and of images, against blur.
-        spectrum: difference of the reconstructions' radial power spectrum from the images', likewise.
+        spectrum: divergence of the local power spectra of reconstruction and image, likewise.
         feature: distance of image and reconstruction in the critic's features.
         kl: Kullback-Leibler divergence in nats per pixel.
         adversarial: what the critic makes of the reconstruction, over the root of the number of pixels: a critic of
