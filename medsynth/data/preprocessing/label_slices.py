@@ -53,8 +53,11 @@ def label_slices(
         fitted = FitPicture(size)({Keys.IMAGE: indices.float(), SEGMENTATION: indices})
         return fitted[SEGMENTATION].numpy()
     codes, affine = read_segmentation(path)
+    _check_shows_something(codes)
     volume = MetaTensor(torch.from_numpy(as_indices(codes, classes))[None], affine, {MetaKeys.SPACE: SpaceKeys.RAS})
     volume = Orientation(PLANES[space.plane], labels=None)(volume)
+    if min(volume.shape[1:3]) < 2:
+        raise MedsynthError(f"is a single slice of another plane: the model draws {space.plane} ones")
     spacing = [float(mm) for mm in volume.pixdim[:2]]
     indices = volume.as_tensor()[0].permute(2, 0, 1)
     if not np.allclose(spacing, space.spacing_mm, rtol=1e-3, atol=0):
@@ -63,7 +66,7 @@ def label_slices(
         return indices.numpy()
     own = middle_of(indices.numpy())
     if own is None:
-        raise MedsynthError("is empty: it holds nothing but 0")
+        raise MedsynthError(f"holds nothing that is seen at {_mm(space.spacing_mm)} mm: give larger structures")
     starts = [round(here - there) for here, there in zip(own, middle, strict=True)]
     found = window(indices, starts, (size, size), 0).numpy()
     return found[(found > 0).mean(axis=(1, 2)) >= LEAST_LABELLED] if len(found) > 1 else found
@@ -88,18 +91,23 @@ def label_volume(
     codes, affine = read_segmentation(path)
     if min(codes.shape) < 2:
         raise MedsynthError("is a single slice, and label maps of whole volumes are needed")
+    _check_shows_something(codes)
     spacing, indices = nib.affines.voxel_sizes(affine), torch.from_numpy(as_indices(codes, classes))
-    if not indices.any():
-        raise MedsynthError("is empty: it holds nothing but 0")
     indices = of_each_class(indices, lambda share: at_spacing(share, spacing, preprocessing.spacing_mm))[None]
     if tuple(indices.shape[1:]) == preprocessing.size:
         return indices.numpy()
     own = middle_of(indices.numpy())
     if own is None:
-        raise MedsynthError(f"holds nothing that is seen at {_mm(preprocessing)} mm: give larger structures")
+        mm = _mm(preprocessing.spacing_mm)
+        raise MedsynthError(f"holds nothing that is seen at {mm} mm: give larger structures")
     starts = [round(here - there) for here, there in zip(own, middle, strict=True)]
     return window(indices, starts, preprocessing.size, 0).numpy()
 
 
-def _mm(preprocessing: VolumePreprocessing) -> str:
-    return " x ".join(f"{mm:g}" for mm in preprocessing.spacing_mm)
+def _check_shows_something(codes: NDArray[np.int32]) -> None:
+    if not codes.any():
+        raise MedsynthError("is empty: it holds nothing but 0")
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{mm:.3g}" for mm in spacing)

@@ -168,6 +168,8 @@ class LabelMapEdit:
         )
         if not found.differs.any():
             raise MedsynthError(f"has the label map {own}, and {changed} is equal to it: there is nothing to change")
+        if not after.any():
+            raise MedsynthError(f"has a label map {changed} that is empty: it holds nothing but 0")
         if not len(found.slices):
             raise MedsynthError(
                 f"has a label map {changed} that differs by less than the model's pixels, or outside of its slices"

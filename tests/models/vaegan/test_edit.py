@@ -168,6 +168,8 @@ def test_mistakes_of_changed_label_maps_are_one_line_and_write_nothing(
     assert "there is nothing to change" in refused(path.with_name("a_dseg.nii.gz"))
     scan(grown=0)
     assert "is equal to it: there is nothing to change" in refused()
+    save(changed, np.zeros(nib.load(path).shape, np.int16))
+    assert "a_dseg.nii.gz that is empty: it holds nothing but 0" in refused()
     scan(code=7)
     assert "holds the code 7, and the classes have 0, 2, 5" in refused()
     save(changed, np.zeros((40, 36, 9), np.int16))
