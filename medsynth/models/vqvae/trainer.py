@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.losses.adversarial import discriminator_hinge, generator_hinge
-from medsynth.losses.similarity import feature_distance, sliced_patch_distance, structural_dissimilarity
+from medsynth.losses.similarity import feature_distance, sliced_patch_distance, spectral_distance
 from medsynth.models.vqvae.network import SliceVqVae
 from medsynth.nn.patch_discriminator import MultiScalePatchDiscriminator
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
@@ -32,27 +32,25 @@ class VqVaeWeights:
 
     Args:
         l1: mean absolute difference of image and reconstruction, in [-1, 1].
-        ssim: 1 - SSIM of image and reconstruction.
         patch: sliced Wasserstein distance between the patches of reconstructions and of images, against blur.
+        spectrum: divergence of the local power spectra of reconstruction and image, likewise.
         commitment: mean squared distance of latents from their codes; trains the encoder only.
         adversarial: in the second stage, adversarial loss of the reconstruction, times the adaptive weight that makes
-            its gradient as long as that of `l1` and `ssim`.
+            its gradient as long as that of `l1`.
         feature: in the second stage, distance of image and reconstruction in the discriminator's features.
     """
 
     l1: float
-    ssim: float
     patch: float
+    spectrum: float
     commitment: float
     adversarial: float
     feature: float
 
     def __post_init__(self) -> None:
         check_weights(self)
-        if not self.l1 and not self.ssim:
-            raise MedsynthError(
-                "weights#l1 and weights#ssim are both 0, and nothing is left to learn: give one of them"
-            )
+        if not self.l1:
+            raise MedsynthError("weights#l1 is 0, and reconstructions need not be like their images: give 1")
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,10 @@ class VqVaeTrainer(AdversarialTrainer):
             codes, indices, commitment = network.codebook(latents)
             fake = network.decoder(codes if has_codes else latents).float()
             terms = {"l1": F.l1_loss(fake, real)}
-            if weights.ssim:
-                terms["ssim"] = structural_dissimilarity(fake, real)
             if weights.patch:
                 terms["patch"] = sliced_patch_distance(fake, real)
+            if weights.spectrum:
+                terms["spectrum"] = spectral_distance(fake, real)
             if has_codes:
                 terms["commitment"] = commitment
             if second:
@@ -163,14 +161,14 @@ class VqVaeTrainer(AdversarialTrainer):
         return terms
 
     def adaptive_weight(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weight that makes the adversarial gradient at the last layer as long as that of `l1` and `ssim`.
+        """The weight that makes the adversarial gradient at the last layer as long as that of `l1`.
 
         Reference: arXiv:2012.09841, eq. 7.
         """
         weights, last = self.weights, self.network.last_layer
-        closeness = sum(getattr(weights, name) * terms[name] for name in ("l1", "ssim") if name in terms)
         wanted, given = (
-            torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (closeness, terms["adversarial"])
+            torch.autograd.grad(term, last, retain_graph=True)[0].norm()
+            for term in (weights.l1 * terms["l1"], terms["adversarial"])
         )
         return weights.adversarial * (wanted / (given + SMALLEST_GRADIENT)).clamp(max=LARGEST_ADAPTIVE_WEIGHT)
 
