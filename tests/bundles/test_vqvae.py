@@ -39,8 +39,8 @@ def train(trains, heads) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def trained(train, tmp_path_factory) -> Path:
-    """The folder of a run of three short epochs, the last of the second stage."""
-    return train(tmp_path_factory.mktemp("vqvae") / "run", max_epochs=3, adversarial_epochs=1)
+    """The folder of a run of five short epochs, the last of the second stage."""
+    return train(tmp_path_factory.mktemp("vqvae") / "run", max_epochs=5, adversarial_epochs=1)
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def test_the_model_kept_holds_the_codes_and_says_how_good_it_is(trained):
     indices = model.network.encode_indices(torch.rand(2, 1, 32, 32) * 2 - 1)
     assert indices.shape == (2, 8, 8)
     assert (trained / "samples/epoch_0000.png").is_file()
-    assert (trained / "samples/epoch_0003.png").is_file()
+    assert (trained / "samples/epoch_0005.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,14 @@ def test_bits_a_pixel_are_told_with_each_code_map(encoded):
     assert float(row["entropy_per_pixel"]) == pytest.approx(-(share * np.log2(share)).sum() / 16, abs=1e-4)
 
 
-def test_encoding_what_was_decoded_gives_most_of_the_codes_back(trained, encoded):
+def test_what_was_decoded_is_decoded_again_as_nearly_the_same_image(trained, encoded):
     network = load_model(trained / "model.pt").network
     values = np.moveaxis(nib.load(encoded).get_fdata(), -1, 0)
     indices = torch.from_numpy(values[(values < 64).any(axis=(1, 2))].astype(np.int64))
-    again = network.encode_indices(network.decode_indices(indices))
-    assert (again == indices).float().mean() > 0.3  # of 64 codes, each with neighbours that mean nearly the same
+    decoded = network.decode_indices(indices)
+    again = network(decoded)
+    to_itself, to_others = ((again - images).abs().mean() for images in (decoded, decoded.flip(0)))
+    assert to_itself < to_others / 2
 
 
 @pytest.mark.parametrize(
