@@ -98,7 +98,7 @@ def test_a_warm_up_ends_in_the_first_half_of_the_first_epoch(trainer):
 
 
 def test_training_lowers_the_loss_and_the_average_follows(trainer, slices):
-    one = trainer(max_epochs=15, weights={"spectrum": 0.0})
+    one = trainer(max_epochs=15)
     images = torch.stack([slices[i]["image"] for i in range(0, len(slices), 3)])
     before = (one.network(images) - images).abs().mean()
     one.run()
