@@ -20,7 +20,16 @@ COARSEST = 8  # pixels, of what the energy score compares
 TILE = 16  # pixels a side, of local spectra; of small images, half a side
 QUIET = 0.1  # share of the mean power below which differences count little: air and its noise
 LEAST_POWER = 1e-8
+LEAK = 0.01  # weight of what exceeds [-1, 1]
 MOST_PATCHES = 16  # per side: more sharpen the estimate less than they cost
+
+
+def clamped(drawn: Tensor) -> Tensor:
+    """Images clamped to [-1, 1], as users get them, but with small gradients beyond.
+
+    A network whose images are compared as they are has to hit black exactly, in the air that fills half of a slice.
+    """
+    return drawn.clamp(-1, 1).lerp(drawn, LEAK)
 
 
 def foreground(*images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn.functional import unfold
 
 from medsynth.losses.similarity import (
     _cropped_at_random,
+    clamped,
     energy_score,
     feature_distance,
     foreground,
@@ -30,6 +31,14 @@ def picture(seed: int) -> torch.Tensor:
 def test_identical_images_are_not_apart():
     assert structural_dissimilarity(picture(0), picture(0)).item() == pytest.approx(0, abs=1e-6)
     assert feature_distance([picture(0), picture(1)], [picture(0), picture(1)]).item() == 0
+
+
+def test_clamped_images_stay_within_a_hundredth_of_what_exceeds_the_range_and_keep_gradients_there():
+    drawn = torch.tensor([-3.0, -0.9, 0.4, 0.9, 2.0], requires_grad=True)
+    found = clamped(drawn)
+    torch.testing.assert_close(found, torch.tensor([-1.02, -0.9, 0.4, 0.9, 1.01]))
+    found.sum().backward()
+    torch.testing.assert_close(drawn.grad, torch.tensor([0.01, 1.0, 1.0, 1.0, 0.01]))
 
 
 def test_dissimilarity_is_one_minus_the_ssim_of_scikit_image():

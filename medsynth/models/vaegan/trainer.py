@@ -15,6 +15,7 @@ from medsynth.errors import MedsynthError, check_whole, is_number
 from medsynth.losses.adversarial import ADVERSARIAL_LOSSES, check_adversarial_loss
 from medsynth.losses.regularization import gradient_penalty, interpolate_images, kl_divergence
 from medsynth.losses.similarity import (
+    clamped,
     feature_distance,
     sliced_patch_distance,
     spectral_distance,
@@ -148,7 +149,7 @@ class VaeGanTrainer(AdversarialTrainer):
         weights = self.weights
         with self.autocast(), frozen(self.discriminator):
             mean, log_variance = self.network.encode(real)
-            fake = self.network.decode(mean + (log_variance / 2).exp() * torch.randn_like(mean))
+            fake = clamped(self.network.decode(mean + (log_variance / 2).exp() * torch.randn_like(mean)))
             terms = {
                 "l1": F.l1_loss(fake, real),
                 "kl": kl_divergence(mean.flatten(1), log_variance.flatten(1)) / real[0].numel(),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medsynth.errors import MedsynthError, check_whole
 from medsynth.losses.adversarial import discriminator_hinge, generator_hinge
-from medsynth.losses.similarity import feature_distance, sliced_patch_distance, spectral_distance
+from medsynth.losses.similarity import clamped, feature_distance, sliced_patch_distance, spectral_distance
 from medsynth.models.vqvae.network import SliceVqVae
 from medsynth.nn.patch_discriminator import MultiScalePatchDiscriminator
 from medsynth.training.adversarial_trainer import AdversarialTrainer, frozen
@@ -125,7 +125,7 @@ class VqVaeTrainer(AdversarialTrainer):
         with self.autocast(), frozen(self.discriminator):
             latents = network.encode(real)
             codes, indices, commitment = network.codebook(latents)
-            fake = network.decoder(codes if has_codes else latents).float()
+            fake = clamped(network.decoder(codes if has_codes else latents).float())
             terms = {"l1": F.l1_loss(fake, real)}
             if weights.patch:
                 terms["patch"] = sliced_patch_distance(fake, real)
