@@ -70,6 +70,7 @@ def fit(
     outputs = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
     network = small_network(outputs).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-2)
+    rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, STEPS)  # or the last steps, and so the seed, decide
     inputs = torch.from_numpy(images)[:, None]
     groups = torch.zeros(len(images), dtype=torch.long) if groups is None else groups
     chance = 1 / torch.bincount(groups)[groups].float()
@@ -83,6 +84,7 @@ def fit(
         optimizer.zero_grad()
         found.backward()
         optimizer.step()
+        rate.step()
     return network.eval()
 
 
