@@ -24,14 +24,14 @@ STAGE_ONE = {
     "num_codes": 64,
     "code_features": 4,
     "batch_size": 8,
-    "learning_rate": 0.003,
-    "epoch_length": 120,
+    "learning_rate": 0.0015,
+    "epoch_length": 300,
     "max_epochs": 1,
     "codebook__warmup": 15,
     "ema_momentum": 0.1,
     "val_slices": 16,
 }
-SHARED = {"batch_size": 16, "epoch_length": 12, "val_slices": 32}
+SHARED = {"batch_size": 16, "epoch_length": 24, "val_slices": 32}
 PRIORS = {
     "vqvae/train_prior.json": {
         "channels": 16,
@@ -51,7 +51,7 @@ PRIORS = {
     "vqvae/train_flow.json": {
         "prior_channels": [32, 32],
         "learning_rate": 0.003,
-        "epoch_length": 40,
+        "epoch_length": 80,
         "val_interval": 1,
     },
 }

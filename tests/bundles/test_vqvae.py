@@ -21,7 +21,7 @@ SMALL = {
     "num_codes": 64,
     "code_features": 4,
     "batch_size": 8,
-    "learning_rate": 0.003,
+    "learning_rate": 0.0015,
     "epoch_length": 25,
     "codebook__warmup": 8,
     "ema_momentum": 0.1,
@@ -39,8 +39,8 @@ def train(trains, heads) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def trained(train, tmp_path_factory) -> Path:
-    """The folder of a run of five short epochs, the last of the second stage."""
-    return train(tmp_path_factory.mktemp("vqvae") / "run", max_epochs=5, adversarial_epochs=1)
+    """The folder of a run of eight short epochs, the last of the second stage."""
+    return train(tmp_path_factory.mktemp("vqvae") / "run", max_epochs=8, adversarial_epochs=1)
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def test_the_model_kept_holds_the_codes_and_says_how_good_it_is(trained):
     indices = model.network.encode_indices(torch.rand(2, 1, 32, 32) * 2 - 1)
     assert indices.shape == (2, 8, 8)
     assert (trained / "samples/epoch_0000.png").is_file()
-    assert (trained / "samples/epoch_0005.png").is_file()
+    assert (trained / "samples/epoch_0008.png").is_file()
 
 
 @pytest.mark.parametrize(
