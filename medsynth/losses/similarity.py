@@ -24,12 +24,12 @@ LEAK = 0.01  # weight of what exceeds [-1, 1]
 MOST_PATCHES = 16  # per side: more sharpen the estimate less than they cost
 
 
-def clamped(drawn: Tensor) -> Tensor:
+def clamped(drawn: Tensor, leak: float = LEAK) -> Tensor:
     """Images clamped to [-1, 1], as users get them, but with small gradients beyond.
 
     A network whose images are compared as they are has to hit black exactly, in the air that fills half of a slice.
     """
-    return drawn.clamp(-1, 1).lerp(drawn, LEAK)
+    return drawn.clamp(-1, 1).lerp(drawn, leak)
 
 
 def foreground(*images: Tensor) -> Tensor:

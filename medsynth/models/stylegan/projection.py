@@ -15,6 +15,7 @@ from medsynth.models.stylegan.network import StyleGan
 
 SPACES = ("w", "w+")
 SAMPLES = 256  # of which the mean and the spread of W are taken
+LEAK = 0.05  # weight of what exceeds [-1, 1]
 RISE, FALL = 0.05, 0.25  # shares of the steps in which the learning rate rises and falls
 HEAD_START = 0.01  # share of the steps, so that the first rate is not 0
 SCALES = 4  # at which image and target are compared, each half as fine as the one before
@@ -93,7 +94,7 @@ def _error(drawn: Tensor, images: Tensor) -> Tensor:
 
     Values beyond [-1, 1] are as good as black or white, so the excess counts little.
     """
-    difference, total = clamped(drawn) - images, 0.0
+    difference, total = clamped(drawn, LEAK) - images, 0.0
     for _ in range(SCALES):
         total = total + difference.square().mean(dim=(1, 2, 3)).sum()
         difference = F.avg_pool2d(difference, 2)
